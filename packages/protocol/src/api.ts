@@ -1,0 +1,367 @@
+import { z } from 'zod';
+import { utf8Length } from './bytes.ts';
+import { ExecutionPhase, ExecutionState, Fault, Reason } from './execution.ts';
+import { AttemptId, ExecutionId, FunctionId, FunctionName, KeyId, ProjectId, Sha256, WorkerId } from './ids.ts';
+import * as limits from './limits.ts';
+import { Outcome } from './outcome.ts';
+
+/**
+ * The user's conversation: HTTP and JSON under `/v1`. Requests are strict (an unknown field is an error); answers may
+ * gain fields, so clients ignore what they do not know. Times are ISO 8601 in UTC, by the store's clock.
+ */
+
+const Timestamp = z.iso.datetime();
+const Count = z.int().min(0);
+
+/** Text that a process can be given: UTF-8, no NUL, no lone surrogates. */
+const isProcessText = (text: string) => !text.includes('\0') && text.isWellFormed();
+const ProcessText = z
+  .string()
+  .refine(isProcessText, { message: 'must be well-formed Unicode without NUL', params: { code: 'invalid_text' } })
+  .refine((text) => utf8Length(text) <= limits.MAX_ARGUMENT_BYTES, {
+    message: `must be at most ${limits.MAX_ARGUMENT_BYTES} bytes in UTF-8`,
+    params: { code: 'input_too_large' },
+  });
+
+export const Environment = z
+  .record(
+    z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be a name of letters, digits and underscores'),
+    ProcessText,
+  )
+  .refine(
+    (env) => Object.keys(env).length <= limits.MAX_ENVIRONMENT,
+    `must have at most ${limits.MAX_ENVIRONMENT} names`,
+  );
+
+export const IsolationClass = z.enum(['microvm', 'gvisor', 'emulated', 'container']);
+export type IsolationClass = z.infer<typeof IsolationClass>;
+
+export const Runtime = z.enum(['bash', 'python']);
+export type Runtime = z.infer<typeof Runtime>;
+
+export const StreamName = z.enum(['stdout', 'stderr']);
+export type StreamName = z.infer<typeof StreamName>;
+
+/** A shape's number is checked against its closed list by the server, which names the next one. */
+const MemoryMiB = z.int().min(1);
+const Cpus = z.int().min(1);
+const RunTimeoutMs = z.int().min(limits.MIN_RUN_TIMEOUT_MS).max(limits.MAX_RUN_TIMEOUT_MS);
+const OutputLimitBytes = z.int().min(1).max(limits.MAX_OUTPUT_LIMIT_BYTES);
+
+// --- Functions
+
+/** `POST /v1/functions`: makes the function, or the next version of the one with this name. */
+export const FunctionDeploy = z.strictObject({
+  name: FunctionName,
+  runtime: Runtime,
+  file: z.strictObject({
+    /** The last part of the path; the code is found under this name in the sandbox. */
+    name: z
+      .string()
+      .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a plain file name of letters, digits, ., _ and -'),
+    contentBase64: z.base64(),
+  }),
+  memoryMiB: MemoryMiB.default(limits.DEFAULT_MEMORY_MIB),
+  cpus: Cpus.default(limits.DEFAULT_CPUS),
+  /** From `startedAt`. */
+  timeoutMs: RunTimeoutMs.default(limits.DEFAULT_RUN_TIMEOUT_MS),
+  /** Both streams together; what is beyond is cut and marked. */
+  outputLimitBytes: OutputLimitBytes.default(limits.DEFAULT_OUTPUT_LIMIT_BYTES),
+  env: Environment.default({}),
+});
+export type FunctionDeploy = z.infer<typeof FunctionDeploy>;
+export type FunctionDeployInput = z.input<typeof FunctionDeploy>;
+
+export const FunctionRecord = z.object({
+  id: FunctionId,
+  name: FunctionName,
+  /** Counts from 1; the newest is what runs. */
+  version: z.int().min(1),
+  runtime: Runtime,
+  fileName: z.string(),
+  codeDigest: Sha256,
+  memoryMiB: z.int(),
+  cpus: z.int(),
+  timeoutMs: z.int(),
+  outputLimitBytes: z.int(),
+  createdAt: Timestamp,
+  deployedAt: Timestamp,
+});
+export type FunctionRecord = z.infer<typeof FunctionRecord>;
+
+// --- Executions
+
+/** Standard input: bytes in the request, or a blob uploaded before. */
+export const StdinSource = z.union([z.strictObject({ base64: z.base64() }), z.strictObject({ blob: Sha256 })]);
+export type StdinSource = z.infer<typeof StdinSource>;
+
+/** `POST /v1/functions/{id or name}/executions`. */
+export const ExecutionCreate = z.strictObject({
+  args: z.array(ProcessText).max(limits.MAX_ARGUMENTS).default([]),
+  env: Environment.default({}),
+  stdin: StdinSource.optional(),
+  timeoutMs: RunTimeoutMs.optional(),
+  outputLimitBytes: OutputLimitBytes.optional(),
+  /** The same key with the same input gives the same execution; with another input it is refused. */
+  idempotencyKey: z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText).optional(),
+});
+export type ExecutionCreate = z.infer<typeof ExecutionCreate>;
+export type ExecutionCreateInput = z.input<typeof ExecutionCreate>;
+
+export const StreamSummary = z.object({
+  /** Committed so far; final once the execution has ended. */
+  bytes: Count,
+  /** The function wrote more than its output limit. */
+  truncated: z.boolean(),
+  /** Of the bytes kept; null until the end. */
+  sha256: Sha256.nullable(),
+});
+export type StreamSummary = z.infer<typeof StreamSummary>;
+
+export const OutputSummary = z.object({ stdout: StreamSummary, stderr: StreamSummary });
+export type OutputSummary = z.infer<typeof OutputSummary>;
+
+/** One meter's reading. Null is "not measured". */
+export const MeterReading = z.strictObject({
+  cpuMs: z.number().min(0).nullable(),
+  memoryPeakBytes: Count.nullable(),
+  /** From the sandbox's (or the process's) start to its end. */
+  wallMs: z.number().min(0).nullable(),
+});
+export type MeterReading = z.infer<typeof MeterReading>;
+
+export const UsageRecord = z.object({
+  /** The host's control group around the whole sandbox. */
+  host: MeterReading.nullable(),
+  /** The guest's own account, which a hostile guest can forge. */
+  guest: MeterReading.nullable(),
+  /** The control server's clock: acceptance to end. */
+  control: MeterReading.nullable(),
+});
+export type UsageRecord = z.infer<typeof UsageRecord>;
+
+export const AttemptState = z.enum(['queued', 'assigned', 'accepted', 'started', 'ended']);
+export type AttemptState = z.infer<typeof AttemptState>;
+
+export const AttemptRecord = z.object({
+  id: AttemptId,
+  number: z.int().min(1),
+  kind: z.enum(['primary']),
+  state: AttemptState,
+  workerId: WorkerId.nullable(),
+  driver: z.string().nullable(),
+  isolation: IsolationClass.nullable(),
+  createdAt: Timestamp,
+  assignedAt: Timestamp.nullable(),
+  acceptedAt: Timestamp.nullable(),
+  startedAt: Timestamp.nullable(),
+  endedAt: Timestamp.nullable(),
+  outcome: Outcome.nullable(),
+  /** When the worker last named this attempt in a heartbeat. */
+  lastBeatAt: Timestamp.nullable(),
+  /** At that beat: how long ago the agent had last answered. Null before the agent's first word. */
+  agentAgeMs: Count.nullable(),
+  usage: UsageRecord,
+});
+export type AttemptRecord = z.infer<typeof AttemptRecord>;
+
+export const ExecutionRecord = z.object({
+  id: ExecutionId,
+  functionId: FunctionId,
+  functionName: FunctionName,
+  version: z.int().min(1),
+  state: ExecutionState,
+  phase: ExecutionPhase.nullable(),
+  reason: Reason.nullable(),
+  fault: Fault,
+  /** One line for people, where there is more to say than the reason. */
+  message: z.string().nullable(),
+  exitCode: z.int().nullable(),
+  signal: z.int().nullable(),
+  args: z.array(z.string()),
+  memoryMiB: z.int(),
+  cpus: z.int(),
+  timeoutMs: z.int(),
+  outputLimitBytes: z.int(),
+  inputDigest: Sha256,
+  createdAt: Timestamp,
+  acceptedAt: Timestamp.nullable(),
+  startedAt: Timestamp.nullable(),
+  endedAt: Timestamp.nullable(),
+  /** When the control server ends it if nobody else has (before its grace). */
+  deadlineAt: Timestamp.nullable(),
+  cancelRequestedAt: Timestamp.nullable(),
+  output: OutputSummary,
+  decidingAttempt: AttemptId.nullable(),
+  attempts: z.array(AttemptRecord),
+});
+export type ExecutionRecord = z.infer<typeof ExecutionRecord>;
+
+/** A stream's bytes inside JSON: text when they are valid UTF-8. */
+export const InlineBytes = z.object({
+  encoding: z.enum(['utf8', 'base64']),
+  data: z.string(),
+  /** False when the stream is longer than an answer carries; the whole is at `/output/{stream}`. */
+  complete: z.boolean(),
+});
+export type InlineBytes = z.infer<typeof InlineBytes>;
+
+/** The answer to `?wait=`: the record, and once ended its output. */
+export const ExecutionAnswer = ExecutionRecord.extend({
+  stdout: InlineBytes.nullable(),
+  stderr: InlineBytes.nullable(),
+});
+export type ExecutionAnswer = z.infer<typeof ExecutionAnswer>;
+
+export const CancelAnswer = z.object({
+  /** `cancelled`: it was open, and has ended. `requested`: its worker is being told. The others change nothing. */
+  result: z.enum(['cancelled', 'requested', 'already_requested', 'already_ended']),
+  execution: ExecutionRecord,
+});
+export type CancelAnswer = z.infer<typeof CancelAnswer>;
+
+const Wait = z
+  .string()
+  .regex(/^\d{1,6}(?:ms|s)$/, 'must be a duration such as 30s or 500ms')
+  .transform((text) => (text.endsWith('ms') ? Number(text.slice(0, -2)) : Number(text.slice(0, -1)) * 1000))
+  .refine((ms) => ms <= limits.MAX_WAIT_MS, `must be at most ${limits.MAX_WAIT_MS / 1000}s`);
+
+/** `GET /v1/executions/{id}?wait=30s` and `POST …/executions?wait=30s`: milliseconds after parsing. */
+export const WaitQuery = z.strictObject({ wait: Wait.optional() });
+
+const PageLimit = z.coerce.number().int().min(1).max(200);
+
+export const ExecutionListQuery = z.strictObject({
+  state: ExecutionState.optional(),
+  function: z.union([FunctionId, FunctionName]).optional(),
+  limit: PageLimit.default(50),
+  /** The `next` of the page before. */
+  cursor: ExecutionId.optional(),
+});
+export type ExecutionListQuery = z.infer<typeof ExecutionListQuery>;
+
+export const ExecutionList = z.object({ executions: z.array(ExecutionRecord), next: ExecutionId.nullable() });
+export type ExecutionList = z.infer<typeof ExecutionList>;
+
+/** `GET /v1/executions/{id}/output/{stream}`: raw bytes from an offset. */
+export const OutputQuery = z.strictObject({ offset: z.coerce.number().int().min(0).default(0) });
+
+export const FunctionList = z.object({ functions: z.array(FunctionRecord) });
+export type FunctionList = z.infer<typeof FunctionList>;
+
+// --- Following: `GET /v1/executions/{id}/events`, server-sent events
+
+/** Event `output`: bytes of one stream, gapless and in order within the stream. */
+export const OutputEvent = z.object({
+  attemptId: AttemptId,
+  stream: StreamName,
+  offset: Count,
+  base64: z.string(),
+});
+export type OutputEvent = z.infer<typeof OutputEvent>;
+
+/**
+ * What a follower is sent: `execution` at once and at each change, `output` as it is committed, and `end` with the
+ * final record, after all output. Each event's `id` is a cursor for `Last-Event-ID`.
+ */
+export type FollowEvent =
+  | { event: 'execution'; id: string; data: ExecutionRecord }
+  | { event: 'output'; id: string; data: OutputEvent }
+  | { event: 'end'; id: string; data: ExecutionRecord };
+
+// --- Blobs
+
+/** The answer to `POST /v1/blobs` (`application/octet-stream`). */
+export const BlobRecord = z.object({ digest: Sha256, bytes: Count });
+export type BlobRecord = z.infer<typeof BlobRecord>;
+
+// --- Workers
+
+export const WorkerState = z.enum(['online', 'offline']);
+
+export const WorkerRecord = z.object({
+  id: WorkerId,
+  name: z.string(),
+  state: WorkerState,
+  driver: z.string(),
+  isolation: IsolationClass,
+  cpus: z.number(),
+  memoryMiB: z.int(),
+  diskMiB: z.int(),
+  usedCpus: z.number(),
+  usedMemoryMiB: z.int(),
+  attempts: Count,
+  daemonVersion: z.string(),
+  platform: z.string(),
+  joinedAt: Timestamp,
+  connectedAt: Timestamp.nullable(),
+  lastBeatAt: Timestamp.nullable(),
+});
+export type WorkerRecord = z.infer<typeof WorkerRecord>;
+
+export const WorkerList = z.object({ workers: z.array(WorkerRecord) });
+export type WorkerList = z.infer<typeof WorkerList>;
+
+/** `POST /v1/join-tokens`, for operators. The token is shown once. */
+export const JoinTokenCreate = z.strictObject({
+  ttlMs: z
+    .int()
+    .min(1_000)
+    .max(7 * 24 * 3_600_000)
+    .default(3_600_000),
+});
+export const JoinTokenRecord = z.object({ token: z.string(), expiresAt: Timestamp });
+export type JoinTokenRecord = z.infer<typeof JoinTokenRecord>;
+
+/**
+ * What a join token carries, as base64url of JSON after the prefix `cj_`: which server it is for, and how to know it.
+ */
+export const JoinTokenContent = z.strictObject({
+  serverId: z.string(),
+  /** SHA-256 of the server's certificate in DER, when it made its own; hexadecimal. */
+  certificateSha256: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/)
+    .nullable(),
+  secret: z.string(),
+});
+export type JoinTokenContent = z.infer<typeof JoinTokenContent>;
+
+// --- Keys
+
+/** An `operator` may also make keys and join tokens, and sees every worker; both roles act within one project. */
+export const KeyRole = z.enum(['operator', 'developer']);
+export type KeyRole = z.infer<typeof KeyRole>;
+
+/** `POST /v1/keys`, for operators. A project of this name is made when there is none. */
+export const KeyCreate = z.strictObject({
+  project: z
+    .string()
+    .regex(/^[a-z][a-z0-9-]{0,62}$/, 'must be 1 to 63 lower case letters, digits and hyphens, beginning with a letter')
+    .optional(),
+  role: KeyRole.default('developer'),
+});
+
+export const KeyRecord = z.object({
+  id: KeyId,
+  projectId: ProjectId,
+  role: KeyRole,
+  createdAt: Timestamp,
+});
+export type KeyRecord = z.infer<typeof KeyRecord>;
+
+/** The secret is shown once; the server keeps only its hash. */
+export const KeyCreated = KeyRecord.extend({ secret: z.string() });
+export type KeyCreated = z.infer<typeof KeyCreated>;
+
+export const KeyList = z.object({ keys: z.array(KeyRecord) });
+
+/** `GET /v1/server`: who answers, and for which project. */
+export const ServerRecord = z.object({
+  serverId: z.string(),
+  version: z.string(),
+  projectId: ProjectId,
+  role: KeyRole,
+  workersOnline: Count,
+});
+export type ServerRecord = z.infer<typeof ServerRecord>;

@@ -1,0 +1,314 @@
+import { z } from 'zod';
+import { IsolationClass, MeterReading, StreamName } from './api.ts';
+import { CocoreError } from './errors.ts';
+import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
+import { Outcome } from './outcome.ts';
+import { invalidRequest } from './problem.ts';
+
+/**
+ * The worker's conversation: one WebSocket, dialled by the daemon, subprotocol `cocore.worker.v1`.
+ *
+ * The server speaks first (`ServerChallenge`); the worker answers with `WorkerHello`, signed; the server answers with `ServerWelcome` or
+ * `ServerRefusal` and closes. After that: text frames are the JSON messages below, binary frames carry output.
+ * Reports (`Attempt…` from the worker) are idempotent facts keyed by attempt: the same fact again is acknowledged again.
+ */
+export const GATEWAY_SUBPROTOCOL = 'cocore.worker.v1';
+export const GATEWAY_PATH = '/v1/worker/session';
+export const GATEWAY_PROTOCOL_VERSION = 1;
+/** A text frame longer than this closes the session. Arguments of 1 MiB grow sixfold in JSON at worst. */
+export const MAX_GATEWAY_TEXT_BYTES = 8 * 1024 * 1024;
+export const MAX_OUTPUT_FRAME_DATA_BYTES = 64 * 1024;
+
+const Channel = z.int().min(1).max(0xffff_ffff);
+const Offset = z.int().min(0);
+const DurationMs = z.number().min(0);
+const Base64Url = z.string().regex(/^[A-Za-z0-9_-]+$/);
+
+// --- The handshake
+
+export const ServerChallenge = z.strictObject({
+  type: z.literal('ServerChallenge'),
+  /** Random, made once for each data directory; the worker remembers the one it joined. */
+  serverId: z.string().min(1).max(128),
+  nonce: Base64Url.length(43),
+});
+
+export const Capabilities = z.strictObject({
+  driver: z.string().min(1).max(32),
+  isolation: IsolationClass,
+  /** What the owner leases, not what the host has. */
+  cpus: z.number().positive(),
+  memoryMiB: z.int().positive(),
+  diskMiB: z.int().positive(),
+  /** What one sandbox costs beyond the function's own memory. */
+  sandboxOverheadMiB: z.int().min(0),
+});
+export type Capabilities = z.infer<typeof Capabilities>;
+
+export const InventoryEntry = z.strictObject({ attemptId: AttemptId, started: z.boolean() });
+
+export const WorkerHello = z.strictObject({
+  type: z.literal('WorkerHello'),
+  protocol: z.strictObject({ min: z.int().min(1), max: z.int().min(1) }),
+  daemonVersion: z.string().min(1).max(64),
+  platform: z.string().min(1).max(200),
+  name: z.string().min(1).max(128),
+  /** Ed25519, raw 32 bytes. */
+  publicKey: Base64Url.length(43),
+  /** Over `helloStatement`. */
+  signature: Base64Url.length(86),
+  /** The address that the worker dialled, as `host:port`: part of what is signed. */
+  authority: z.string().min(1).max(300),
+  /** On the first hello of an identity only. */
+  joinToken: z.string().max(2000).optional(),
+  capabilities: Capabilities,
+  /** Every attempt that is alive on the host, or ended and not yet acknowledged. */
+  inventory: z.array(InventoryEntry).max(10_000),
+});
+export type WorkerHello = z.infer<typeof WorkerHello>;
+
+/** What a worker signs: bound to the server, to the address dialled and to this connection's nonce. */
+export function helloStatement(of: { serverId: string; authority: string; nonce: string; publicKey: string }): string {
+  return [GATEWAY_SUBPROTOCOL, 'hello', of.serverId, of.authority, of.nonce, of.publicKey].join('\n');
+}
+
+export const ServerWelcome = z.strictObject({
+  type: z.literal('ServerWelcome'),
+  protocol: z.int().min(1),
+  workerId: WorkerId,
+  sessionId: z.string().min(1).max(128),
+  /** Bearer of this session for `GET /v1/worker/blobs/{digest}`. */
+  blobToken: z.string().min(1).max(256),
+  heartbeatMs: z.int().positive(),
+  leaseMs: z.int().positive(),
+  /** Attempts of the inventory that go on, and the committed length of their streams to send on from. */
+  resume: z.array(
+    z.strictObject({ attemptId: AttemptId, channel: Channel, stdoutOffset: Offset, stderrOffset: Offset }),
+  ),
+  /** Attempts of the inventory that are no longer this worker's: destroy them, report nothing. */
+  revoke: z.array(AttemptId),
+});
+export type ServerWelcome = z.infer<typeof ServerWelcome>;
+
+export const ServerRefusal = z.strictObject({
+  type: z.literal('ServerRefusal'),
+  code: z.string(),
+  message: z.string(),
+});
+
+// --- Work
+
+export const BlobRef = z.strictObject({ digest: Sha256, bytes: z.int().min(0) });
+export type BlobRef = z.infer<typeof BlobRef>;
+
+/** All that a daemon needs to run one attempt. Paths are those inside the sandbox. */
+export const TaskSpec = z.strictObject({
+  /** The whole command: interpreter, file, arguments. */
+  argv: z.array(z.string()).min(1),
+  env: z.record(z.string(), z.string()),
+  cwd: z.string(),
+  /** Root file system, erofs. */
+  image: BlobRef,
+  /** The function's code, erofs, seen at `/function`. */
+  code: BlobRef,
+  stdin: z.union([z.strictObject({ base64: z.base64() }), BlobRef]).nullable(),
+  memoryMiB: z.int().positive(),
+  cpus: z.int().positive(),
+  scratchMiB: z.int().positive(),
+  prepareTimeoutMs: z.int().positive(),
+  runTimeoutMs: z.int().positive(),
+  outputLimitBytes: z.int().positive(),
+  network: z.literal('none'),
+});
+export type TaskSpec = z.infer<typeof TaskSpec>;
+
+export const AttemptAssign = z.strictObject({
+  type: z.literal('AttemptAssign'),
+  attemptId: AttemptId,
+  executionId: ExecutionId,
+  channel: Channel,
+  task: TaskSpec,
+});
+export type AttemptAssign = z.infer<typeof AttemptAssign>;
+
+/** The user wants it stopped. The worker still reports how it ended. */
+export const AttemptCancel = z.strictObject({ type: z.literal('AttemptCancel'), attemptId: AttemptId });
+/** It is no longer this worker's: destroy it, report nothing. */
+export const AttemptRevoke = z.strictObject({
+  type: z.literal('AttemptRevoke'),
+  attemptId: AttemptId,
+  why: z.string(),
+});
+/** The end is committed: the worker may forget the attempt. */
+export const AttemptEndedAck = z.strictObject({ type: z.literal('AttemptEndedAck'), attemptId: AttemptId });
+/** All bytes before the offset are durable; it is also the credit to send more. */
+export const OutputAck = z.strictObject({
+  type: z.literal('OutputAck'),
+  channel: Channel,
+  stream: StreamName,
+  offset: Offset,
+});
+export const HeartbeatAck = z.strictObject({ type: z.literal('HeartbeatAck'), sequence: z.int().min(0) });
+
+export const AttemptAccepted = z.strictObject({
+  type: z.literal('AttemptAccepted'),
+  attemptId: AttemptId,
+  driver: z.string().min(1).max(32),
+  isolation: IsolationClass,
+});
+export const AttemptRefused = z.strictObject({
+  type: z.literal('AttemptRefused'),
+  attemptId: AttemptId,
+  cause: z.enum(['no_capacity', 'stopping']),
+});
+/** The agent's word that the function's process runs. */
+export const AttemptStarted = z.strictObject({
+  type: z.literal('AttemptStarted'),
+  attemptId: AttemptId,
+  /** How long ago, by the worker's clock: delivery may be late. */
+  agoMs: DurationMs,
+});
+
+export const StreamEnd = z.strictObject({ bytes: Offset, sha256: Sha256, truncated: z.boolean() });
+export type StreamEnd = z.infer<typeof StreamEnd>;
+
+export const AttemptEnded = z.strictObject({
+  type: z.literal('AttemptEnded'),
+  attemptId: AttemptId,
+  outcome: Outcome,
+  /** One line for people: the runtime's last word, the driver's error. Never trusted, always bounded. */
+  message: z.string().max(1000).nullable(),
+  stdout: StreamEnd,
+  stderr: StreamEnd,
+  usage: z.strictObject({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
+  /** By the worker's identity key over `endStatement`; kept as evidence. */
+  signature: Base64Url.length(86),
+});
+export type AttemptEnded = z.infer<typeof AttemptEnded>;
+
+/** What a worker signs about an end. */
+export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message'>): string {
+  const { attemptId, outcome, stdout, stderr, usage } = ended;
+  const stream = (end: StreamEnd) => [end.bytes, end.sha256, end.truncated];
+  const meter = (reading: MeterReading | null) =>
+    reading === null ? null : [reading.cpuMs, reading.memoryPeakBytes, reading.wallMs];
+  const { kind, ...rest } = outcome;
+  const facts = [
+    attemptId,
+    kind,
+    Object.values(rest),
+    stream(stdout),
+    stream(stderr),
+    meter(usage.host),
+    meter(usage.guest),
+  ];
+  return `${GATEWAY_SUBPROTOCOL}\nended\n${JSON.stringify(facts)}`;
+}
+
+export const WorkerHeartbeat = z.strictObject({
+  type: z.literal('WorkerHeartbeat'),
+  sequence: z.int().min(0),
+  attempts: z
+    .array(
+      z.strictObject({
+        attemptId: AttemptId,
+        /** How long ago the agent last answered; null before its first word. */
+        agentAgeMs: z.int().min(0).nullable(),
+      }),
+    )
+    .max(10_000),
+});
+
+export const ServerMessage = z.discriminatedUnion('type', [
+  ServerChallenge,
+  ServerWelcome,
+  ServerRefusal,
+  AttemptAssign,
+  AttemptCancel,
+  AttemptRevoke,
+  AttemptEndedAck,
+  OutputAck,
+  HeartbeatAck,
+]);
+export type ServerMessage = z.infer<typeof ServerMessage>;
+
+export const WorkerMessage = z.discriminatedUnion('type', [
+  WorkerHello,
+  AttemptAccepted,
+  AttemptRefused,
+  AttemptStarted,
+  AttemptEnded,
+  WorkerHeartbeat,
+]);
+export type WorkerMessage = z.infer<typeof WorkerMessage>;
+
+/** @throws CocoreError `protocol_violation` */
+function parseMessage<T>(schema: z.ZodType<T>, text: string): T {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new CocoreError('protocol_violation', 'a message is not JSON', { cause });
+  }
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) {
+    throw new CocoreError('protocol_violation', invalidRequest(parsed.error, 'a message').message);
+  }
+  return parsed.data;
+}
+
+export const parseServerMessage = (text: string): ServerMessage => parseMessage(ServerMessage, text);
+export const parseWorkerMessage = (text: string): WorkerMessage => parseMessage(WorkerMessage, text);
+
+// --- Output frames
+
+/** Worker to server: bytes of one stream of one attempt, which the channel number names within this session. */
+export interface OutputFrame {
+  readonly channel: number;
+  readonly stream: StreamName;
+  readonly offset: number;
+  /** 1 to 65,536 bytes. */
+  readonly data: Uint8Array;
+}
+
+const OUTPUT_FRAME_VERSION = 1;
+const OUTPUT_FRAME_TYPE = 1;
+/** version u8, type u8, stream u8, zero u8, channel u32, offset u64; little endian. */
+const OUTPUT_HEADER_BYTES = 16;
+
+/** The header that goes before `frame.data` in one binary message. */
+export function encodeOutputFrame(frame: OutputFrame): Uint8Array {
+  const bytes = new Uint8Array(OUTPUT_HEADER_BYTES + frame.data.length);
+  const view = new DataView(bytes.buffer);
+  bytes[0] = OUTPUT_FRAME_VERSION;
+  bytes[1] = OUTPUT_FRAME_TYPE;
+  bytes[2] = frame.stream === 'stdout' ? 1 : 2;
+  view.setUint32(4, frame.channel, true);
+  view.setBigUint64(8, BigInt(frame.offset), true);
+  bytes.set(frame.data, OUTPUT_HEADER_BYTES);
+  return bytes;
+}
+
+/**
+ * The data is a view into `bytes`, not a copy.
+ *
+ * @throws CocoreError `protocol_violation`
+ */
+export function decodeOutputFrame(bytes: Uint8Array): OutputFrame {
+  const bad = (what: string) => new CocoreError('protocol_violation', `an output frame ${what}`);
+  const length = bytes.length - OUTPUT_HEADER_BYTES;
+  if (length < 1 || length > MAX_OUTPUT_FRAME_DATA_BYTES) throw bad(`carries ${length} bytes`);
+  if (bytes[0] !== OUTPUT_FRAME_VERSION || bytes[1] !== OUTPUT_FRAME_TYPE || bytes[3] !== 0) {
+    throw bad('has an unknown version or type');
+  }
+  if (bytes[2] !== 1 && bytes[2] !== 2) throw bad('names an unknown stream');
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const offset = view.getBigUint64(8, true);
+  if (offset > BigInt(Number.MAX_SAFE_INTEGER)) throw bad('has an offset out of range');
+  return {
+    channel: view.getUint32(4, true),
+    stream: bytes[2] === 1 ? 'stdout' : 'stderr',
+    offset: Number(offset),
+    data: bytes.subarray(OUTPUT_HEADER_BYTES),
+  };
+}

@@ -1,0 +1,58 @@
+/**
+ * The numbers of the contract. Each is promised in `docs/specification.md`, where the test that holds it is named.
+ */
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+/** Shapes come from closed lists, so that what is prepared for one shape serves every function of that shape. */
+export const MEMORY_SHAPES_MIB = [128, 256, 512, 1024, 2048, 4096, 8192, 16384] as const;
+export const CPU_SHAPES = [1, 2, 4, 8] as const;
+
+export const DEFAULT_MEMORY_MIB = 256;
+export const DEFAULT_CPUS = 1;
+
+/** One argument, or one `NAME=value` of the environment, in UTF-8 bytes. Linux allows 128 KiB with the final NUL. */
+export const MAX_ARGUMENT_BYTES = 128 * KiB - 1;
+/** Arguments and environment together, in UTF-8 bytes. */
+export const MAX_INPUT_BYTES = 1 * MiB;
+export const MAX_ARGUMENTS = 4096;
+export const MAX_ENVIRONMENT = 512;
+/** Standard input carried inside the request; more is a blob. */
+export const MAX_INLINE_STDIN_BYTES = 256 * KiB;
+export const MAX_BLOB_BYTES = 64 * MiB;
+export const MAX_CODE_BYTES = 4 * MiB;
+/** Output given inside an answer (`?wait=`), for each stream. */
+export const MAX_INLINE_OUTPUT_BYTES = 256 * KiB;
+export const MAX_IDEMPOTENCY_KEY_BYTES = 255;
+
+/** Both streams together. Beyond it output is cut and marked; the execution goes on. */
+export const DEFAULT_OUTPUT_LIMIT_BYTES = 10 * MiB;
+export const MAX_OUTPUT_LIMIT_BYTES = 1024 * MiB;
+
+export const DEFAULT_RUN_TIMEOUT_MS = 60_000;
+export const MIN_RUN_TIMEOUT_MS = 100;
+export const MAX_RUN_TIMEOUT_MS = 24 * 60 * 60_000;
+
+/** From the worker's acceptance to the start of the function's process. */
+export const PREPARE_TIMEOUT_MS = 120_000;
+/** How long an execution may wait for a worker. */
+export const QUEUE_TTL_MS = 24 * 60 * 60_000;
+/** What the control server adds to a deadline before it ends an execution that its worker did not end. */
+export const CONTROL_GRACE_MS = 10_000;
+
+export const HEARTBEAT_MS = 5_000;
+export const LEASE_MS = 30_000;
+/** The daemon ends an attempt whose agent did not answer for this long. */
+export const AGENT_LOST_MS = 30_000;
+export const AGENT_PING_MS = 2_000;
+
+/** Output that the control server has not acknowledged, for one attempt: two streams of half of this. */
+export const OUTPUT_WINDOW_BYTES = 1 * MiB;
+export const STREAM_WINDOW_BYTES = OUTPUT_WINDOW_BYTES / 2;
+
+/** The writable layer of a sandbox. */
+export const SCRATCH_MIB = 512;
+
+/** How long one `?wait=` may last. */
+export const MAX_WAIT_MS = 60_000;
