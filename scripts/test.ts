@@ -1,0 +1,141 @@
+/**
+ * `npm test`: every check, in order from the cheapest to the dearest, then one line `N passed, N failed, N skipped`.
+ *
+ * Names of stages given as arguments run only these: `npm test -- types e2e`.
+ */
+import { spawn } from 'node:child_process';
+import { globSync } from 'node:fs';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+import { fileURLToPath } from 'node:url';
+import { leaks, snapshot } from './leaks.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+process.chdir(root);
+
+interface Tally {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+interface Stage {
+  readonly name: string;
+  run(): Promise<Tally>;
+}
+
+/** One command that is one check. */
+function command(name: string, program: string, ...args: string[]): Stage {
+  return {
+    name,
+    run: async () => {
+      const child = spawn(program, args, { stdio: 'inherit' });
+      const ok = await new Promise<boolean>((resolve, reject) => {
+        child.once('error', reject);
+        child.once('close', (code) => resolve(code === 0));
+      });
+      return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
+    },
+  };
+}
+
+/** A command that counts for itself: its last lines `N passed, N failed` are added up. */
+function counted(name: string, program: string, ...args: string[]): Stage {
+  return {
+    name,
+    run: async () => {
+      const child = spawn(program, args, { stdio: ['inherit', 'pipe', 'inherit'] });
+      let output = '';
+      child.stdout.setEncoding('utf8').on('data', (text: string) => {
+        output += text;
+        process.stdout.write(text);
+      });
+      const code = await new Promise<number | null>((resolve, reject) => {
+        child.once('error', reject);
+        child.once('close', resolve);
+      });
+      const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+      for (const [, passed, failed] of output.matchAll(/(\d+) passed, (\d+) failed/g)) {
+        tally.passed += Number(passed);
+        tally.failed += Number(failed);
+      }
+      if (code !== 0 && tally.failed === 0) tally.failed += 1;
+      if (tally.passed + tally.failed === 0) throw new Error(`${name} ran no test`);
+      return tally;
+    },
+  };
+}
+
+/** Files of Node's test runner. Leaves are counted, not the suites around them. */
+function tests(name: string, pattern: string, options: { concurrency: number; leakCheck?: boolean }): Stage {
+  return {
+    name,
+    run: async () => {
+      const files = globSync(pattern).sort();
+      if (files.length === 0) throw new Error(`no test files match ${pattern}`);
+      const before = snapshot();
+      const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+      const events = run({ files, concurrency: options.concurrency, timeout: 600_000 });
+      const isLeaf = (data: { details: { type?: string | undefined } }) => data.details.type !== 'suite';
+      events.on('test:pass', (data) => {
+        if (!isLeaf(data)) return;
+        if (data.skip === undefined || data.skip === false) tally.passed += 1;
+        else tally.skipped += 1;
+      });
+      events.on('test:fail', () => (tally.failed += 1));
+      const report = events.compose(spec());
+      report.pipe(process.stdout, { end: false });
+      await new Promise((resolve, reject) => report.once('end', resolve).once('error', reject));
+      if (options.leakCheck === true) {
+        const left = await leaks(before);
+        for (const leak of left) console.error(`✖ left behind: ${leak}`);
+        if (left.length > 0) tally.failed += 1;
+        else tally.passed += 1;
+      }
+      return tally;
+    },
+  };
+}
+
+const STAGES: Stage[] = [
+  command('format', 'prettier', '--check', '--log-level', 'warn', '.'),
+  command('lint', 'eslint', '--max-warnings', '0', '.'),
+  command('types', 'tsc', '--noEmit'),
+  tests('repo', 'tests/repo/*.test.ts', { concurrency: 2 }),
+  counted('agent', 'make', '--no-print-directory', '-C', 'guest/agent', 'test', 'sanitize', 'fuzz'),
+  tests('protocol', 'packages/protocol/test/**/*.test.ts', { concurrency: 2 }),
+  tests('client', 'packages/client/test/**/*.test.ts', { concurrency: 2 }),
+  tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 1, leakCheck: true }),
+  tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('e2e', 'tests/e2e/*.test.ts', { concurrency: 1, leakCheck: true }),
+];
+
+const wanted = process.argv.slice(2);
+for (const name of wanted) {
+  if (!STAGES.some((stage) => stage.name === name)) {
+    console.error(`error: there is no stage ${name}; the stages are ${STAGES.map((stage) => stage.name).join(', ')}`);
+    process.exit(2);
+  }
+}
+
+const total: Tally = { passed: 0, failed: 0, skipped: 0 };
+const rows: string[] = [];
+for (const stage of STAGES) {
+  if (wanted.length > 0 && !wanted.includes(stage.name)) continue;
+  console.log(`\n--- ${stage.name}`);
+  const began = performance.now();
+  const tally = await stage.run().catch((error: unknown) => {
+    console.error(`✖ ${stage.name}: ${error instanceof Error ? error.message : String(error)}`);
+    return { passed: 0, failed: 1, skipped: 0 };
+  });
+  total.passed += tally.passed;
+  total.failed += tally.failed;
+  total.skipped += tally.skipped;
+  const seconds = ((performance.now() - began) / 1000).toFixed(1).padStart(7);
+  rows.push(`${stage.name.padEnd(10)}${seconds} s  ${tally.passed} ok, ${tally.failed} not, ${tally.skipped} skipped`);
+}
+
+console.log(`\nWhere the time went\n${rows.join('\n')}\n`);
+console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
+process.exitCode = total.failed > 0 ? 1 : 0;
