@@ -53,6 +53,7 @@ export const ERRORS = {
   },
   execution_not_found: { status: 404, retryable: false, remedy: 'List the executions of this project with cocore ps.' },
   blob_not_found: { status: 404, retryable: false, remedy: 'Upload the bytes with POST /v1/blobs first.' },
+  key_not_found: { status: 404, retryable: false, remedy: 'List the keys with GET /v1/keys.' },
   shape_not_offered: { status: 400, retryable: false, remedy: 'Take the shape that the message names.' },
   limit_exceeded: { status: 400, retryable: false, remedy: 'Ask for no more than the limit that the message names.' },
   quota_exceeded: {

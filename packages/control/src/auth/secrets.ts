@@ -1,0 +1,67 @@
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { CocoreError, isIdOf, JoinTokenContent, type KeyRole, makeId } from '@cocore/protocol';
+import type { Store } from '../store/store.ts';
+
+/** Whom a request acts for. */
+export interface Caller {
+  readonly keyId: string;
+  readonly projectId: string;
+  readonly role: KeyRole;
+}
+
+export const sha256 = (text: string | Uint8Array): Buffer => createHash('sha256').update(text).digest();
+export const randomSecret = (): string => randomBytes(32).toString('base64url');
+
+/** @returns the secret to be shown once, `ky_….…`, and what is kept of it */
+export function makeKey(nowMs: number): { keyId: string; secret: string; secretHash: Uint8Array } {
+  const keyId = makeId('key', nowMs, randomBytes(10));
+  const random = randomSecret();
+  return { keyId, secret: `${keyId}.${random}`, secretHash: sha256(random) };
+}
+
+const KEY = /^(ky_[0-9a-z]{26})\.([A-Za-z0-9_-]{43})$/;
+
+/** The bearer of an Authorization header; null when there is none or it is of another scheme. */
+export function bearerOf(header: string | undefined): string | null {
+  return /^Bearer ([^\s]+)$/i.exec(header ?? '')?.[1] ?? null;
+}
+
+/** @throws CocoreError `unauthenticated` */
+export async function authenticate(store: Store, header: string | undefined): Promise<Caller> {
+  const refused = (message: string) => new CocoreError('unauthenticated', message);
+  const bearer = bearerOf(header);
+  if (bearer === null) throw refused('the request carries no key');
+  const [, keyId, random] = KEY.exec(bearer) ?? [];
+  if (keyId === undefined || random === undefined || !isIdOf('key', keyId)) throw refused('the key is not valid');
+  const key = await store.findKey(keyId);
+  if (key === null || !timingSafeEqual(key.secretHash, sha256(random))) throw refused('the key is not valid');
+  return { keyId, projectId: key.projectId, role: key.role };
+}
+
+const JOIN_TOKEN_PREFIX = 'cj_';
+
+export function makeJoinToken(serverId: string, certificateSha256: string | null): { token: string; hash: Uint8Array } {
+  const content: JoinTokenContent = { serverId, certificateSha256, secret: randomSecret() };
+  const token = JOIN_TOKEN_PREFIX + Buffer.from(JSON.stringify(content)).toString('base64url');
+  return { token, hash: sha256(content.secret) };
+}
+
+/**
+ * What is kept of a token that a worker shows.
+ *
+ * @throws CocoreError `join_token_invalid` when it is no token, or another server's
+ */
+export function joinTokenHash(token: string, serverId: string): Uint8Array {
+  const refused = (message: string) => new CocoreError('join_token_invalid', message);
+  if (!token.startsWith(JOIN_TOKEN_PREFIX)) throw refused('the join token is not valid');
+  let content: unknown;
+  try {
+    content = JSON.parse(Buffer.from(token.slice(JOIN_TOKEN_PREFIX.length), 'base64url').toString('utf8'));
+  } catch {
+    throw refused('the join token is not valid');
+  }
+  const parsed = JoinTokenContent.safeParse(content);
+  if (!parsed.success) throw refused('the join token is not valid');
+  if (parsed.data.serverId !== serverId) throw refused('the join token is for another server');
+  return sha256(parsed.data.secret);
+}

@@ -1,0 +1,98 @@
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { CocoreError } from '@cocore/protocol';
+import { z } from 'zod';
+import type { ServerOptions, TlsChoice } from './server.ts';
+
+/** The part of `current.json` that the control server needs. */
+const Artifacts = z.object({ baseImage: z.string().min(1) });
+
+export type Config = Omit<ServerOptions, 'log' | 'clock' | 'limits'> & { readonly logLevel: string };
+
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'];
+
+/**
+ * What the command line and the environment ask for.
+ *
+ * @throws CocoreError `usage`, `insecure_refused`, `artifact_missing`
+ */
+export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Config {
+  const values = parse(argv);
+  const host = values.host;
+  const port = Number(values.port);
+  if (!/^\d{1,5}$/.test(values.port) || port > 65_535) throw usage(`--port ${values.port} is not a port`);
+  const tls = tlsOf(values);
+  if (tls.kind === 'none' && !isLoopback(host) && values.insecure !== true) {
+    throw new CocoreError(
+      'insecure_refused',
+      `listening on ${host} without TLS would send keys and output in the clear`,
+    );
+  }
+  const logLevel = env['COCORE_LOG_LEVEL'] ?? 'info';
+  if (!LOG_LEVELS.includes(logLevel)) throw usage(`COCORE_LOG_LEVEL must be one of ${LOG_LEVELS.join(', ')}`);
+  return {
+    dataDir: resolve(required(values['data-dir'], '--data-dir')),
+    host,
+    port,
+    allowHosts: values['allow-host'] ?? [],
+    tls,
+    baseImagePath: readArtifacts(required(values.artifacts, '--artifacts')).baseImage,
+    logLevel,
+  };
+}
+
+function parse(argv: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...argv],
+      strict: true,
+      options: {
+        'data-dir': { type: 'string' },
+        artifacts: { type: 'string' },
+        host: { type: 'string', default: '127.0.0.1' },
+        port: { type: 'string', default: '0' },
+        'allow-host': { type: 'string', multiple: true },
+        'tls-cert': { type: 'string' },
+        'tls-key': { type: 'string' },
+        'tls-self': { type: 'boolean' },
+        insecure: { type: 'boolean' },
+      },
+    }).values;
+  } catch (cause) {
+    throw new CocoreError('usage', cause instanceof Error ? cause.message : String(cause), { cause });
+  }
+}
+
+function tlsOf(values: ReturnType<typeof parse>): TlsChoice {
+  const certPath = values['tls-cert'];
+  const keyPath = values['tls-key'];
+  const hasFiles = certPath !== undefined || keyPath !== undefined;
+  if (hasFiles && values['tls-self'] === true) throw usage('--tls-self goes without --tls-cert and --tls-key');
+  if (values['tls-self'] === true) return { kind: 'self' };
+  if (!hasFiles) return { kind: 'none' };
+  return { kind: 'files', certPath: required(certPath, '--tls-cert'), keyPath: required(keyPath, '--tls-key') };
+}
+
+function readArtifacts(path: string): z.infer<typeof Artifacts> {
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new CocoreError('artifact_missing', `${path} cannot be read`, { cause });
+  }
+  try {
+    return Artifacts.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new CocoreError('artifact_missing', `${path} does not name a base image`, { cause });
+  }
+}
+
+const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host);
+const usage = (message: string) => new CocoreError('usage', message);
+
+function required(value: string | undefined, name: string): string {
+  if (value === undefined || value === '') throw usage(`${name} is missing`);
+  return value;
+}

@@ -1,0 +1,287 @@
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { EventHub } from '../events.ts';
+import type { Metrics } from '../metrics.ts';
+import type { OutputStore } from '../output/output-store.ts';
+import { Scheduler } from '../scheduler/scheduler.ts';
+import type {
+  AssignedTask,
+  CancelRequested,
+  LiveAttemptRow,
+  QueuedAttempt,
+  SessionOpened,
+  Store,
+} from '../store/store.ts';
+import { type LiveAttempt, LiveAttempts, type WorkerLink } from './live-attempt.ts';
+import { taskSpec } from './task.ts';
+
+/** A worker that refused for want of room is asked again after this long, if nothing it had ended before. */
+export const REFUSAL_PAUSE_MS = 1_000;
+
+export interface DispatcherParts {
+  readonly store: Store;
+  readonly output: OutputStore;
+  readonly hub: EventHub;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+}
+
+/**
+ * Brings queued attempts to workers. It owns the scheduler, the table of live attempts and the table of sessions, and keeps the
+ * three in step with what the store has committed. Event-driven: whatever may have made room calls `pump`.
+ */
+export class Dispatcher {
+  readonly live = new LiveAttempts();
+  readonly scheduler = new Scheduler();
+  readonly #parts: DispatcherParts;
+  readonly #links = new Map<string, WorkerLink>();
+  /** What waits in the scheduler, or is between the scheduler and the store. */
+  readonly #queued = new Map<string, QueuedAttempt>();
+  #pumping = false;
+  #stopped = false;
+
+  constructor(parts: DispatcherParts) {
+    this.#parts = parts;
+  }
+
+  /** Takes up what an earlier life of the server left: queued attempts, and those that wait for their worker's hello. */
+  async start(): Promise<void> {
+    for (const row of await this.#parts.store.loadLive()) {
+      if (row.state === 'queued') this.#enqueue(row);
+      else this.#adopt(row, null);
+    }
+  }
+
+  /** Places nothing any more. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  link(workerId: string): WorkerLink | undefined {
+    return this.#links.get(workerId);
+  }
+
+  get links(): ReadonlyMap<string, WorkerLink> {
+    return this.#links;
+  }
+
+  queuedAttempt(attemptId: string): QueuedAttempt | undefined {
+    return this.#queued.get(attemptId);
+  }
+
+  enqueue(attempt: QueuedAttempt): void {
+    this.#enqueue(attempt);
+    this.pump();
+  }
+
+  /**
+   * A worker's session is committed. Its earlier link is closed.
+   *
+   * @returns the attempts that go on, in this session
+   */
+  sessionOpened(link: WorkerLink, opened: SessionOpened): LiveAttempt[] {
+    this.#links.get(link.workerId)?.close(4001, 'session_replaced');
+    this.#links.set(link.workerId, link);
+    this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
+    const { cpus, memoryMiB, sandboxOverheadMiB } = link.capabilities;
+    this.scheduler.apply({
+      type: 'worker_online',
+      workerId: link.workerId,
+      cpus,
+      memoryMiB,
+      sandboxOverheadMiB,
+      attempts: opened.resume,
+    });
+    for (const row of opened.lost) this.#forgotten(row, 'control');
+    for (const row of opened.requeued) {
+      this.#drop(row.attemptId);
+      this.#enqueue(row);
+    }
+    const resumed = opened.resume.map((row) => this.#adopt(row, link));
+    this.pump();
+    return resumed;
+  }
+
+  /** The socket is gone; what it had stays the worker's until its lease runs out. */
+  sessionClosed(link: WorkerLink): void {
+    if (this.#links.get(link.workerId) !== link) return;
+    this.#links.delete(link.workerId);
+    this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
+    for (const attempt of this.live.ofWorker(link.workerId)) if (attempt.link === link) attempt.link = null;
+  }
+
+  /** A committed refusal: the attempt is queued again. A worker that stops takes nothing more in this session. */
+  refused(attempt: LiveAttempt, cause: 'no_capacity' | 'stopping'): void {
+    const { link, workerId } = attempt;
+    this.requeue(attempt);
+    this.scheduler.apply({ type: 'worker_closed', workerId });
+    if (cause === 'stopping') return;
+    setTimeout(() => {
+      if (this.#links.get(workerId) !== link) return;
+      this.scheduler.apply({ type: 'worker_opened', workerId });
+      this.pump();
+    }, REFUSAL_PAUSE_MS).unref();
+  }
+
+  /** It is queued in the store again. */
+  requeue(attempt: LiveAttempt): void {
+    this.#drop(attempt.attemptId);
+    this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
+    this.enqueue({ ...queuedOf(attempt), queuedAtMs: this.#parts.clock.nowMs() });
+  }
+
+  /** Its end is committed. */
+  ended(attempt: LiveAttempt, by: 'worker' | 'control'): void {
+    this.#forgotten(attempt, by);
+    this.pump();
+  }
+
+  /** An execution that was never accepted has ended: it waits no more, and a worker that has it drops it. */
+  withdrawn(executionId: string, attemptId: string): void {
+    this.#queued.delete(attemptId);
+    this.scheduler.apply({ type: 'dequeued', attemptId });
+    const attempt = this.live.get(attemptId);
+    attempt?.link?.send({ type: 'AttemptRevoke', attemptId, why: 'the execution has ended' });
+    this.#drop(attemptId);
+    this.scheduler.apply({ type: 'released', attemptId });
+    this.#parts.hub.publish(executionId, 'ended');
+    this.pump();
+  }
+
+  async cancel(projectId: string, executionId: string): Promise<CancelRequested | null> {
+    const cancelled = await this.#parts.store.requestCancel(projectId, executionId);
+    if (cancelled === null || cancelled.attempt === null) return cancelled;
+    const { attemptId } = cancelled.attempt;
+    if (cancelled.result === 'cancelled') this.withdrawn(executionId, attemptId);
+    if (cancelled.result === 'requested') {
+      const attempt = this.live.get(attemptId);
+      if (attempt !== undefined) {
+        attempt.cancelRequestedUptimeMs = this.#parts.clock.uptimeMs();
+        attempt.link?.send({ type: 'AttemptCancel', attemptId });
+      }
+      this.#parts.hub.publish(executionId, 'changed');
+    }
+    return cancelled;
+  }
+
+  /** Places what can be placed, once what is under way in this turn of the event loop is done. */
+  pump(): void {
+    if (this.#pumping || this.#stopped) return;
+    this.#pumping = true;
+    queueMicrotask(() => {
+      this.#pumping = false;
+      for (let placement = this.scheduler.next(); placement !== null; placement = this.scheduler.next()) {
+        const { attemptId, workerId } = placement;
+        this.#place(attemptId, workerId).catch((error: unknown) => {
+          this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
+          this.scheduler.apply({ type: 'released', attemptId });
+          const queued = this.#queued.get(attemptId);
+          if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...queued });
+        });
+      }
+    });
+  }
+
+  async #place(attemptId: string, workerId: string): Promise<void> {
+    const queued = this.#queued.get(attemptId);
+    const link = this.#links.get(workerId);
+    if (queued === undefined || link === undefined) {
+      this.scheduler.apply({ type: 'released', attemptId });
+      return;
+    }
+    const task = await this.#parts.store.assign(queued, link);
+    if (task === null) {
+      this.scheduler.apply({ type: 'released', attemptId });
+      // Another session of the worker came between: the attempt still waits.
+      const waits = this.#links.get(workerId) !== link && this.#queued.has(attemptId);
+      if (waits) this.scheduler.apply({ type: 'queued', ...queued });
+      else this.#queued.delete(attemptId);
+      this.pump();
+      return;
+    }
+    this.#queued.delete(attemptId);
+    this.#assigned(queued, link, task);
+  }
+
+  #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask): void {
+    const { attemptId, executionId } = queued;
+    const blobs = [task.image.digest, task.code.digest];
+    if (task.stdin !== null && 'digest' in task.stdin) blobs.push(task.stdin.digest);
+    const attempt: LiveAttempt = {
+      ...queuedOf(queued),
+      workerId: link.workerId,
+      blobs: new Set(blobs),
+      writer: this.#parts.output.writer(queued, { stdout: 0, stderr: 0 }, task.outputLimitBytes),
+      state: 'assigned',
+      link: this.#links.get(link.workerId) === link ? link : null,
+      assignedUptimeMs: this.#parts.clock.uptimeMs(),
+      revokedUptimeMs: null,
+      deadlineAtMs: null,
+      cancelRequestedUptimeMs: null,
+      beat: null,
+      over: false,
+    };
+    this.live.add(attempt);
+    this.#parts.metrics.attemptsAssigned.inc();
+    const channel = link.bind(attempt);
+    link.send({ type: 'AttemptAssign', attemptId, executionId, channel, task: taskSpec(task) });
+  }
+
+  #enqueue(attempt: QueuedAttempt): void {
+    const queued = { ...queuedOf(attempt), queuedAtMs: attempt.queuedAtMs };
+    this.#queued.set(attempt.attemptId, queued);
+    this.scheduler.apply({ type: 'queued', ...queued });
+  }
+
+  /** Makes or updates what is held of an attempt that is committed to a worker. */
+  #adopt(row: LiveAttemptRow, link: WorkerLink | null): LiveAttempt {
+    const { clock, output } = this.#parts;
+    const known = this.live.get(row.attemptId);
+    if (known !== undefined) {
+      known.link = link;
+      known.revokedUptimeMs = null;
+      known.assignedUptimeMs = clock.uptimeMs();
+      return known;
+    }
+    const attempt: LiveAttempt = {
+      ...queuedOf(row),
+      workerId: row.workerId!,
+      blobs: new Set(row.blobs),
+      writer: output.writer(row, { stdout: row.stdoutBytes, stderr: row.stderrBytes }, row.outputLimitBytes),
+      state: row.state === 'queued' ? 'assigned' : row.state,
+      link,
+      assignedUptimeMs: clock.uptimeMs(),
+      revokedUptimeMs: null,
+      deadlineAtMs: row.deadlineAtMs,
+      cancelRequestedUptimeMs: row.cancelRequestedAtMs === null ? null : clock.uptimeMs(),
+      beat: null,
+      over: false,
+    };
+    this.live.add(attempt);
+    return attempt;
+  }
+
+  #forgotten(attempt: { attemptId: string; executionId: string }, by: 'worker' | 'control'): void {
+    this.#drop(attempt.attemptId);
+    this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
+    this.#parts.metrics.attemptsEnded.inc({ by });
+    this.#parts.hub.publish(attempt.executionId, 'ended');
+  }
+
+  #drop(attemptId: string): void {
+    const attempt = this.live.get(attemptId);
+    if (attempt === undefined) return;
+    attempt.over = true;
+    attempt.link?.unbind(attempt);
+    this.live.delete(attempt);
+    attempt.writer[Symbol.asyncDispose]().catch((error: unknown) => {
+      this.#parts.log.error({ err: error, attemptId }, 'an output file could not be closed');
+    });
+  }
+}
+
+function queuedOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): Omit<QueuedAttempt, 'queuedAtMs'> {
+  const { projectId, attemptId, executionId, memoryMiB, cpus } = attempt;
+  return { projectId, attemptId, executionId, memoryMiB, cpus };
+}

@@ -1,0 +1,88 @@
+import type { AttemptState, Capabilities, ServerMessage } from '@cocore/protocol';
+import type { OutputWriter } from '../output/output-store.ts';
+import type { AttemptKey, Beat } from '../store/store.ts';
+
+/** A worker's open session, as those who send to it see it. */
+export interface WorkerLink {
+  readonly workerId: string;
+  readonly sessionId: string;
+  readonly capabilities: Capabilities;
+  /** By the store's clock. */
+  readonly lastBeatAtMs: number;
+  send(message: ServerMessage): void;
+  /** Gives the attempt a channel number in this session. */
+  bind(attempt: LiveAttempt): number;
+  unbind(attempt: LiveAttempt): void;
+  /** Ends it for a reason that is the worker's to know. */
+  close(code: number, reason: string): void;
+}
+
+/**
+ * An attempt that is committed to a worker, from assignment to end, as this server holds it. What must survive is in the store; this
+ * is what the store would be asked for too often.
+ */
+export interface LiveAttempt extends AttemptKey {
+  readonly executionId: string;
+  readonly workerId: string;
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly blobs: ReadonlySet<string>;
+  readonly writer: OutputWriter;
+  state: Exclude<AttemptState, 'queued' | 'ended'>;
+  /** Null while its worker has no session. */
+  link: WorkerLink | null;
+  /** By the uptime clock; when the worker was told. */
+  assignedUptimeMs: number;
+  /** By the uptime clock: the claim's deadline passed and the worker was told to drop it. */
+  revokedUptimeMs: number | null;
+  /** By the store's clock. */
+  deadlineAtMs: number | null;
+  /** By the uptime clock. */
+  cancelRequestedUptimeMs: number | null;
+  beat: Beat | null;
+  /** No longer live: whatever is still under way about it is dropped. */
+  over: boolean;
+}
+
+/** The live attempts of this server, by id and by worker. */
+export class LiveAttempts implements Iterable<LiveAttempt> {
+  readonly #byId = new Map<string, LiveAttempt>();
+  readonly #byWorker = new Map<string, Set<LiveAttempt>>();
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  get(attemptId: string): LiveAttempt | undefined {
+    return this.#byId.get(attemptId);
+  }
+
+  ofWorker(workerId: string): Iterable<LiveAttempt> {
+    return this.#byWorker.get(workerId) ?? [];
+  }
+
+  workerIds(): Iterable<string> {
+    return this.#byWorker.keys();
+  }
+
+  add(attempt: LiveAttempt): void {
+    this.#byId.set(attempt.attemptId, attempt);
+    let attempts = this.#byWorker.get(attempt.workerId);
+    if (attempts === undefined) {
+      attempts = new Set();
+      this.#byWorker.set(attempt.workerId, attempts);
+    }
+    attempts.add(attempt);
+  }
+
+  delete(attempt: LiveAttempt): void {
+    if (this.#byId.get(attempt.attemptId) === attempt) this.#byId.delete(attempt.attemptId);
+    const attempts = this.#byWorker.get(attempt.workerId);
+    attempts?.delete(attempt);
+    if (attempts?.size === 0) this.#byWorker.delete(attempt.workerId);
+  }
+
+  [Symbol.iterator](): Iterator<LiveAttempt> {
+    return this.#byId.values();
+  }
+}

@@ -1,0 +1,156 @@
+import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { EventHub } from '../events.ts';
+import type { Store } from '../store/store.ts';
+import type { Dispatcher } from './dispatcher.ts';
+import type { LiveAttempt } from './live-attempt.ts';
+
+/** A worker that has not answered an assignment for this long is told to drop it. */
+export const CLAIM_DEADLINE_MS = 10_000;
+/** A cancellation that the worker has not carried out after this long is carried out without it. */
+export const CANCEL_DEADLINE_MS = LEASE_MS;
+/** How long an execution that fits no online worker waits for one that it fits. */
+export const UNPLACEABLE_GRACE_MS = 60_000;
+export const SWEEP_MS = 1_000;
+const QUEUE_EXPIRY_BATCH = 100;
+
+export interface SweeperParts {
+  readonly store: Store;
+  readonly dispatcher: Dispatcher;
+  readonly hub: EventHub;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/**
+ * Ends what nobody else will: leases of silent workers, claims that nobody answered, deadlines, queue times. A sweep that comes late
+ * extends every lease by its lag, because then it was this server that did not listen.
+ */
+export class Sweeper {
+  readonly #parts: SweeperParts;
+  /** By the uptime clock; a worker never heard of in this life of the server counts from its start. */
+  readonly #lastBeatMs = new Map<string, number>();
+  readonly #misfitSinceMs = new Map<string, number>();
+  #leaseFloorMs: number;
+  #lastSweepMs: number;
+
+  constructor(parts: SweeperParts) {
+    this.#parts = parts;
+    this.#leaseFloorMs = parts.clock.uptimeMs();
+    this.#lastSweepMs = this.#leaseFloorMs;
+  }
+
+  /** The worker has said that it lives. */
+  beat(workerId: string): void {
+    this.#lastBeatMs.set(workerId, this.#parts.clock.uptimeMs());
+  }
+
+  /** Sweeps until the signal aborts, at most once a second. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await new Promise<void>((resolve) => {
+        const done = () => {
+          clearTimeout(timer);
+          signal.removeEventListener('abort', done);
+          resolve();
+        };
+        const timer = setTimeout(done, SWEEP_MS);
+        signal.addEventListener('abort', done);
+      });
+      if (signal.aborted) return;
+      await this.sweep().catch((error: unknown) => this.#parts.log.error({ err: error }, 'a sweep failed'));
+    }
+  }
+
+  async sweep(): Promise<void> {
+    const { clock } = this.#parts;
+    const uptimeMs = clock.uptimeMs();
+    const lagMs = uptimeMs - this.#lastSweepMs - SWEEP_MS;
+    this.#lastSweepMs = uptimeMs;
+    if (lagMs > SWEEP_MS) this.#extendLeases(lagMs);
+    await this.#expireLeases(uptimeMs);
+    await Promise.all([...this.#parts.dispatcher.live].map((attempt) => this.#sweepAttempt(attempt, uptimeMs)));
+    await this.#expireQueue();
+    await this.#endMisfits(uptimeMs);
+  }
+
+  #extendLeases(lagMs: number): void {
+    this.#leaseFloorMs += lagMs;
+    for (const [workerId, beatMs] of this.#lastBeatMs) this.#lastBeatMs.set(workerId, beatMs + lagMs);
+  }
+
+  async #expireLeases(uptimeMs: number): Promise<void> {
+    const { dispatcher } = this.#parts;
+    const workerIds = new Set([...dispatcher.live.workerIds(), ...dispatcher.links.keys()]);
+    for (const workerId of this.#lastBeatMs.keys()) if (!workerIds.has(workerId)) this.#lastBeatMs.delete(workerId);
+    for (const workerId of workerIds) {
+      const beatMs = Math.max(this.#lastBeatMs.get(workerId) ?? 0, this.#leaseFloorMs);
+      if (uptimeMs - beatMs <= LEASE_MS) continue;
+      this.#parts.log.warn({ workerId }, 'the lease of a worker ran out');
+      dispatcher.link(workerId)?.close(4002, 'lease expired');
+      await Promise.all([...dispatcher.live.ofWorker(workerId)].map((attempt) => this.#lose(attempt)));
+    }
+  }
+
+  async #lose(attempt: LiveAttempt): Promise<void> {
+    const { store, dispatcher } = this.#parts;
+    const result = await store.recordLost(attempt, attempt.workerId, attempt.beat);
+    if (attempt.over || result === 'stale') return;
+    if (result === 'ended') dispatcher.ended(attempt, 'control');
+    else dispatcher.requeue(attempt);
+  }
+
+  async #sweepAttempt(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
+    if (attempt.over) return;
+    if (attempt.state === 'assigned') {
+      await this.#sweepClaim(attempt, uptimeMs);
+      return;
+    }
+    const nowMs = this.#parts.clock.nowMs();
+    const isLate = attempt.deadlineAtMs !== null && nowMs > attempt.deadlineAtMs + CONTROL_GRACE_MS;
+    const cancelMs = attempt.cancelRequestedUptimeMs;
+    const cancelIsLate = cancelMs !== null && uptimeMs - cancelMs > CANCEL_DEADLINE_MS;
+    if (!isLate && !cancelIsLate) return;
+    const why = attempt.state === 'accepted' && !cancelIsLate ? 'prepare_deadline' : 'run_deadline';
+    const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat);
+    if (!ended || attempt.over) return;
+    attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its deadline passed' });
+    this.#parts.dispatcher.ended(attempt, 'control');
+  }
+
+  /** An unanswered claim is revoked; only when that was a lease ago is the attempt free for another worker. */
+  async #sweepClaim(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
+    if (attempt.link === null) return;
+    if (attempt.revokedUptimeMs === null) {
+      if (uptimeMs - attempt.assignedUptimeMs <= CLAIM_DEADLINE_MS) return;
+      attempt.revokedUptimeMs = uptimeMs;
+      attempt.link.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'it was not answered in time' });
+    } else if (uptimeMs - attempt.revokedUptimeMs > LEASE_MS) {
+      await this.#lose(attempt);
+    }
+  }
+
+  async #expireQueue(): Promise<void> {
+    const { store, dispatcher } = this.#parts;
+    for (const expired of await store.expireQueue(QUEUE_EXPIRY_BATCH)) {
+      dispatcher.withdrawn(expired.executionId, expired.attemptId);
+    }
+  }
+
+  async #endMisfits(uptimeMs: number): Promise<void> {
+    const { store, dispatcher } = this.#parts;
+    const misfits = new Set(dispatcher.scheduler.misfits());
+    for (const attemptId of this.#misfitSinceMs.keys()) {
+      if (!misfits.has(attemptId)) this.#misfitSinceMs.delete(attemptId);
+    }
+    for (const attemptId of misfits) {
+      const sinceMs = this.#misfitSinceMs.get(attemptId);
+      if (sinceMs === undefined) this.#misfitSinceMs.set(attemptId, uptimeMs);
+      if (sinceMs === undefined || uptimeMs - sinceMs <= UNPLACEABLE_GRACE_MS) continue;
+      const queued = dispatcher.queuedAttempt(attemptId);
+      if (queued === undefined || !(await store.endByControl(queued, 'unplaceable', null))) continue;
+      dispatcher.withdrawn(queued.executionId, attemptId);
+    }
+  }
+}

@@ -1,0 +1,212 @@
+import type { IncomingMessage, Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import {
+  CocoreError,
+  GATEWAY_PATH,
+  GATEWAY_PROTOCOL_VERSION,
+  GATEWAY_SUBPROTOCOL,
+  HEARTBEAT_MS,
+  LEASE_MS,
+  problemOf,
+} from '@cocore/protocol';
+import type { Logger } from 'pino';
+import { type WebSocket, WebSocketServer } from 'ws';
+import { randomSecret, sha256 } from '../auth/secrets.ts';
+import type { Dispatcher } from '../dispatch/dispatcher.ts';
+import type { Sweeper } from '../dispatch/sweeper.ts';
+import type { Metrics } from '../metrics.ts';
+import type { AttemptReports } from './attempt-reports.ts';
+import { type HandshakeParts, type Handshaken, shakeHands } from './handshake.ts';
+import { type Heartbeat, type SessionHandler, WorkerSession } from './session.ts';
+
+/** A worker's largest message is a hello or a beat that names 10,000 attempts. */
+const MAX_WORKER_MESSAGE_BYTES = 2 * 1024 * 1024;
+/** Connections whose worker has not proven itself. */
+const MAX_UNPROVEN = 128;
+/** How often a worker's last beat is written down. */
+const PERSIST_BEAT_MS = 60_000;
+
+export interface GatewayParts extends HandshakeParts {
+  readonly dispatcher: Dispatcher;
+  readonly sweeper: Sweeper;
+  readonly reports: AttemptReports;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+}
+
+/** The workers' door: upgrades, handshakes, and the sessions that come of them. */
+export class Gateway implements SessionHandler, AsyncDisposable {
+  readonly #parts: GatewayParts;
+  readonly #sockets: WebSocketServer;
+  /** By the hash of the session's blob token. */
+  readonly #byBlobToken = new Map<string, WorkerSession>();
+  readonly #blobTokenOf = new Map<WorkerSession, string>();
+  readonly #persistedBeatMs = new Map<WorkerSession, number>();
+  readonly #closing = new Set<Promise<void>>();
+  #unproven = 0;
+
+  constructor(parts: GatewayParts) {
+    this.#parts = parts;
+    this.#sockets = new WebSocketServer({
+      noServer: true,
+      maxPayload: MAX_WORKER_MESSAGE_BYTES,
+      perMessageDeflate: false,
+      handleProtocols: () => GATEWAY_SUBPROTOCOL,
+    });
+  }
+
+  attach(server: Server): void {
+    server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+      socket.on('error', () => socket.destroy());
+      const refusal = this.#refusalOf(request);
+      if (refusal !== null) {
+        refuseUpgrade(socket, refusal.status, refusal.error);
+        return;
+      }
+      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => void this.#connected(webSocket));
+    });
+  }
+
+  /** The session that a blob token belongs to, when it is open and may have this digest. */
+  sessionForBlob(blobToken: string, digest: string): WorkerSession {
+    const session = this.#byBlobToken.get(sha256(blobToken).toString('hex'));
+    if (session === undefined) throw new CocoreError('unauthenticated', 'the token is not that of an open session');
+    if (!session.mayFetch(digest)) throw new CocoreError('blob_not_found', `no assignment names the blob ${digest}`);
+    return session;
+  }
+
+  report(...args: Parameters<AttemptReports['report']>): Promise<void> {
+    return this.#parts.reports.report(...args);
+  }
+
+  output(...args: Parameters<AttemptReports['output']>): Promise<void> {
+    return this.#parts.reports.output(...args);
+  }
+
+  heartbeat(session: WorkerSession, heartbeat: Heartbeat): void {
+    const { clock, dispatcher, sweeper, store } = this.#parts;
+    const nowMs = clock.nowMs();
+    sweeper.beat(session.workerId);
+    session.lastBeatAtMs = nowMs;
+    for (const { attemptId, agentAgeMs } of heartbeat.attempts) {
+      const attempt = dispatcher.live.get(attemptId);
+      if (attempt?.link === session) attempt.beat = { atMs: nowMs, agentAgeMs };
+    }
+    session.send({ type: 'HeartbeatAck', sequence: heartbeat.sequence });
+    if (nowMs - (this.#persistedBeatMs.get(session) ?? 0) < PERSIST_BEAT_MS) return;
+    this.#persistedBeatMs.set(session, nowMs);
+    store.recordBeat(session.workerId, session.sessionId, nowMs).catch((error: unknown) => {
+      this.#parts.log.error({ err: error }, 'a beat could not be written down');
+    });
+  }
+
+  closed(session: WorkerSession): void {
+    const { dispatcher, store, log } = this.#parts;
+    const token = this.#blobTokenOf.get(session);
+    if (token !== undefined) this.#byBlobToken.delete(token);
+    this.#blobTokenOf.delete(session);
+    this.#persistedBeatMs.delete(session);
+    dispatcher.sessionClosed(session);
+    log.info({ workerId: session.workerId }, 'a worker’s session has ended');
+    const written = store
+      .closeSession(session.workerId, session.sessionId, session.lastBeatAtMs)
+      .catch((error: unknown) => log.error({ err: error }, 'the end of a session could not be written down'))
+      .finally(() => this.#closing.delete(written));
+    this.#closing.add(written);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const session of [...this.#blobTokenOf.keys()]) session.close(1001, 'the server stops');
+    for (const socket of this.#sockets.clients) socket.terminate();
+    await Promise.all(this.#closing);
+    this.#sockets.close();
+  }
+
+  #refusalOf(request: IncomingMessage): { status: number; error: CocoreError } | null {
+    const refuse = (status: number, error: CocoreError) => ({ status, error });
+    if (!this.#parts.names.includes(request.headers.host ?? '')) {
+      return refuse(421, new CocoreError('host_not_allowed', 'this server does not answer to that Host'));
+    }
+    if (request.url !== GATEWAY_PATH) {
+      return refuse(404, new CocoreError('route_not_found', 'workers connect elsewhere'));
+    }
+    if (request.headers.origin !== undefined) {
+      return refuse(403, new CocoreError('forbidden', 'a page in a browser may not be a worker'));
+    }
+    const offered = (request.headers['sec-websocket-protocol'] ?? '').split(',').map((name) => name.trim());
+    if (!offered.includes(GATEWAY_SUBPROTOCOL)) {
+      return refuse(400, new CocoreError('protocol_version', `the subprotocol must be ${GATEWAY_SUBPROTOCOL}`));
+    }
+    if (this.#unproven >= MAX_UNPROVEN) {
+      return refuse(503, new CocoreError('not_ready', 'too many workers connect at once'));
+    }
+    return null;
+  }
+
+  async #connected(socket: WebSocket): Promise<void> {
+    const { log } = this.#parts;
+    socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
+    this.#unproven += 1;
+    try {
+      this.#open(socket, await shakeHands(socket, this.#parts));
+    } catch (error) {
+      const refusal =
+        error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
+      if (refusal.code === 'internal') log.error({ err: error }, 'a handshake failed');
+      else log.info({ code: refusal.code }, refusal.message);
+      if (socket.readyState === socket.OPEN) {
+        socket.send(JSON.stringify({ type: 'ServerRefusal', code: refusal.code, message: refusal.message }));
+        socket.close(1008, refusal.code);
+      }
+    } finally {
+      this.#unproven -= 1;
+    }
+  }
+
+  #open(socket: WebSocket, { facts, opened }: Handshaken): void {
+    const { dispatcher, sweeper, log } = this.#parts;
+    const session = new WorkerSession(socket, facts, this, log);
+    const blobToken = randomSecret();
+    const tokenHash = sha256(blobToken).toString('hex');
+    this.#byBlobToken.set(tokenHash, session);
+    this.#blobTokenOf.set(session, tokenHash);
+    sweeper.beat(facts.workerId);
+    const resumed = dispatcher.sessionOpened(session, opened);
+    session.send({
+      type: 'ServerWelcome',
+      protocol: GATEWAY_PROTOCOL_VERSION,
+      workerId: facts.workerId,
+      sessionId: facts.sessionId,
+      blobToken,
+      heartbeatMs: HEARTBEAT_MS,
+      leaseMs: LEASE_MS,
+      resume: opened.resume.map((row, index) => ({
+        attemptId: row.attemptId,
+        channel: session.bind(resumed[index]!),
+        stdoutOffset: row.stdoutBytes,
+        stderrOffset: row.stderrBytes,
+      })),
+      revoke: [...opened.revoke],
+    });
+    for (const attempt of resumed) {
+      const { attemptId } = attempt;
+      if (attempt.cancelRequestedUptimeMs !== null) session.send({ type: 'AttemptCancel', attemptId });
+    }
+    session.start();
+    log.info({ workerId: facts.workerId, resumed: resumed.length }, 'a worker’s session is open');
+  }
+}
+
+function refuseUpgrade(socket: Duplex, status: number, error: CocoreError): void {
+  const body = JSON.stringify({ ...problemOf(error), status });
+  socket.end(
+    [
+      `HTTP/1.1 ${status} Refused`,
+      'Content-Type: application/problem+json',
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      'Connection: close',
+      '',
+      body,
+    ].join('\r\n'),
+  );
+}

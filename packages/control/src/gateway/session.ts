@@ -1,0 +1,191 @@
+import type { KeyObject } from 'node:crypto';
+import {
+  assertNever,
+  type Capabilities,
+  CocoreError,
+  decodeOutputFrame,
+  type OutputFrame,
+  parseWorkerMessage,
+  type ServerMessage,
+  type WorkerMessage,
+} from '@cocore/protocol';
+import type { Logger } from 'pino';
+import type { WebSocket } from 'ws';
+import type { LiveAttempt, WorkerLink } from '../dispatch/live-attempt.ts';
+
+/** Received and not yet worked off; beyond it the socket is not read. */
+const PAUSE_BYTES = 4 * 1024 * 1024;
+const RESUME_BYTES = 1 * 1024 * 1024;
+/** A worker that does not read what it is sent is cut off here. */
+const MAX_UNSENT_BYTES = 64 * 1024 * 1024;
+
+/** What a worker says about one attempt. */
+export type AttemptReport = Extract<
+  WorkerMessage,
+  { type: 'AttemptAccepted' | 'AttemptRefused' | 'AttemptStarted' | 'AttemptEnded' }
+>;
+export type Heartbeat = Extract<WorkerMessage, { type: 'WorkerHeartbeat' }>;
+
+export interface SessionFacts {
+  readonly workerId: string;
+  readonly sessionId: string;
+  readonly publicKey: KeyObject;
+  readonly capabilities: Capabilities;
+  readonly openedAtMs: number;
+}
+
+/** What a session hands on. Each promise resolves when the message is worked off. */
+export interface SessionHandler {
+  report(session: WorkerSession, report: AttemptReport): Promise<void>;
+  output(session: WorkerSession, attempt: LiveAttempt, frame: OutputFrame): Promise<void>;
+  heartbeat(session: WorkerSession, heartbeat: Heartbeat): void;
+  closed(session: WorkerSession): void;
+}
+
+/** One WebSocket of a worker whose identity is proven. It reads no faster than its messages are worked off. */
+export class WorkerSession implements WorkerLink {
+  readonly workerId: string;
+  readonly sessionId: string;
+  readonly publicKey: KeyObject;
+  readonly capabilities: Capabilities;
+  lastBeatAtMs: number;
+  readonly #socket: WebSocket;
+  readonly #handler: SessionHandler;
+  readonly #log: Logger;
+  readonly #channels = new Map<number, LiveAttempt>();
+  readonly #channelOf = new Map<LiveAttempt, number>();
+  #lastChannel = 0;
+  #unworkedBytes = 0;
+  #closed = false;
+
+  constructor(socket: WebSocket, facts: SessionFacts, handler: SessionHandler, log: Logger) {
+    this.workerId = facts.workerId;
+    this.sessionId = facts.sessionId;
+    this.publicKey = facts.publicKey;
+    this.capabilities = facts.capabilities;
+    this.lastBeatAtMs = facts.openedAtMs;
+    this.#socket = socket;
+    this.#handler = handler;
+    this.#log = log;
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Begins to read. */
+  start(): void {
+    this.#socket.on('message', (data, isBinary) => this.#receive(data as Buffer, isBinary));
+    this.#socket.once('close', () => this.#end());
+    if (this.#socket.readyState !== this.#socket.OPEN) this.#end();
+  }
+
+  send(message: ServerMessage): void {
+    if (this.#closed) return;
+    if (this.#socket.bufferedAmount > MAX_UNSENT_BYTES) {
+      this.#log.warn({ workerId: this.workerId }, 'a worker does not read what it is sent');
+      this.#socket.terminate();
+      return;
+    }
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  bind(attempt: LiveAttempt): number {
+    this.#lastChannel += 1;
+    this.#channels.set(this.#lastChannel, attempt);
+    this.#channelOf.set(attempt, this.#lastChannel);
+    return this.#lastChannel;
+  }
+
+  unbind(attempt: LiveAttempt): void {
+    const channel = this.#channelOf.get(attempt);
+    if (channel === undefined) return;
+    this.#channelOf.delete(attempt);
+    this.#channels.delete(channel);
+  }
+
+  channelOf(attempt: LiveAttempt): number | undefined {
+    return this.#channelOf.get(attempt);
+  }
+
+  /** The digests of the attempts that are bound to this session. */
+  mayFetch(digest: string): boolean {
+    for (const attempt of this.#channels.values()) if (attempt.blobs.has(digest)) return true;
+    return false;
+  }
+
+  close(code: number, reason: string): void {
+    this.#socket.close(code, reason.slice(0, 120));
+    // A socket that is not read any more would never see the other side's close frame.
+    this.#socket.resume();
+    this.#end();
+  }
+
+  /** The worker broke the contract. */
+  fault(error: CocoreError): void {
+    if (this.#closed) return;
+    this.#log.warn({ workerId: this.workerId, code: error.code }, error.message);
+    this.close(1008, `${error.code}: ${error.message}`);
+  }
+
+  #end(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#handler.closed(this);
+  }
+
+  #receive(data: Buffer, isBinary: boolean): void {
+    if (this.#closed) return;
+    this.#unworkedBytes += data.length;
+    if (this.#unworkedBytes > PAUSE_BYTES) this.#socket.pause();
+    const worked = () => {
+      this.#unworkedBytes -= data.length;
+      if (this.#socket.isPaused && this.#unworkedBytes < RESUME_BYTES) this.#socket.resume();
+    };
+    try {
+      const work = isBinary
+        ? this.#receiveOutput(data)
+        : this.#receiveMessage(parseWorkerMessage(data.toString('utf8')));
+      work.then(worked, (error: unknown) => this.#failed(error));
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #failed(error: unknown): void {
+    if (error instanceof CocoreError) {
+      this.fault(error);
+      return;
+    }
+    this.#log.error({ err: error, workerId: this.workerId }, 'a report could not be worked off');
+    this.close(1011, 'internal');
+  }
+
+  #receiveOutput(data: Buffer): Promise<void> {
+    const frame = decodeOutputFrame(data);
+    const attempt = this.#channels.get(frame.channel);
+    if (attempt !== undefined) return this.#handler.output(this, attempt, frame);
+    // A channel that was open may have output under way; one that never was is a fault.
+    if (frame.channel > this.#lastChannel) {
+      throw new CocoreError('protocol_violation', `channel ${frame.channel} was never given`);
+    }
+    return Promise.resolve();
+  }
+
+  #receiveMessage(message: WorkerMessage): Promise<void> {
+    switch (message.type) {
+      case 'AttemptAccepted':
+      case 'AttemptRefused':
+      case 'AttemptStarted':
+      case 'AttemptEnded':
+        return this.#handler.report(this, message);
+      case 'WorkerHeartbeat':
+        this.#handler.heartbeat(this, message);
+        return Promise.resolve();
+      case 'WorkerHello':
+        throw new CocoreError('protocol_violation', 'a session says hello once');
+      default:
+        return assertNever(message);
+    }
+  }
+}

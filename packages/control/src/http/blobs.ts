@@ -1,0 +1,44 @@
+import type { Readable } from 'node:stream';
+import { BlobRecord, CocoreError, MAX_BLOB_BYTES, Sha256 } from '@cocore/protocol';
+import { bearerOf } from '../auth/secrets.ts';
+import type { HttpParts } from './parts.ts';
+import { type Route, route } from './route.ts';
+
+export function blobRoutes(parts: HttpParts): Route[] {
+  return [
+    route({
+      method: 'POST',
+      path: '/v1/blobs',
+      summary: 'Uploads bytes, to be named by their digest',
+      access: 'key',
+      body: 'octets',
+      bodyLimitBytes: MAX_BLOB_BYTES,
+      answers: { 201: BlobRecord },
+      handle: async ({ caller, request }) => {
+        if (Number(request.headers['content-length'] ?? 0) > MAX_BLOB_BYTES) {
+          throw new CocoreError('payload_too_large', `a blob may have at most ${MAX_BLOB_BYTES} bytes`);
+        }
+        const blob = await parts.blobs.put(request.body as Readable, MAX_BLOB_BYTES);
+        await parts.store.addBlob(caller.projectId, blob, parts.limits);
+        return { status: 201, body: blob };
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/worker/blobs/{digest}',
+      summary: 'For workers: a blob that one of the session’s live assignments names',
+      access: 'worker',
+      answers: { 200: 'octets' },
+      handle: async ({ parameters, request, reply }) => {
+        const bearer = bearerOf(request.headers.authorization);
+        if (bearer === null) throw new CocoreError('unauthenticated', 'the request carries no session’s token');
+        const digest = parameters['digest']!;
+        parts.gateway.sessionForBlob(bearer, digest);
+        if (!Sha256.safeParse(digest).success) throw new CocoreError('blob_not_found', `there is no blob ${digest}`);
+        const { bytes, stream } = await parts.blobs.read(digest);
+        void reply.header('content-type', 'application/octet-stream').header('content-length', bytes);
+        return { status: 200, body: stream };
+      },
+    }),
+  ];
+}

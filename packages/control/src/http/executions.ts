@@ -1,0 +1,231 @@
+import {
+  CancelAnswer,
+  CocoreError,
+  decodeUtf8,
+  ExecutionAnswer,
+  ExecutionCreate,
+  ExecutionList,
+  ExecutionListQuery,
+  ExecutionRecord,
+  fromBase64,
+  type InlineBytes,
+  isTerminal,
+  MAX_INLINE_OUTPUT_BYTES,
+  MAX_INLINE_STDIN_BYTES,
+  type StdinSource,
+  type StreamName,
+  WaitQuery,
+} from '@cocore/protocol';
+import { z } from 'zod';
+import type { EventHub } from '../events.ts';
+import type { NewStdin } from '../store/store.ts';
+import type { HttpParts } from './parts.ts';
+import { type Answer, type Route, route } from './route.ts';
+
+/** Arguments and environment of 1 MiB, escaped, and inline standard input in base64. */
+const BODY_LIMIT_BYTES = 8 * 1024 * 1024;
+
+export function executionRoutes(parts: HttpParts): Route[] {
+  const { store } = parts;
+  return [
+    route({
+      method: 'POST',
+      path: '/v1/functions/{function}/executions',
+      summary: 'Runs the newest version of a function; with wait, answers when it has ended',
+      access: 'key',
+      query: WaitQuery,
+      body: ExecutionCreate,
+      bodyLimitBytes: BODY_LIMIT_BYTES,
+      answers: { 200: ExecutionAnswer, 202: ExecutionRecord },
+      handle: async ({ caller, parameters, query, body, signal }) => {
+        const executionId = await create(parts, caller.projectId, parameters['function']!, body);
+        return answer(parts, caller.projectId, executionId, query.wait, signal, 202);
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/executions',
+      summary: 'Lists the executions of the project, newest first',
+      access: 'key',
+      query: ExecutionListQuery,
+      answers: { 200: ExecutionList },
+      handle: async ({ caller, query }) => {
+        const list = await store.listExecutions(caller.projectId, query);
+        return { status: 200, body: { ...list, executions: list.executions.map((one) => withBeats(parts, one)) } };
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/executions/{execution}',
+      summary: 'One execution; with wait, answers when it has ended or the time is over',
+      access: 'key',
+      query: WaitQuery,
+      answers: { 200: z.union([ExecutionAnswer, ExecutionRecord]) },
+      handle: async ({ caller, parameters, query, signal }) =>
+        answer(parts, caller.projectId, parameters['execution']!, query.wait, signal, 200),
+    }),
+    route({
+      method: 'POST',
+      path: '/v1/executions/{execution}/cancel',
+      summary: 'Asks for an execution to be stopped',
+      access: 'key',
+      body: z.strictObject({}),
+      answers: { 200: CancelAnswer },
+      handle: async ({ caller, parameters }) => {
+        const executionId = parameters['execution']!;
+        const cancelled = await parts.dispatcher.cancel(caller.projectId, executionId);
+        if (cancelled === null) throw executionNotFound(executionId);
+        const execution = await readExecution(parts, caller.projectId, executionId);
+        return { status: 200, body: { result: cancelled.result, execution } };
+      },
+    }),
+  ];
+}
+
+export const executionNotFound = (executionId: string): CocoreError =>
+  new CocoreError('execution_not_found', `there is no execution ${executionId} in this project`);
+
+/** @throws CocoreError `execution_not_found` */
+export async function readExecution(
+  parts: HttpParts,
+  projectId: string,
+  executionId: string,
+): Promise<ExecutionRecord> {
+  const record = await parts.store.readExecution(projectId, executionId);
+  if (record === null) throw executionNotFound(executionId);
+  return withBeats(parts, record);
+}
+
+/** Beats are kept in memory until the attempt ends. */
+function withBeats({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionRecord {
+  if (isTerminal(record.state)) return record;
+  const attempts = record.attempts.map((attempt) => {
+    const beat = dispatcher.live.get(attempt.id)?.beat;
+    if (beat === undefined || beat === null) return attempt;
+    return { ...attempt, lastBeatAt: new Date(beat.atMs).toISOString(), agentAgeMs: beat.agentAgeMs };
+  });
+  return { ...record, attempts };
+}
+
+async function create(parts: HttpParts, projectId: string, name: string, body: ExecutionCreate): Promise<string> {
+  const [created] = await parts.store.createExecutions(
+    [
+      {
+        projectId,
+        function: name,
+        args: body.args,
+        env: body.env,
+        stdin: stdinOf(body.stdin),
+        timeoutMs: body.timeoutMs ?? null,
+        outputLimitBytes: body.outputLimitBytes ?? null,
+        idempotencyKey: body.idempotencyKey ?? null,
+      },
+    ],
+    parts.limits,
+  );
+  const { executionId, queued } = created!;
+  if (queued !== null) {
+    parts.metrics.executionsCreated.inc();
+    parts.dispatcher.enqueue(queued);
+  }
+  return executionId;
+}
+
+function stdinOf(source: StdinSource | undefined): NewStdin {
+  if (source === undefined) return null;
+  if ('blob' in source) return { blob: source.blob };
+  const inline = fromBase64(source.base64);
+  if (inline.length <= MAX_INLINE_STDIN_BYTES) return { inline };
+  throw new CocoreError(
+    'input_too_large',
+    `standard input of ${inline.length} bytes is too large for a request (${MAX_INLINE_STDIN_BYTES}); upload it as a blob`,
+  );
+}
+
+/** The record at once, or, when asked to wait, the record and output as they are at the end or when time is over. */
+async function answer(
+  parts: HttpParts,
+  projectId: string,
+  executionId: string,
+  waitMs: number | undefined,
+  signal: AbortSignal,
+  statusBeforeEnd: number,
+): Promise<Answer> {
+  if (waitMs === undefined) {
+    return { status: statusBeforeEnd, body: await readExecution(parts, projectId, executionId) };
+  }
+  const record = await readWhenEnded(parts, projectId, executionId, waitMs, signal);
+  const ended = isTerminal(record.state);
+  const [stdout, stderr] = ended
+    ? await Promise.all([
+        inlineBytes(parts, projectId, record, 'stdout'),
+        inlineBytes(parts, projectId, record, 'stderr'),
+      ])
+    : [null, null];
+  return { status: ended ? 200 : statusBeforeEnd, body: { ...record, stdout, stderr } };
+}
+
+async function readWhenEnded(
+  parts: HttpParts,
+  projectId: string,
+  executionId: string,
+  waitMs: number,
+  signal: AbortSignal,
+): Promise<ExecutionRecord> {
+  using ended = endOf(parts.hub, executionId);
+  const record = await readExecution(parts, projectId, executionId);
+  if (isTerminal(record.state)) return record;
+  await ended.within(waitMs, signal);
+  return readExecution(parts, projectId, executionId);
+}
+
+/** Listens from now on, so that an end between reading and waiting is not missed. */
+function endOf(
+  hub: EventHub,
+  executionId: string,
+): Disposable & { within(ms: number, signal: AbortSignal): Promise<void> } {
+  let wake: (() => void) | null = null;
+  let hasEnded = false;
+  const subscription = hub.subscribe(executionId, (news) => {
+    if (news !== 'ended') return;
+    hasEnded = true;
+    wake?.();
+  });
+  return {
+    within: (ms, signal) =>
+      new Promise((resolve) => {
+        if (hasEnded || signal.aborted) {
+          resolve();
+          return;
+        }
+        const timer = setTimeout(done, ms);
+        function done() {
+          clearTimeout(timer);
+          signal.removeEventListener('abort', done);
+          resolve();
+        }
+        signal.addEventListener('abort', done);
+        wake = done;
+      }),
+    [Symbol.dispose]: () => subscription[Symbol.dispose](),
+  };
+}
+
+async function inlineBytes(
+  parts: HttpParts,
+  projectId: string,
+  record: ExecutionRecord,
+  stream: StreamName,
+): Promise<InlineBytes> {
+  const { bytes } = record.output[stream];
+  if (bytes === 0) return { encoding: 'utf8', data: '', complete: true };
+  const attempt = { projectId, attemptId: shownAttempt(record) };
+  const data = await parts.output.readAll(attempt, stream, 0, Math.min(bytes, MAX_INLINE_OUTPUT_BYTES));
+  const complete = bytes <= MAX_INLINE_OUTPUT_BYTES;
+  const text = decodeUtf8(data);
+  if (text !== null) return { encoding: 'utf8', data: text, complete };
+  return { encoding: 'base64', data: Buffer.from(data).toString('base64'), complete };
+}
+
+/** The attempt whose output stands for the execution's. */
+export const shownAttempt = (record: ExecutionRecord): string => record.decidingAttempt ?? record.attempts.at(-1)!.id;

@@ -1,0 +1,67 @@
+import { Readable } from 'node:stream';
+import { CocoreError, OutputQuery, StreamName } from '@cocore/protocol';
+import { readExecution, shownAttempt } from './executions.ts';
+import { follow } from './follow.ts';
+import type { HttpParts } from './parts.ts';
+import { type Route, route } from './route.ts';
+
+export function outputRoutes(parts: HttpParts): Route[] {
+  return [
+    route({
+      method: 'GET',
+      path: '/v1/executions/{execution}/output/{stream}',
+      summary: 'The committed bytes of one stream, from an offset',
+      access: 'key',
+      query: OutputQuery,
+      answers: { 200: 'octets' },
+      handle: async ({ caller, parameters, query, reply }) => {
+        const stream = StreamName.safeParse(parameters['stream']);
+        if (!stream.success) {
+          throw new CocoreError('route_not_found', `an execution has no stream ${parameters['stream']}`);
+        }
+        const record = await readExecution(parts, caller.projectId, parameters['execution']!);
+        const { bytes } = record.output[stream.data];
+        if (query.offset > bytes) {
+          throw new CocoreError(
+            'invalid_request',
+            `offset ${query.offset} is beyond the ${bytes} bytes that are committed`,
+          );
+        }
+        const attempt = { projectId: caller.projectId, attemptId: shownAttempt(record) };
+        // No browser may take what a function wrote for a page.
+        void reply
+          .header('content-type', 'application/octet-stream')
+          .header('content-disposition', `attachment; filename="${record.id}.${stream.data}"`)
+          .header('content-security-policy', "sandbox; default-src 'none'")
+          .header('content-length', bytes - query.offset);
+        return {
+          status: 200,
+          body: Readable.from(parts.output.read(attempt, stream.data, query.offset, bytes), { objectMode: false }),
+        };
+      },
+    }),
+    route({
+      method: 'GET',
+      path: '/v1/executions/{execution}/events',
+      summary: 'Follows an execution: its record at each change, its output as it is committed, its end',
+      access: 'key',
+      answers: { 200: 'events' },
+      handle: async ({ caller, parameters, request, reply, signal }) => {
+        const executionId = parameters['execution']!;
+        const read = () => readExecution(parts, caller.projectId, executionId);
+        const first = await read();
+        const lastEventId = request.headers['last-event-id'];
+        await follow({
+          ...parts,
+          projectId: caller.projectId,
+          first,
+          read,
+          lastEventId: typeof lastEventId === 'string' ? lastEventId : null,
+          reply,
+          signal,
+        });
+        return undefined;
+      },
+    }),
+  ];
+}

@@ -1,0 +1,30 @@
+import type { BlobRef } from '@cocore/protocol';
+import type { Limits } from '../admission.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { Clock } from '../clock.ts';
+import type { CodeImager } from '../code/code-image.ts';
+import type { Dispatcher } from '../dispatch/dispatcher.ts';
+import type { EventHub } from '../events.ts';
+import type { Gateway } from '../gateway/gateway.ts';
+import type { Metrics } from '../metrics.ts';
+import type { OutputStore } from '../output/output-store.ts';
+import type { Store } from '../store/store.ts';
+
+/** What the routes work with. */
+export interface HttpParts {
+  readonly store: Store;
+  readonly dispatcher: Dispatcher;
+  readonly output: OutputStore;
+  readonly blobs: BlobStore;
+  readonly imager: CodeImager;
+  readonly baseImage: BlobRef;
+  readonly gateway: Gateway;
+  readonly hub: EventHub;
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly limits: Limits;
+  readonly serverId: string;
+  readonly version: string;
+  /** Of the certificate that the server made itself. */
+  readonly certificateSha256: string | null;
+}

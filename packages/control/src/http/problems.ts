@@ -1,0 +1,79 @@
+import type { Socket } from 'node:net';
+import { CocoreError, isErrorCode, problemOf } from '@cocore/protocol';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+
+const IssueParameters = z.object({ code: z.string() });
+
+/**
+ * A schema's failure as an error. An issue that names a code of its own gives its code to the whole.
+ *
+ * @param what begins the message: `the body`
+ */
+export function invalidInput(error: z.ZodError, what: string): CocoreError {
+  const fields = error.issues.map((issue) => ({ path: issue.path.join('.'), message: issue.message }));
+  const text = fields.map(({ path, message }) => (path === '' ? message : `${path}: ${message}`)).join('; ');
+  const codes = error.issues.flatMap((issue) => {
+    if (issue.code !== 'custom') return [];
+    const parameters = IssueParameters.safeParse(issue.params);
+    return parameters.success && isErrorCode(parameters.data.code) ? [parameters.data.code] : [];
+  });
+  return new CocoreError(codes[0] ?? 'invalid_request', `${what} is not valid: ${text}`, { details: { fields } });
+}
+
+/** What Fastify refuses by itself, in the words of the table. */
+function cocoreErrorOf(error: unknown): CocoreError {
+  if (error instanceof CocoreError) return error;
+  const { code, statusCode, message } = error as { code?: string; statusCode?: number; message?: string };
+  switch (code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return new CocoreError('payload_too_large', 'the body is larger than this route takes', { cause: error });
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return new CocoreError('unsupported_media_type', 'the body is of a type that this route does not take', {
+        cause: error,
+      });
+    default:
+      if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
+        return new CocoreError('invalid_request', message ?? 'the request is not valid', { cause: error });
+      }
+      return new CocoreError('internal', 'the server failed', { cause: error });
+  }
+}
+
+export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Logger): void {
+  const known = cocoreErrorOf(error);
+  if (known.code === 'internal') log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
+  if (known.code === 'unauthenticated') void reply.header('www-authenticate', 'Bearer');
+  // A body that nobody will read must not be taken for the next request.
+  if (hasBody(request) && !request.raw.complete) void reply.header('connection', 'close');
+  void reply
+    .code(known.status === 0 ? 500 : known.status)
+    .header('content-type', 'application/problem+json')
+    .send(JSON.stringify(problemOf(known, request.id)));
+}
+
+export const hasBody = ({ headers }: FastifyRequest): boolean =>
+  (headers['content-length'] ?? '0') !== '0' || headers['transfer-encoding'] !== undefined;
+
+/** For what is not HTTP at all, and so has no request. */
+export function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const problem = problemOf(
+    new CocoreError('invalid_request', `the request is not valid HTTP (${error.code ?? 'unknown'})`),
+  );
+  const body = JSON.stringify(problem);
+  socket.end(
+    [
+      'HTTP/1.1 400 Bad Request',
+      'Content-Type: application/problem+json',
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      'Connection: close',
+      '',
+      body,
+    ].join('\r\n'),
+  );
+}

@@ -1,0 +1,221 @@
+import { createHash, type Hash } from 'node:crypto';
+import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { CocoreError, type OutputFrame, type Sha256, type StreamName } from '@cocore/protocol';
+import type { AttemptKey, OutputGrowth, Reported, Store } from '../store/store.ts';
+
+/** The first bytes of each stream are kept in the store itself, committed with their length. */
+export const INLINE_OUTPUT_BYTES = 16 * 1024;
+
+const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
+const READ_BYTES = 64 * 1024;
+
+/**
+ * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each.
+ * A stream's committed length moves only after its bytes are durable; what a file holds beyond it never counts.
+ */
+export class OutputStore {
+  readonly #directory: string;
+  readonly #store: Store;
+
+  constructor(directory: string, store: Store) {
+    this.#directory = directory;
+    this.#store = store;
+  }
+
+  /** The writer of a live attempt; one at a time for each. */
+  writer(
+    attempt: AttemptKey,
+    committed: { readonly stdout: number; readonly stderr: number },
+    outputLimitBytes: number,
+  ): OutputWriter {
+    return new OutputWriter(this.#store, this, attempt, committed, outputLimitBytes);
+  }
+
+  /** Committed bytes from `offset` up to (not including) `end`, in pieces of at most 64 KiB. */
+  async *read(attempt: AttemptKey, stream: StreamName, offset: number, end: number): AsyncGenerator<Uint8Array> {
+    let at = offset;
+    if (at < Math.min(end, INLINE_OUTPUT_BYTES)) {
+      for (const chunk of await this.#store.readInline(attempt, stream, at)) {
+        const bytes = chunk.subarray(0, end - at);
+        if (bytes.length === 0) break;
+        at += bytes.length;
+        yield bytes;
+      }
+    }
+    if (at >= end) return;
+    await using file = await open(this.segmentPath(attempt, stream), 'r');
+    while (at < end) {
+      const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, end - at));
+      const { bytesRead } = await file.read(buffer, 0, buffer.length, at - INLINE_OUTPUT_BYTES);
+      if (bytesRead === 0) throw new Error(`the output of ${attempt.attemptId} is shorter than its committed length`);
+      at += bytesRead;
+      yield buffer.subarray(0, bytesRead);
+    }
+  }
+
+  /** As `read`, in one piece. */
+  async readAll(attempt: AttemptKey, stream: StreamName, offset: number, end: number): Promise<Uint8Array> {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of this.read(attempt, stream, offset, end)) pieces.push(piece);
+    return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
+  }
+
+  segmentPath(attempt: AttemptKey, stream: StreamName): string {
+    // The last characters of an id are its most random ones.
+    const { attemptId } = attempt;
+    return join(this.#directory, attemptId.slice(-2), `${attemptId}.${stream}`);
+  }
+}
+
+interface StreamState {
+  committed: number;
+  /** Of all committed bytes; null when they have to be read again first (after a restart), or when there are none. */
+  hash: Hash | null;
+  file: FileHandle | null;
+}
+
+/** Appends one attempt's output. Calls must not overlap. */
+export class OutputWriter implements AsyncDisposable {
+  readonly #store: Store;
+  readonly #output: OutputStore;
+  readonly #attempt: AttemptKey;
+  readonly #limitBytes: number;
+  readonly #streams: Record<StreamName, StreamState>;
+
+  constructor(
+    store: Store,
+    output: OutputStore,
+    attempt: AttemptKey,
+    committed: { readonly stdout: number; readonly stderr: number },
+    outputLimitBytes: number,
+  ) {
+    this.#store = store;
+    this.#output = output;
+    this.#attempt = attempt;
+    this.#limitBytes = outputLimitBytes;
+    this.#streams = {
+      stdout: { committed: committed.stdout, hash: null, file: null },
+      stderr: { committed: committed.stderr, hash: null, file: null },
+    };
+  }
+
+  committed(stream: StreamName): number {
+    return this.#streams[stream].committed;
+  }
+
+  /**
+   * Makes the frames durable, in order, in one commit. Bytes that are already committed must be the same bytes again.
+   *
+   * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
+   */
+  async append(frames: readonly OutputFrame[], sessionId: string): Promise<Reported> {
+    const fresh: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [] };
+    const ends = { stdout: this.committed('stdout'), stderr: this.committed('stderr') };
+    for (const frame of frames) {
+      const { stream, offset, data } = frame;
+      const overlap = ends[stream] - offset;
+      if (overlap < 0) throw violation(`output of ${stream} has a gap before ${offset}`);
+      if (overlap > 0) await this.#checkRepeated(frame, fresh[stream], ends[stream]);
+      if (overlap >= data.length) continue;
+      const bytes = data.subarray(overlap);
+      fresh[stream].push(bytes);
+      ends[stream] += bytes.length;
+    }
+    if (ends.stdout + ends.stderr > this.#limitBytes) {
+      throw violation(`output is longer than its limit of ${this.#limitBytes} bytes`);
+    }
+    const names = (['stdout', 'stderr'] as const).filter((stream) => fresh[stream].length > 0);
+    if (names.length === 0) return 'repeated';
+    const growth = await Promise.all(names.map((stream) => this.#makeDurable(stream, fresh[stream])));
+    const reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
+    if (reported !== 'recorded') return reported;
+    for (const stream of names) {
+      const state = this.#streams[stream];
+      const hash = await this.#hashOf(stream);
+      for (const bytes of fresh[stream]) hash.update(bytes);
+      state.committed = ends[stream];
+    }
+    return reported;
+  }
+
+  /** The digest of what is committed. */
+  async digest(stream: StreamName): Promise<Sha256> {
+    if (this.#streams[stream].committed === 0) return EMPTY_SHA256;
+    return `sha256:${(await this.#hashOf(stream)).copy().digest('hex')}`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const state of Object.values(this.#streams)) {
+      const { file } = state;
+      state.file = null;
+      await file?.close();
+    }
+  }
+
+  async #hashOf(stream: StreamName): Promise<Hash> {
+    const state = this.#streams[stream];
+    if (state.hash === null) {
+      const hash = createHash('sha256');
+      for await (const bytes of this.#output.read(this.#attempt, stream, 0, state.committed)) hash.update(bytes);
+      state.hash = hash;
+    }
+    return state.hash;
+  }
+
+  async #makeDurable(stream: StreamName, pieces: readonly Uint8Array[]): Promise<OutputGrowth> {
+    const state = this.#streams[stream];
+    const from = state.committed;
+    const bytes = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
+    const inline = bytes.subarray(0, Math.max(0, INLINE_OUTPUT_BYTES - from));
+    const rest = bytes.subarray(inline.length);
+    if (rest.length > 0) {
+      state.file ??= await openSegment(this.#output.segmentPath(this.#attempt, stream));
+      await writeWhole(state.file, rest, Math.max(0, from - INLINE_OUTPUT_BYTES));
+      await state.file.datasync();
+    }
+    return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
+  }
+
+  async #checkRepeated(frame: OutputFrame, fresh: readonly Uint8Array[], end: number): Promise<void> {
+    const { stream, offset, data } = frame;
+    const until = Math.min(end, offset + data.length);
+    const committed = this.committed(stream);
+    const known: Uint8Array[] = [];
+    if (offset < committed) {
+      known.push(await this.#output.readAll(this.#attempt, stream, offset, Math.min(until, committed)));
+    }
+    if (until > committed) {
+      const from = Math.max(0, offset - committed);
+      known.push(Buffer.concat(fresh).subarray(from, until - committed));
+    }
+    if (!Buffer.concat(known).equals(data.subarray(0, until - offset))) {
+      throw violation(`output of ${stream} at ${offset} differs from what is committed`);
+    }
+  }
+}
+
+const violation = (message: string) => new CocoreError('protocol_violation', message);
+
+async function openSegment(path: string): Promise<FileHandle> {
+  const directory = dirname(path);
+  await mkdir(directory, { recursive: true });
+  // Neither truncated nor appended to: bytes beyond the committed length are written over.
+  const file = await open(path, 'a').then(async (created) => {
+    await created.close();
+    return open(path, 'r+');
+  });
+  for (const parent of [directory, dirname(directory)]) {
+    await using handle = await open(parent, 'r');
+    await handle.sync();
+  }
+  return file;
+}
+
+async function writeWhole(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  let written = 0;
+  while (written < bytes.length) {
+    const { bytesWritten } = await file.write(bytes, written, bytes.length - written, position + written);
+    written += bytesWritten;
+  }
+}

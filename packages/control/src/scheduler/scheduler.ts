@@ -1,0 +1,242 @@
+import { assertNever } from '@cocore/protocol';
+
+/**
+ * Decides which queued attempt goes to which worker. Pure: it knows what its events told it, and nothing of time but the times in them.
+ *
+ * - A placement reserves its room at once; `released` gives it back.
+ * - Projects take turns. Within a project, attempts of one shape go first in, first out; a shape that has no room now
+ *   does not hold up another that has.
+ * - An attempt goes to the worker that has the least memory left after it (then the fewest CPUs), so that large rooms stay whole.
+ */
+export class Scheduler {
+  readonly #workers = new Map<string, WorkerRoom>();
+  readonly #queued = new Map<string, QueuedItem>();
+  /** In turn: the first project is the next to be served. */
+  readonly #projects = new Map<string, Map<string, Lane>>();
+  readonly #placed = new Map<string, Placed>();
+  #order = 0;
+
+  apply(event: SchedulerEvent): void {
+    switch (event.type) {
+      case 'worker_online':
+        this.#workers.set(event.workerId, { ...event, usedMemoryMiB: 0, usedCpus: 0, open: true });
+        for (const attempt of event.attempts) this.#reserve(attempt, event.workerId);
+        return;
+      case 'worker_offline':
+        this.#workers.delete(event.workerId);
+        for (const [attemptId, placed] of this.#placed) {
+          if (placed.workerId === event.workerId) this.#placed.delete(attemptId);
+        }
+        return;
+      case 'worker_closed':
+        this.#open(event.workerId, false);
+        return;
+      case 'worker_opened':
+        this.#open(event.workerId, true);
+        return;
+      case 'queued':
+        this.#enqueue(event);
+        return;
+      case 'dequeued':
+        this.#dequeue(event.attemptId);
+        return;
+      case 'released':
+        this.#release(event.attemptId);
+        return;
+      default:
+        assertNever(event);
+    }
+  }
+
+  /** The next placement, its room already taken; null when nothing that is queued has room. */
+  next(): Placement | null {
+    const full = new Map<string, WorkerRoom | null>();
+    for (const [projectId, lanes] of this.#projects) {
+      let best: { item: QueuedItem; worker: WorkerRoom } | null = null;
+      for (const lane of lanes.values()) {
+        const item = lane.items.values().next().value!;
+        if (best !== null && best.item.order < item.order) continue;
+        const key = shapeKey(item);
+        let worker = full.get(key);
+        if (worker === undefined) {
+          worker = this.#bestFit(item);
+          full.set(key, worker);
+        }
+        if (worker !== null) best = { item, worker };
+      }
+      if (best === null) continue;
+      const { item, worker } = best;
+      this.#dequeue(item.attemptId);
+      this.#reserve(item, worker.workerId);
+      this.#sendToBack(projectId);
+      return { attemptId: item.attemptId, workerId: worker.workerId };
+    }
+    return null;
+  }
+
+  /** Queued attempts that no worker which is online could run, were it empty. Empty while no worker is online. */
+  misfits(): string[] {
+    if (this.#workers.size === 0) return [];
+    const fits = new Map<string, boolean>();
+    const found: string[] = [];
+    for (const item of this.#queued.values()) {
+      const key = shapeKey(item);
+      let fit = fits.get(key);
+      if (fit === undefined) {
+        fit = [...this.#workers.values()].some(
+          (worker) => item.memoryMiB + worker.sandboxOverheadMiB <= worker.memoryMiB && item.cpus <= worker.cpus,
+        );
+        fits.set(key, fit);
+      }
+      if (!fit) found.push(item.attemptId);
+    }
+    return found;
+  }
+
+  get queuedCount(): number {
+    return this.#queued.size;
+  }
+
+  /** What is reserved on a worker; zero for one that is not online. */
+  usage(workerId: string): { memoryMiB: number; cpus: number; attempts: number } {
+    const worker = this.#workers.get(workerId);
+    let attempts = 0;
+    for (const placed of this.#placed.values()) if (placed.workerId === workerId) attempts += 1;
+    return { memoryMiB: worker?.usedMemoryMiB ?? 0, cpus: worker?.usedCpus ?? 0, attempts };
+  }
+
+  #open(workerId: string, open: boolean): void {
+    const worker = this.#workers.get(workerId);
+    if (worker !== undefined) worker.open = open;
+  }
+
+  #enqueue(item: SchedulerItem): void {
+    if (this.#queued.has(item.attemptId)) return;
+    this.#order += 1;
+    const queued = { ...item, order: this.#order };
+    this.#queued.set(item.attemptId, queued);
+    let lanes = this.#projects.get(item.projectId);
+    if (lanes === undefined) {
+      lanes = new Map();
+      this.#projects.set(item.projectId, lanes);
+    }
+    const key = shapeKey(item);
+    let lane = lanes.get(key);
+    if (lane === undefined) {
+      lane = { items: new Map() };
+      lanes.set(key, lane);
+    }
+    lane.items.set(item.attemptId, queued);
+  }
+
+  #dequeue(attemptId: string): void {
+    const item = this.#queued.get(attemptId);
+    if (item === undefined) return;
+    this.#queued.delete(attemptId);
+    const lanes = this.#projects.get(item.projectId)!;
+    const key = shapeKey(item);
+    const lane = lanes.get(key)!;
+    lane.items.delete(attemptId);
+    if (lane.items.size === 0) lanes.delete(key);
+    if (lanes.size === 0) this.#projects.delete(item.projectId);
+  }
+
+  #sendToBack(projectId: string): void {
+    const lanes = this.#projects.get(projectId);
+    if (lanes === undefined) return;
+    this.#projects.delete(projectId);
+    this.#projects.set(projectId, lanes);
+  }
+
+  #bestFit(item: SchedulerItem): WorkerRoom | null {
+    let best: WorkerRoom | null = null;
+    let bestLeft = Infinity;
+    for (const worker of this.#workers.values()) {
+      if (!worker.open || worker.usedCpus + item.cpus > worker.cpus) continue;
+      const left = worker.memoryMiB - worker.usedMemoryMiB - worker.sandboxOverheadMiB - item.memoryMiB;
+      if (left < 0) continue;
+      const isTighter = left < bestLeft || (left === bestLeft && cpusLeft(worker) < cpusLeft(best!));
+      if (!isTighter) continue;
+      best = worker;
+      bestLeft = left;
+    }
+    return best;
+  }
+
+  #reserve(attempt: SchedulerShape & { attemptId: string }, workerId: string): void {
+    const worker = this.#workers.get(workerId)!;
+    const memoryMiB = attempt.memoryMiB + worker.sandboxOverheadMiB;
+    worker.usedMemoryMiB += memoryMiB;
+    worker.usedCpus += attempt.cpus;
+    this.#placed.set(attempt.attemptId, { workerId, memoryMiB, cpus: attempt.cpus });
+  }
+
+  #release(attemptId: string): void {
+    const placed = this.#placed.get(attemptId);
+    if (placed === undefined) return;
+    this.#placed.delete(attemptId);
+    const worker = this.#workers.get(placed.workerId);
+    if (worker === undefined) return;
+    worker.usedMemoryMiB -= placed.memoryMiB;
+    worker.usedCpus -= placed.cpus;
+    worker.open = true;
+  }
+}
+
+export interface SchedulerShape {
+  readonly memoryMiB: number;
+  readonly cpus: number;
+}
+
+export interface SchedulerItem extends SchedulerShape {
+  readonly attemptId: string;
+  readonly projectId: string;
+}
+
+export type SchedulerEvent =
+  | ({
+      type: 'worker_online';
+      workerId: string;
+      sandboxOverheadMiB: number;
+      /** What it already has. */
+      attempts: readonly (SchedulerShape & { attemptId: string })[];
+    } & SchedulerShape)
+  | { type: 'worker_offline'; workerId: string }
+  /** It refused: nothing is placed on it until it is opened, or gives room back. */
+  | { type: 'worker_closed'; workerId: string }
+  | { type: 'worker_opened'; workerId: string }
+  | ({ type: 'queued' } & SchedulerItem)
+  /** It does not wait any more (cancelled, expired). */
+  | { type: 'dequeued'; attemptId: string }
+  /** Its worker has its room back. */
+  | { type: 'released'; attemptId: string };
+
+export interface Placement {
+  readonly attemptId: string;
+  readonly workerId: string;
+}
+
+interface WorkerRoom extends SchedulerShape {
+  readonly workerId: string;
+  readonly sandboxOverheadMiB: number;
+  usedMemoryMiB: number;
+  usedCpus: number;
+  /** Takes placements. */
+  open: boolean;
+}
+
+interface QueuedItem extends SchedulerItem {
+  readonly order: number;
+}
+
+/** The attempts of one project and shape, first in, first out. Never empty. */
+interface Lane {
+  readonly items: Map<string, QueuedItem>;
+}
+
+interface Placed extends SchedulerShape {
+  readonly workerId: string;
+}
+
+const shapeKey = (shape: SchedulerShape): string => `${shape.memoryMiB}/${shape.cpus}`;
+const cpusLeft = (worker: WorkerRoom): number => worker.cpus - worker.usedCpus;

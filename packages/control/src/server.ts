@@ -1,0 +1,180 @@
+import { existsSync, readFileSync } from 'node:fs';
+import type { AddressInfo } from 'node:net';
+import { CocoreError } from '@cocore/protocol';
+import type { Logger } from 'pino';
+import { DEFAULT_LIMITS, type Limits } from './admission.ts';
+import { makeKey } from './auth/secrets.ts';
+import { type Certificate, selfSignedCertificate } from './auth/self-signed.ts';
+import { ServerNames } from './auth/server-names.ts';
+import { BlobStore } from './blobs/blob-store.ts';
+import { type Clock, SYSTEM_CLOCK } from './clock.ts';
+import { CodeImager } from './code/code-image.ts';
+import { DataDir } from './data-dir.ts';
+import { Dispatcher } from './dispatch/dispatcher.ts';
+import { Sweeper } from './dispatch/sweeper.ts';
+import { EventHub } from './events.ts';
+import { AttemptReports } from './gateway/attempt-reports.ts';
+import { Gateway } from './gateway/gateway.ts';
+import { buildApp } from './http/app.ts';
+import { allRoutes } from './http/routes.ts';
+import { Metrics } from './metrics.ts';
+import { OutputStore } from './output/output-store.ts';
+import { openSqliteStore } from './store/sqlite/sqlite-store.ts';
+import type { Store } from './store/store.ts';
+
+export type TlsChoice =
+  | { readonly kind: 'none' }
+  | { readonly kind: 'self' }
+  | { readonly kind: 'files'; readonly certPath: string; readonly keyPath: string };
+
+export interface ServerOptions {
+  readonly dataDir: string;
+  readonly host: string;
+  /** 0 takes a free one. */
+  readonly port: number;
+  readonly allowHosts: readonly string[];
+  readonly tls: TlsChoice;
+  /** The image that functions run in, an erofs file. */
+  readonly baseImagePath: string;
+  readonly log: Logger;
+  readonly clock?: Clock;
+  readonly limits?: Limits;
+  readonly handshakeTimeoutMs?: number;
+}
+
+export interface ControlServer extends AsyncDisposable {
+  /** `http(s)://HOST:PORT` */
+  readonly url: string;
+  readonly serverId: string;
+  readonly sweeper: Sweeper;
+}
+
+const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string })
+  .version;
+
+/**
+ * Builds the control server and starts to serve. What it holds is released in reverse order when it is disposed.
+ *
+ * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`
+ */
+export async function startServer(options: ServerOptions): Promise<ControlServer> {
+  const { log } = options;
+  const clock = options.clock ?? SYSTEM_CLOCK;
+  await using scope = new AsyncDisposableStack();
+  const dataDir = scope.use(DataDir.open(options.dataDir));
+  const serverId = dataDir.serverId();
+  const store = scope.adopt(openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs }), (open) =>
+    open.close(),
+  );
+  await ensureOperatorKey(dataDir, store, clock);
+
+  const blobs = new BlobStore(dataDir.file('blobs'));
+  await blobs.open();
+  const baseImage = await blobs.adopt(options.baseImagePath).catch((cause: unknown) => {
+    throw new CocoreError('artifact_missing', `the base image ${options.baseImagePath} cannot be read`, { cause });
+  });
+  const certificate = await certificateOf(options, dataDir, clock);
+  const names = new ServerNames(options.host, options.allowHosts);
+  const metrics = new Metrics();
+  const hub = new EventHub();
+  const output = new OutputStore(dataDir.file('output'), store);
+  const dispatcher = new Dispatcher({ store, output, hub, clock, metrics, log });
+  await dispatcher.start();
+  metrics.observe('cocore_workers_online', 'Workers with a session', () => dispatcher.links.size);
+  metrics.observe('cocore_attempts_queued', 'Attempts that wait for a worker', () => dispatcher.scheduler.queuedCount);
+  metrics.observe('cocore_attempts_live', 'Attempts that a worker has', () => dispatcher.live.size);
+
+  const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
+  const reports = new AttemptReports({ store, dispatcher, hub, metrics });
+  const gateway = new Gateway({
+    store,
+    serverId,
+    names,
+    clock,
+    dispatcher,
+    sweeper,
+    reports,
+    metrics,
+    log,
+    ...(options.handshakeTimeoutMs === undefined ? {} : { timeoutMs: options.handshakeTimeoutMs }),
+  });
+
+  const stopping = new AbortController();
+  const routes = allRoutes({
+    store,
+    dispatcher,
+    output,
+    blobs,
+    imager: new CodeImager(dataDir.file('tmp'), blobs),
+    baseImage,
+    gateway,
+    hub,
+    clock,
+    metrics,
+    limits: options.limits ?? DEFAULT_LIMITS,
+    serverId,
+    version: VERSION,
+    certificateSha256: certificate?.sha256 ?? null,
+  });
+  const app = buildApp({ store, names, log, tls: certificate, stopping: stopping.signal }, routes);
+  scope.defer(() => app.close());
+  // An upgraded connection would keep the server from closing.
+  scope.use(gateway);
+  scope.defer(() => dispatcher.stop());
+  gateway.attach(app.server);
+  await app.listen({ host: options.host, port: options.port }).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code !== 'EADDRINUSE') throw cause;
+    throw new CocoreError('address_in_use', `${options.host}:${options.port} is taken`, { cause });
+  });
+  const { port } = app.server.address() as AddressInfo;
+  names.port = port;
+  const sweeping = sweeper.run(stopping.signal);
+  scope.defer(async () => {
+    stopping.abort();
+    await sweeping;
+  });
+
+  const owned = scope.move();
+  const host = options.host.includes(':') ? `[${options.host}]` : options.host;
+  return {
+    url: `${certificate === null ? 'http' : 'https'}://${host}:${port}`,
+    serverId,
+    sweeper,
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
+}
+
+async function certificateOf(
+  { tls, host }: ServerOptions,
+  dataDir: DataDir,
+  clock: Clock,
+): Promise<Certificate | { cert: string; key: string; sha256?: undefined } | null> {
+  switch (tls.kind) {
+    case 'none':
+      return null;
+    case 'self': {
+      const isWildcard = host === '0.0.0.0' || host === '::';
+      const hosts = new Set([...(isWildcard ? [] : [host]), 'localhost', '127.0.0.1', '::1']);
+      return selfSignedCertificate(dataDir.file('tls'), [...hosts], clock.nowMs());
+    }
+    case 'files':
+      return { cert: readTlsFile(tls.certPath), key: readTlsFile(tls.keyPath) };
+  }
+}
+
+function readTlsFile(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
+  }
+}
+
+/** The first key, for whoever can read the data directory. */
+async function ensureOperatorKey(dataDir: DataDir, store: Store, clock: Clock): Promise<void> {
+  const projectId = await store.ensureProject('default');
+  if (existsSync(dataDir.file('operator.key'))) return;
+  const { keyId, secret, secretHash } = makeKey(clock.nowMs());
+  await store.createKey({ projectId, role: 'operator', keyId, secretHash });
+  dataDir.writePrivate('operator.key', `${secret}\n`);
+}

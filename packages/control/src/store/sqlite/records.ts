@@ -1,0 +1,194 @@
+import {
+  type AttemptRecord,
+  type AttemptState,
+  type ExecutionPhase,
+  type ExecutionRecord,
+  type ExecutionState,
+  faultOf,
+  type FunctionRecord,
+  type IsolationClass,
+  type MeterReading,
+  type Outcome,
+  type Reason,
+  type Runtime,
+  type StreamSummary,
+} from '@cocore/protocol';
+
+/** Rows as SQLite gives them, and the records made from them. */
+
+export interface FunctionRow {
+  readonly project_id: string;
+  readonly function_id: string;
+  readonly name: string;
+  readonly version: number;
+  readonly runtime: Runtime;
+  readonly file_name: string;
+  readonly code_digest: string;
+  readonly code_bytes: number;
+  readonly image_digest: string;
+  readonly image_bytes: number;
+  readonly memory_mib: number;
+  readonly cpus: number;
+  readonly timeout_ms: number;
+  readonly output_limit_bytes: number;
+  readonly env: string;
+  readonly created_at: number;
+  readonly deployed_at: number;
+}
+
+/** A function joined with its newest version. */
+export const SELECT_FUNCTION = `
+  SELECT f.project_id, f.function_id, f.name, f.created_at, v.version, v.runtime, v.file_name, v.code_digest, v.code_bytes,
+    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.env, v.deployed_at
+  FROM functions f
+  JOIN function_versions v
+    ON v.project_id = f.project_id AND v.function_id = f.function_id AND v.version = f.newest_version`;
+
+export interface ExecutionRow {
+  readonly project_id: string;
+  readonly execution_id: string;
+  readonly function_id: string;
+  readonly function_name: string;
+  readonly version: number;
+  readonly state: ExecutionState;
+  readonly phase: ExecutionPhase | null;
+  readonly reason: Reason | null;
+  readonly message: string | null;
+  readonly exit_code: number | null;
+  readonly signal: number | null;
+  readonly args: string;
+  readonly memory_mib: number;
+  readonly cpus: number;
+  readonly timeout_ms: number;
+  readonly output_limit_bytes: number;
+  readonly input_digest: string;
+  readonly created_at: number;
+  readonly accepted_at: number | null;
+  readonly started_at: number | null;
+  readonly ended_at: number | null;
+  readonly deadline_at: number | null;
+  readonly cancel_requested_at: number | null;
+  readonly deciding_attempt: string | null;
+}
+
+export const SELECT_EXECUTION = `
+  SELECT e.project_id, e.execution_id, e.function_id, f.name AS function_name, e.version, e.state, e.phase, e.reason, e.message,
+    e.exit_code, e.signal, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.input_digest, e.created_at,
+    e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt
+  FROM executions e JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id`;
+
+export interface AttemptRow {
+  readonly attempt_id: string;
+  readonly number: number;
+  readonly kind: 'primary';
+  readonly state: AttemptState;
+  readonly worker_id: string | null;
+  readonly driver: string | null;
+  readonly isolation: IsolationClass | null;
+  readonly created_at: number;
+  readonly assigned_at: number | null;
+  readonly accepted_at: number | null;
+  readonly started_at: number | null;
+  readonly ended_at: number | null;
+  readonly last_beat_at: number | null;
+  readonly agent_age_ms: number | null;
+  readonly outcome: string | null;
+  readonly stdout_bytes: number;
+  readonly stderr_bytes: number;
+  readonly stdout_truncated: number;
+  readonly stderr_truncated: number;
+  readonly stdout_digest: string | null;
+  readonly stderr_digest: string | null;
+  readonly usage_host: string | null;
+  readonly usage_guest: string | null;
+  readonly usage_control: string | null;
+}
+
+const timestamp = (ms: number): string => new Date(ms).toISOString();
+const optionalTimestamp = (ms: number | null): string | null => (ms === null ? null : timestamp(ms));
+const optionalJson = <T>(text: string | null): T | null => (text === null ? null : (JSON.parse(text) as T));
+
+export function functionRecord(row: FunctionRow): FunctionRecord {
+  return {
+    id: row.function_id,
+    name: row.name,
+    version: row.version,
+    runtime: row.runtime,
+    fileName: row.file_name,
+    codeDigest: row.code_digest,
+    memoryMiB: row.memory_mib,
+    cpus: row.cpus,
+    timeoutMs: row.timeout_ms,
+    outputLimitBytes: row.output_limit_bytes,
+    createdAt: timestamp(row.created_at),
+    deployedAt: timestamp(row.deployed_at),
+  };
+}
+
+function attemptRecord(row: AttemptRow): AttemptRecord {
+  return {
+    id: row.attempt_id,
+    number: row.number,
+    kind: row.kind,
+    state: row.state,
+    workerId: row.worker_id,
+    driver: row.driver,
+    isolation: row.isolation,
+    createdAt: timestamp(row.created_at),
+    assignedAt: optionalTimestamp(row.assigned_at),
+    acceptedAt: optionalTimestamp(row.accepted_at),
+    startedAt: optionalTimestamp(row.started_at),
+    endedAt: optionalTimestamp(row.ended_at),
+    outcome: optionalJson<Outcome>(row.outcome),
+    lastBeatAt: optionalTimestamp(row.last_beat_at),
+    agentAgeMs: row.agent_age_ms,
+    usage: {
+      host: optionalJson<MeterReading>(row.usage_host),
+      guest: optionalJson<MeterReading>(row.usage_guest),
+      control: optionalJson<MeterReading>(row.usage_control),
+    },
+  };
+}
+
+const EMPTY_STREAM: StreamSummary = { bytes: 0, truncated: false, sha256: null };
+
+/** @param attempts in order of their number; there is always one */
+export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow[]): ExecutionRecord {
+  const shown = attempts.find((attempt) => attempt.attempt_id === row.deciding_attempt) ?? attempts.at(-1);
+  const stream = (name: 'stdout' | 'stderr'): StreamSummary =>
+    shown === undefined
+      ? EMPTY_STREAM
+      : {
+          bytes: shown[`${name}_bytes`],
+          truncated: shown[`${name}_truncated`] === 1,
+          sha256: shown[`${name}_digest`],
+        };
+  return {
+    id: row.execution_id,
+    functionId: row.function_id,
+    functionName: row.function_name,
+    version: row.version,
+    state: row.state,
+    phase: row.phase,
+    reason: row.reason,
+    fault: faultOf(row.reason),
+    message: row.message,
+    exitCode: row.exit_code,
+    signal: row.signal,
+    args: JSON.parse(row.args) as string[],
+    memoryMiB: row.memory_mib,
+    cpus: row.cpus,
+    timeoutMs: row.timeout_ms,
+    outputLimitBytes: row.output_limit_bytes,
+    inputDigest: row.input_digest,
+    createdAt: timestamp(row.created_at),
+    acceptedAt: optionalTimestamp(row.accepted_at),
+    startedAt: optionalTimestamp(row.started_at),
+    endedAt: optionalTimestamp(row.ended_at),
+    deadlineAt: optionalTimestamp(row.deadline_at),
+    cancelRequestedAt: optionalTimestamp(row.cancel_requested_at),
+    output: { stdout: stream('stdout'), stderr: stream('stderr') },
+    decidingAttempt: row.deciding_attempt,
+    attempts: attempts.map(attemptRecord),
+  };
+}
