@@ -1,0 +1,315 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { describe, test } from 'node:test';
+import { GATEWAY_PATH, GATEWAY_SUBPROTOCOL, helloStatement, type ServerRefusal } from '@cocore/protocol';
+import type { z } from 'zod';
+import { type ConnectOptions, Identity, ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
+import { until } from './support/until.ts';
+
+async function refusal(server: TestServer, options: ConnectOptions): Promise<z.infer<typeof ServerRefusal>> {
+  await using worker = await ScriptedWorker.dial(server, options);
+  const refused = await worker.next('ServerRefusal');
+  assert.equal((await worker.closed).code, 1008);
+  return refused;
+}
+
+/** The status with which an upgrade is refused. */
+async function upgradeStatus(server: TestServer, headers: Record<string, string>, path = GATEWAY_PATH): Promise<number> {
+  const outgoing = request(server.url + path, {
+    headers: {
+      connection: 'Upgrade',
+      upgrade: 'websocket',
+      'sec-websocket-version': '13',
+      'sec-websocket-key': 'dGhlIHNhbXBsZSBub25jZQ==',
+      'sec-websocket-protocol': GATEWAY_SUBPROTOCOL,
+      ...headers,
+    },
+  });
+  outgoing.end();
+  const event = await Promise.race([once(outgoing, 'response'), once(outgoing, 'upgrade')]);
+  const [response] = event as [{ statusCode: number; destroy(): void }];
+  response.destroy();
+  return response.statusCode;
+}
+
+describe('the worker handshake', () => {
+  test('a join token and a signature that fit, the worker is welcome, and known from then on without a token', async () => {
+    await using server = await TestServer.start();
+    const identity = new Identity();
+    const joinToken = await server.joinToken();
+    await using first = await ScriptedWorker.connect(server, { identity, joinToken });
+    await using second = await ScriptedWorker.connect(server, { identity });
+    assert.equal(second.welcome.workerId, first.welcome.workerId);
+    assert.notEqual(second.welcome.sessionId, first.welcome.sessionId);
+    assert.equal((await first.closed).reason, 'session_replaced');
+    const { workers } = (await server.call<{ workers: { state: string }[] }>('GET', '/v1/workers')).body;
+    assert.deepEqual(workers.map((worker) => worker.state), ['online']);
+  });
+
+  test('a join token that was used, the second worker is refused', async () => {
+    await using server = await TestServer.start();
+    const joinToken = await server.joinToken();
+    await using _first = await ScriptedWorker.connect(server, { joinToken });
+    assert.equal((await refusal(server, { joinToken })).code, 'join_token_invalid');
+  });
+
+  test('a worker that nobody knows and that has no token, it is refused', async () => {
+    await using server = await TestServer.start();
+    assert.equal((await refusal(server, {})).code, 'join_token_invalid');
+    assert.equal((await refusal(server, { joinToken: 'cj_bm90IGpzb24' })).code, 'join_token_invalid');
+  });
+
+  test('a token of another server, it is refused', async () => {
+    await using server = await TestServer.start();
+    await using other = await TestServer.start();
+    assert.equal((await refusal(server, { joinToken: await other.joinToken() })).code, 'join_token_invalid');
+  });
+
+  test('a signature over another nonce, another server or another address, it is refused', async () => {
+    await using server = await TestServer.start();
+    for (const wrong of [{ nonce: 'A'.repeat(43) }, { serverId: 'another' }, { authority: 'elsewhere:1' }]) {
+      const joinToken = await server.joinToken();
+      const refused = await refusal(server, { joinToken, statement: (of) => helloStatement({ ...of, ...wrong }) });
+      assert.equal(refused.code, 'signature_invalid', JSON.stringify(wrong));
+      // The token is not used up by it.
+      await using _worker = await ScriptedWorker.connect(server, { identity: new Identity(), joinToken });
+    }
+  });
+
+  test('an authority that is not one of the server’s names, it is refused', async () => {
+    await using server = await TestServer.start();
+    const joinToken = await server.joinToken();
+    const refused = await refusal(server, { joinToken, change: () => ({ authority: 'evil.example:80' }) });
+    assert.equal(refused.code, 'server_mismatch');
+  });
+
+  test('versions that do not overlap, it is refused', async () => {
+    await using server = await TestServer.start();
+    const change = () => ({ protocol: { min: 2, max: 3 } });
+    assert.equal((await refusal(server, { joinToken: await server.joinToken(), change })).code, 'protocol_version');
+  });
+
+  test('no hello in time, the connection is closed', async () => {
+    await using server = await TestServer.start({ handshakeTimeoutMs: 50 });
+    const { default: WebSocket } = await import('ws');
+    await using worker = new ScriptedWorker(
+      new WebSocket(server.url.replace('http', 'ws') + GATEWAY_PATH, GATEWAY_SUBPROTOCOL),
+      new Identity(),
+    );
+    assert.equal((await worker.next('ServerRefusal')).code, 'protocol_violation');
+  });
+
+  test('an upgrade with Origin, another Host, another path or another subprotocol, it is refused', async () => {
+    await using server = await TestServer.start();
+    assert.equal(await upgradeStatus(server, {}), 101);
+    assert.equal(await upgradeStatus(server, { origin: server.url }), 403);
+    assert.equal(await upgradeStatus(server, { host: 'evil.example' }), 421);
+    assert.equal(await upgradeStatus(server, {}, `${GATEWAY_PATH}?x=1`), 404);
+    assert.equal(await upgradeStatus(server, { 'sec-websocket-protocol': 'other' }), 400);
+  });
+});
+
+describe('an attempt over the gateway', () => {
+  test('accepted, started, output and end, the record shows each, and the end is acknowledged again', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('greet', { env: { GREETING: 'hallo' } });
+    const { id } = await server.run('greet', { args: ['a b', ''], env: { X: '1' }, stdin: { base64: 'AAE=' } });
+    const assign = await worker.next('AttemptAssign');
+    assert.deepEqual(assign.task.argv, ['/bin/bash', '/function/greet.sh', 'a b', '']);
+    assert.deepEqual(assign.task.stdin, { base64: 'AAE=' });
+    assert.equal(assign.task.env['GREETING'], 'hallo');
+    assert.equal(assign.task.env['COCORE_EXECUTION_ID'], id);
+    assert.equal((await server.execution(id)).state, 'open');
+    worker.accept(assign);
+    await until('it is running', async () => (await server.execution(id)).phase === 'preparing');
+    worker.started(assign, 5);
+    await until('it executes', async () => (await server.execution(id)).phase === 'executing');
+    worker.output(assign.channel, 'stdout', 0, 'hel');
+    worker.output(assign.channel, 'stderr', 0, 'oops');
+    worker.output(assign.channel, 'stdout', 3, 'lo');
+    await worker.next('OutputAck', (ack) => ack.stream === 'stdout' && ack.offset === 5);
+    worker.beat(7, [{ attemptId: assign.attemptId, agentAgeMs: 120 }]);
+    assert.equal((await worker.next('HeartbeatAck')).sequence, 7);
+    const during = await server.execution(id);
+    assert.equal(during.attempts[0]?.agentAgeMs, 120);
+    assert.equal(during.output.stdout.bytes, 5);
+    const streams = { stdout: 'hello', stderr: 'oops' };
+    worker.end(assign, { kind: 'exited', code: 3 }, streams);
+    await worker.next('AttemptEndedAck');
+    worker.end(assign, { kind: 'exited', code: 3 }, streams);
+    await worker.next('AttemptEndedAck');
+    const ended = await server.execution(id, '1s');
+    assert.deepEqual([ended.state, ended.reason, ended.exitCode], ['failure', 'exit_code', 3]);
+    assert.deepEqual(ended.stdout, { encoding: 'utf8', data: 'hello', complete: true });
+    assert.equal(ended.stderr?.data, 'oops');
+    assert.equal(ended.attempts[0]?.usage.host?.cpuMs, 1.5);
+    assert.equal(typeof ended.attempts[0]?.usage.control?.wallMs, 'number');
+  });
+
+  test('a contradicting second end, the first stays and the session is closed', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('once');
+    const { id } = await server.run('once');
+    const assign = await worker.startNext();
+    worker.end(assign);
+    await worker.next('AttemptEndedAck');
+    worker.end(assign, { kind: 'exited', code: 9 });
+    assert.equal((await worker.closed).code, 1008);
+    assert.equal((await server.execution(id)).state, 'success');
+  });
+
+  test('output that is sent again with the same bytes, it is acknowledged again; with other bytes, the session is closed', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('repeat');
+    await server.run('repeat');
+    const { channel } = await worker.startNext();
+    worker.output(channel, 'stdout', 0, 'abcdef');
+    await worker.next('OutputAck', (ack) => ack.offset === 6);
+    worker.output(channel, 'stdout', 2, 'cdefgh');
+    await worker.next('OutputAck', (ack) => ack.offset === 8);
+    worker.output(channel, 'stdout', 0, 'abc');
+    await worker.next('OutputAck', (ack) => ack.offset === 8);
+    worker.output(channel, 'stdout', 0, 'abX');
+    assert.match((await worker.closed).reason, /protocol_violation/);
+  });
+
+  const FAULTS: Record<string, (worker: ScriptedWorker, channel: number) => void> = {
+    'a gap in the output': (worker, channel) => worker.output(channel, 'stdout', 1, 'x'),
+    'output past the limit': (worker, channel) => worker.output(channel, 'stdout', 0, 'x'.repeat(101)),
+    'a channel that was never given': (worker) => worker.output(99, 'stdout', 0, 'x'),
+    'text that is not JSON': (worker) => worker.socket.send('{'),
+    'a message with an unknown field': (worker) => worker.socket.send('{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"x":1}'),
+    'a second hello': (worker) => worker.socket.send('{"type":"WorkerHello"}'),
+    'a server’s message': (worker) => worker.socket.send('{"type":"HeartbeatAck","sequence":1}'),
+    'a binary frame that is too short': (worker) => worker.socket.send(Buffer.alloc(3)),
+    'a binary frame of unknown type': (worker) => worker.socket.send(Buffer.alloc(32, 9)),
+  };
+  for (const [what, misbehave] of Object.entries(FAULTS)) {
+    test(`${what}, the session is closed and the execution goes on`, async () => {
+      await using server = await TestServer.start();
+      await using worker = await ScriptedWorker.connect(server);
+      await server.deploy('small', { outputLimitBytes: 100 });
+      const { id } = await server.run('small');
+      const { channel } = await worker.startNext();
+      await until('it executes', async () => (await server.execution(id)).phase === 'executing');
+      misbehave(worker, channel);
+      assert.equal((await worker.closed).code, 1008);
+      assert.equal((await server.execution(id)).state, 'running');
+    });
+  }
+
+  test('a message of 3 MiB, the connection is closed unread', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    worker.socket.send('x'.repeat(3 * 1024 * 1024));
+    assert.equal((await worker.closed).code, 1009);
+  });
+
+  test('an end that claims other output than is committed, the execution ends as output_lost', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('lossy');
+    for (const claimed of ['longer than it is', 'hellO']) {
+      const { id } = await server.run('lossy');
+      const assign = await worker.startNext();
+      worker.output(assign.channel, 'stdout', 0, 'hello');
+      worker.end(assign, { kind: 'exited', code: 0 }, { stdout: claimed });
+      await worker.next('AttemptEndedAck');
+      const { state, reason, fault } = await server.execution(id);
+      assert.deepEqual([state, reason, fault], ['failure', 'output_lost', 'platform']);
+    }
+  });
+
+  test('an end with a wrong signature, the session is closed and nothing ends', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('forged');
+    const { id } = await server.run('forged');
+    const assign = await worker.startNext();
+    worker.end(assign, { kind: 'exited', code: 0 }, {}, { signature: 'A'.repeat(86) });
+    assert.match((await worker.closed).reason, /signature_invalid/);
+    assert.equal((await server.execution(id)).state, 'running');
+  });
+
+  test('a worker that reports about another’s attempt, nothing changes and it is told to drop it', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('mine');
+    const { id } = await server.run('mine');
+    const assign = await worker.startNext();
+    await using thief = await ScriptedWorker.connect(server);
+    thief.accept(assign);
+    assert.equal((await thief.next('AttemptRevoke')).attemptId, assign.attemptId);
+    thief.end(assign);
+    assert.equal((await thief.next('AttemptRevoke')).attemptId, assign.attemptId);
+    thief.beat(1, [{ attemptId: assign.attemptId, agentAgeMs: 5 }]);
+    await thief.next('HeartbeatAck');
+    const record = await server.execution(id);
+    assert.equal(record.state, 'running');
+    assert.equal(record.attempts[0]?.lastBeatAt, null);
+    worker.end(assign);
+    assert.equal((await server.execution(id, '5s')).state, 'success');
+  });
+
+  test('a refusal, the attempt goes to another worker', async () => {
+    await using server = await TestServer.start();
+    await using full = await ScriptedWorker.connect(server, { capabilities: { memoryMiB: 1024 } });
+    await server.deploy('moved');
+    const { id } = await server.run('moved', {});
+    const refused = await full.next('AttemptAssign');
+    await using other = await ScriptedWorker.connect(server);
+    full.send({ type: 'AttemptRefused', attemptId: refused.attemptId, cause: 'stopping' });
+    const assign = await other.next('AttemptAssign');
+    assert.equal(assign.attemptId, refused.attemptId);
+    other.accept(assign);
+    other.end(assign);
+    assert.equal((await server.execution(id, '5s')).state, 'success');
+  });
+
+  test('a flood of output from one worker, another’s heartbeats are answered at once', async () => {
+    await using server = await TestServer.start();
+    await using flooder = await ScriptedWorker.connect(server);
+    await server.deploy('flood', { outputLimitBytes: 256 * 1024 * 1024 });
+    await server.run('flood');
+    const { channel } = await flooder.startNext();
+    await using other = await ScriptedWorker.connect(server);
+    const piece = Buffer.alloc(65_536, 'x');
+    for (let at = 0; at < 64 * 1024 * 1024; at += piece.length) flooder.output(channel, 'stdout', at, piece);
+    let worstMs = 0;
+    for (let sequence = 0; sequence < 20; sequence += 1) {
+      const sentMs = performance.now();
+      other.beat(sequence);
+      await other.next('HeartbeatAck', (ack) => ack.sequence === sequence);
+      worstMs = Math.max(worstMs, performance.now() - sentMs);
+    }
+    assert.ok(worstMs < 1_000, `a beat took ${worstMs} ms`);
+    await flooder.next('OutputAck', (ack) => ack.offset === 64 * 1024 * 1024, 30_000);
+  });
+
+  test('a blob token, it fetches the blobs of live assignments and no other', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('blobs');
+    await server.run('blobs');
+    const assign = await worker.startNext();
+    const other = await server.call<{ digest: string }>('POST', '/v1/blobs', { body: { raw: 'secret', type: 'application/octet-stream' } });
+    const get = (digest: string, key: string | null) => server.call('GET', `/v1/worker/blobs/${digest}`, { key });
+    const { blobToken } = worker.welcome;
+    const image = await fetch(`${server.url}/v1/worker/blobs/${assign.task.image.digest}`, {
+      headers: { authorization: `Bearer ${blobToken}` },
+    });
+    assert.equal(await image.text(), 'not read by the control server');
+    assert.equal((await get(assign.task.code.digest, blobToken)).status, 200);
+    assert.equal((await get(other.body.digest, blobToken)).body.code, 'blob_not_found');
+    assert.equal((await get(assign.task.code.digest, server.key)).body.code, 'unauthenticated');
+    assert.equal((await get(assign.task.code.digest, null)).body.code, 'unauthenticated');
+    worker.end(assign);
+    await worker.next('AttemptEndedAck');
+    assert.equal((await get(assign.task.code.digest, blobToken)).body.code, 'blob_not_found');
+  });
+});
