@@ -5,6 +5,7 @@
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
+import { finished } from 'node:stream/promises';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
@@ -83,9 +84,9 @@ function tests(name: string, pattern: string, options: { concurrency: number; le
         else tally.skipped += 1;
       });
       events.on('test:fail', () => (tally.failed += 1));
-      const report = events.compose(spec());
-      report.pipe(process.stdout, { end: false });
-      await new Promise((resolve, reject) => report.once('end', resolve).once('error', reject));
+      const report = new spec();
+      events.pipe(report).pipe(process.stdout, { end: false });
+      await finished(report);
       if (options.leakCheck === true) {
         const left = await leaks(before);
         for (const leak of left) console.error(`✖ left behind: ${leak}`);

@@ -1,0 +1,540 @@
+#include "agent.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "frame.h"
+#include "ring.h"
+
+#define STDIN_WINDOW (256u * 1024)
+/* Grows to a TASK frame when one is announced, and only then. */
+#define INPUT_BYTES (128u * 1024)
+
+enum source
+{
+  FROM_HOST,
+  FROM_SIGNALS,
+  FROM_TIMER,
+  FROM_STDIN,
+  FROM_STDOUT,
+  FROM_STDERR,
+};
+
+/*
+ * waiting: no task yet. running: its first process lives. ending: it is dead, its streams are being drained. ended: the
+ * last frame (EXIT or FAULT) is due or sent, and only POWEROFF or silence are left.
+ */
+enum phase
+{
+  WAITING,
+  RUNNING,
+  ENDING,
+  ENDED,
+};
+
+/* One output stream. `fd` is -1 once the pipe has ended; `watched` says whether epoll looks at it. */
+struct output
+{
+  int fd;
+  bool watched;
+  struct ring ring;
+};
+
+struct agent
+{
+  const struct platform *platform;
+  int host;
+  int epoll;
+  int timer;
+  int silence_ms;
+  enum phase phase;
+  bool finished;
+
+  /* This connection: the host has said HELLO, and what is owed to it. The newest PING is the one that is answered. */
+  bool greeted;
+  bool hello_due;
+  bool started_due;
+  bool pong_due;
+  bool stdin_ack_due;
+  bool end_due;
+  uint8_t nonce[FRAME_NONCE_BYTES];
+  uint64_t ping_token;
+  uint64_t started_ns;
+
+  uint8_t *in;
+  size_t in_length;
+  size_t in_capacity;
+  uint8_t out[FRAME_DATA_HEADER + FRAME_MAX_DATA];
+  size_t out_at;
+  size_t out_length;
+
+  struct task task;
+  struct output outputs[2];
+  /* Which stream goes next, so that neither starves the other. */
+  int turn;
+
+  /* Standard input not yet written: `stdin_length` bytes, the first of them at offset `stdin_written`. */
+  uint8_t input[STDIN_WINDOW];
+  size_t stdin_length;
+  uint64_t stdin_written;
+  bool stdin_ended;
+  bool stdin_watched;
+
+  struct exit_report report;
+  bool faulted;
+  struct fault fault;
+};
+
+static void watch(struct agent *agent, int fd, enum source source, uint32_t events, int operation)
+{
+  struct epoll_event event = {.events = events, .data.u32 = source};
+  /* Only a broken agent can fail here; without events the host's silence limit ends the guest. */
+  (void) epoll_ctl(agent->epoll, operation, fd, &event);
+}
+
+static void rearm_silence(struct agent *agent)
+{
+  struct itimerspec limit = {
+      .it_value = {.tv_sec = agent->silence_ms / 1000, .tv_nsec = agent->silence_ms % 1000 * 1000000L}};
+  timerfd_settime(agent->timer, 0, &limit, NULL);
+}
+
+static void power_off(struct agent *agent)
+{
+  agent->finished = true;
+  agent->platform->power_off();
+}
+
+/* The task cannot go on: tell the host, kill what runs. */
+static void end_with_fault(struct agent *agent)
+{
+  if (agent->phase == ENDED)
+    return;
+  if (agent->phase == RUNNING || agent->phase == ENDING) {
+    kill(agent->task.pid, SIGKILL);
+    agent->platform->kill_rest();
+  }
+  agent->phase = ENDED;
+  agent->faulted = true;
+  agent->end_due = true;
+}
+
+static void protocol_fault(struct agent *agent, const char *what)
+{
+  fail(&agent->fault, STAGE_PROTOCOL, 0, "%s", what);
+  agent->phase = agent->phase == ENDED ? WAITING : agent->phase;
+  end_with_fault(agent);
+}
+
+/* --- The task's streams */
+
+static struct output *output_of(struct agent *agent, enum source source)
+{
+  return &agent->outputs[source - FROM_STDOUT];
+}
+
+/* Reads the pipe when the ring has room, and stops looking at it when it has none: the function then waits. */
+static void read_output(struct agent *agent, enum source source)
+{
+  struct output *output = output_of(agent, source);
+  while (output->fd >= 0) {
+    uint8_t *at;
+    size_t space = ring_space(&output->ring, &at);
+    if (space == 0) {
+      if (output->watched)
+        watch(agent, output->fd, source, 0, EPOLL_CTL_DEL);
+      output->watched = false;
+      return;
+    }
+    long count = RETRY(read(output->fd, at, space));
+    if (count < 0 && errno == EAGAIN)
+      break;
+    if (count <= 0) {
+      close_fd(&output->fd);
+      return;
+    }
+    ring_filled(&output->ring, (size_t) count);
+  }
+  if (output->fd >= 0 && !output->watched) {
+    watch(agent, output->fd, source, EPOLLIN, EPOLL_CTL_ADD);
+    output->watched = true;
+  }
+}
+
+/* Hands buffered standard input to the function. What nobody will read counts as read. */
+static void write_stdin(struct agent *agent)
+{
+  size_t taken = 0;
+  while (agent->task.stdin_fd >= 0 && taken < agent->stdin_length) {
+    long count = RETRY(write(agent->task.stdin_fd, agent->input + taken, agent->stdin_length - taken));
+    if (count < 0 && errno == EAGAIN)
+      break;
+    if (count < 0)
+      close_fd(&agent->task.stdin_fd);
+    else
+      taken += (size_t) count;
+  }
+  if (agent->task.stdin_fd < 0)
+    taken = agent->stdin_length;
+  if (taken > 0) {
+    memmove(agent->input, agent->input + taken, agent->stdin_length - taken);
+    agent->stdin_length -= taken;
+    agent->stdin_written += taken;
+    agent->stdin_ack_due = true;
+  }
+  if (agent->task.stdin_fd < 0)
+    return;
+  if (agent->stdin_length == 0 && agent->stdin_ended) {
+    close_fd(&agent->task.stdin_fd);
+    return;
+  }
+  bool wanted = agent->stdin_length > 0;
+  if (wanted != agent->stdin_watched)
+    watch(agent, agent->task.stdin_fd, FROM_STDIN, wanted ? EPOLLOUT : 0, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL);
+  agent->stdin_watched = wanted;
+}
+
+static void start_task(struct agent *agent, const struct host_frame *frame)
+{
+  if (agent->platform->start(frame->data, frame->length, &agent->task, &agent->fault) < 0) {
+    end_with_fault(agent);
+    return;
+  }
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  agent->started_ns = (uint64_t) now.tv_sec * 1000000000 + (uint64_t) now.tv_nsec;
+  agent->started_due = true;
+  agent->phase = RUNNING;
+  agent->outputs[0].fd = agent->task.stdout_fd;
+  agent->outputs[1].fd = agent->task.stderr_fd;
+  read_output(agent, FROM_STDOUT);
+  read_output(agent, FROM_STDERR);
+  write_stdin(agent);
+}
+
+static void first_process_ended(struct agent *agent, int status)
+{
+  struct task_usage usage;
+  agent->platform->kill_rest();
+  agent->platform->usage(&usage);
+  agent->report.kind = WIFSIGNALED(status);
+  agent->report.code = (uint32_t) (WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  agent->report.oom = usage.out_of_memory && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+  agent->report.cpu_us = usage.cpu_us;
+  agent->report.memory_peak_bytes = usage.memory_peak_bytes;
+  close_fd(&agent->task.stdin_fd);
+  write_stdin(agent);
+  agent->phase = ENDING;
+}
+
+static void reap(struct agent *agent, int signals)
+{
+  struct signalfd_siginfo ignored;
+  while (read(signals, &ignored, sizeof ignored) > 0)
+    ;
+  int status;
+  pid_t pid;
+  while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+    if (agent->phase == RUNNING && pid == agent->task.pid)
+      first_process_ended(agent, status);
+}
+
+/* Once both pipes have ended, the lengths are final. */
+static void finish_streams(struct agent *agent)
+{
+  if (agent->phase != ENDING || agent->outputs[0].fd >= 0 || agent->outputs[1].fd >= 0)
+    return;
+  agent->report.stdout_length = agent->outputs[0].ring.end;
+  agent->report.stderr_length = agent->outputs[1].ring.end;
+  agent->phase = ENDED;
+  agent->end_due = true;
+}
+
+/* --- From the host */
+
+static void connection_lost(struct agent *agent)
+{
+  agent->greeted = false;
+  agent->hello_due = agent->pong_due = false;
+  agent->in_length = 0;
+  agent->out_at = agent->out_length = 0;
+  ring_rewind(&agent->outputs[0].ring);
+  ring_rewind(&agent->outputs[1].ring);
+  /* A new connection is told everything that the old one may not have heard. */
+  agent->started_due = agent->phase != WAITING && agent->started_ns != 0;
+  agent->stdin_ack_due = agent->stdin_written > 0;
+  agent->end_due = agent->phase == ENDED;
+}
+
+static void take_stdin(struct agent *agent, const struct host_frame *frame)
+{
+  if (frame->number != agent->stdin_written + agent->stdin_length || agent->stdin_ended) {
+    protocol_fault(agent, "standard input is not gapless");
+    return;
+  }
+  if (frame->length > STDIN_WINDOW - agent->stdin_length) {
+    protocol_fault(agent, "standard input went over its window");
+    return;
+  }
+  memcpy(agent->input + agent->stdin_length, frame->data, frame->length);
+  agent->stdin_length += frame->length;
+  write_stdin(agent);
+}
+
+static void take_frame(struct agent *agent, const struct host_frame *frame)
+{
+  if (!agent->greeted && frame->type != HOST_HELLO) {
+    protocol_fault(agent, "the first frame was not HELLO");
+    return;
+  }
+  switch (frame->type) {
+  case HOST_HELLO:
+    if (agent->greeted || frame->number != FRAME_VERSION) {
+      protocol_fault(agent, agent->greeted ? "a second HELLO" : "a version of frames that is not known");
+      return;
+    }
+    agent->greeted = agent->hello_due = true;
+    memcpy(agent->nonce, frame->data, FRAME_NONCE_BYTES);
+    rearm_silence(agent);
+    return;
+  case HOST_SEED:
+    if (agent->phase != WAITING)
+      protocol_fault(agent, "SEED after TASK");
+    else if (agent->platform->seed(frame->number, frame->data, frame->length, &agent->fault) < 0)
+      end_with_fault(agent);
+    return;
+  case HOST_TASK:
+    if (agent->phase != WAITING)
+      protocol_fault(agent, "a second TASK");
+    else
+      start_task(agent, frame);
+    return;
+  case HOST_STDIN:
+    take_stdin(agent, frame);
+    return;
+  case HOST_STDIN_END:
+    if (frame->number != agent->stdin_written + agent->stdin_length || agent->stdin_ended) {
+      protocol_fault(agent, "STDIN_END at another length");
+      return;
+    }
+    agent->stdin_ended = true;
+    write_stdin(agent);
+    return;
+  case HOST_SIGNAL:
+    if (agent->phase == RUNNING)
+      kill(agent->task.pid, (int) frame->number);
+    return;
+  case HOST_PING:
+    agent->ping_token = frame->number;
+    agent->pong_due = true;
+    rearm_silence(agent);
+    return;
+  case HOST_ACK: {
+    enum source source = frame->stream == 1 ? FROM_STDOUT : FROM_STDERR;
+    if (!ring_acknowledge(&output_of(agent, source)->ring, frame->number))
+      protocol_fault(agent, "an ACK of what was not sent");
+    else
+      read_output(agent, source);
+    return;
+  }
+  case HOST_POWEROFF:
+    power_off(agent);
+    return;
+  }
+}
+
+static const char *status_text(enum frame_status status)
+{
+  switch (status) {
+  case FRAME_TOO_LONG: return "a frame is too long";
+  case FRAME_EMPTY: return "a frame has no type";
+  case FRAME_UNKNOWN_TYPE: return "a frame has an unknown type";
+  default: return "a frame has a bad payload";
+  }
+}
+
+/* Takes every whole frame out of the input. */
+static void take_frames(struct agent *agent)
+{
+  size_t at = 0;
+  while (!agent->finished && !agent->faulted) {
+    struct host_frame frame;
+    size_t used;
+    enum frame_status status = frame_read(agent->in + at, agent->in_length - at, &frame, &used);
+    if (status == FRAME_MORE) {
+      if (used > agent->in_capacity) {
+        uint8_t *larger = realloc(agent->in, used);
+        if (larger == NULL) {
+          protocol_fault(agent, "no memory for a frame");
+          break;
+        }
+        agent->in = larger;
+        agent->in_capacity = used;
+      }
+      break;
+    }
+    if (status != FRAME_OK) {
+      protocol_fault(agent, status_text(status));
+      break;
+    }
+    take_frame(agent, &frame);
+    at += used;
+  }
+  memmove(agent->in, agent->in + at, agent->in_length - at);
+  agent->in_length -= at;
+}
+
+static void read_host(struct agent *agent)
+{
+  while (!agent->finished && !agent->faulted) {
+    long count = RETRY(read(agent->host, agent->in + agent->in_length, agent->in_capacity - agent->in_length));
+    if (count < 0 && errno == EAGAIN)
+      return;
+    if (count <= 0) {
+      connection_lost(agent);
+      return;
+    }
+    agent->in_length += (size_t) count;
+    take_frames(agent);
+  }
+}
+
+/* --- To the host */
+
+/* The next data frame of one of the streams, or 0 when neither has any. */
+static size_t next_data(struct agent *agent)
+{
+  for (int tries = 0; tries < 2; tries++) {
+    int which = agent->turn;
+    agent->turn = 1 - agent->turn;
+    uint64_t offset;
+    size_t length = ring_take(&agent->outputs[which].ring, agent->out + FRAME_DATA_HEADER, FRAME_MAX_DATA, &offset);
+    if (length == 0)
+      continue;
+    frame_write_data_header(agent->out, which == 0 ? GUEST_STDOUT : GUEST_STDERR, offset, length);
+    return FRAME_DATA_HEADER + length;
+  }
+  return 0;
+}
+
+static bool due(bool *flag)
+{
+  bool was = *flag;
+  *flag = false;
+  return was;
+}
+
+/* Fills `out` with the most urgent frame. Small ones go first, so that output never delays an answer; the end goes last. */
+static size_t next_frame(struct agent *agent)
+{
+  if (due(&agent->hello_due))
+    return frame_write_hello(agent->out, agent->nonce, AGENT_VERSION);
+  if (due(&agent->pong_due))
+    return frame_write_number(agent->out, GUEST_PONG, agent->ping_token);
+  if (due(&agent->started_due))
+    return frame_write_number(agent->out, GUEST_STARTED, agent->started_ns);
+  if (due(&agent->stdin_ack_due))
+    return frame_write_number(agent->out, GUEST_STDIN_ACK, agent->stdin_written);
+  if (!agent->faulted) {
+    size_t length = next_data(agent);
+    if (length > 0)
+      return length;
+  }
+  if (!due(&agent->end_due))
+    return 0;
+  if (!agent->faulted)
+    return frame_write_exit(agent->out, &agent->report);
+  for (char *at = agent->fault.message; *at != '\0'; at++)
+    if (*at < ' ' || *at > '~')
+      *at = '?';
+  return frame_write_fault(agent->out, (uint8_t) agent->fault.stage, (uint32_t) agent->fault.error,
+                           agent->fault.message);
+}
+
+static void write_host(struct agent *agent)
+{
+  /* A host that broke the protocol before its HELLO is still told why. */
+  while ((agent->greeted || agent->faulted) && !agent->finished) {
+    if (agent->out_at == agent->out_length) {
+      agent->out_at = 0;
+      agent->out_length = next_frame(agent);
+      if (agent->out_length == 0) {
+        if (agent->faulted && agent->fault.stage == STAGE_PROTOCOL)
+          power_off(agent);
+        return;
+      }
+    }
+    long count = RETRY(write(agent->host, agent->out + agent->out_at, agent->out_length - agent->out_at));
+    if (count < 0 && errno == EAGAIN)
+      return;
+    if (count < 0) {
+      connection_lost(agent);
+      return;
+    }
+    agent->out_at += (size_t) count;
+  }
+}
+
+/* --- The loop */
+
+void agent_run(int host, const struct platform *platform, int silence_ms)
+{
+  struct agent *agent = calloc(1, sizeof *agent);
+  sigset_t child;
+  sigemptyset(&child);
+  sigaddset(&child, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &child, NULL);
+  signal(SIGPIPE, SIG_IGN);
+  scoped_fd signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+  scoped_fd timer = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+  scoped_fd epoll = epoll_create1(EPOLL_CLOEXEC);
+  uint8_t *in = malloc(INPUT_BYTES);
+  if (agent == NULL || in == NULL || signals < 0 || timer < 0 || epoll < 0) {
+    platform->power_off();
+    free(in);
+    free(agent);
+    return;
+  }
+  agent->platform = platform;
+  agent->host = host;
+  agent->epoll = epoll;
+  agent->timer = timer;
+  agent->silence_ms = silence_ms;
+  agent->in = in;
+  agent->in_capacity = INPUT_BYTES;
+  agent->task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+  agent->outputs[0].fd = agent->outputs[1].fd = -1;
+  /* Edges: a port whose host has not connected reports a hang-up all the time. */
+  watch(agent, host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
+  watch(agent, signals, FROM_SIGNALS, EPOLLIN, EPOLL_CTL_ADD);
+  watch(agent, timer, FROM_TIMER, EPOLLIN, EPOLL_CTL_ADD);
+
+  while (!agent->finished) {
+    struct epoll_event events[8];
+    long count = RETRY(epoll_wait(epoll, events, 8, -1));
+    for (long at = 0; at < count && !agent->finished; at++) {
+      enum source source = (enum source) events[at].data.u32;
+      switch (source) {
+      case FROM_HOST: read_host(agent); break;
+      case FROM_SIGNALS: reap(agent, signals); break;
+      case FROM_TIMER: power_off(agent); break;
+      case FROM_STDIN: write_stdin(agent); break;
+      case FROM_STDOUT:
+      case FROM_STDERR: read_output(agent, source); break;
+      }
+    }
+    finish_streams(agent);
+    write_host(agent);
+  }
+  close_fd(&agent->task.stdin_fd);
+  close_fd(&agent->outputs[0].fd);
+  close_fd(&agent->outputs[1].fd);
+  free(agent->in);
+  free(agent);
+}

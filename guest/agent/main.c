@@ -1,0 +1,55 @@
+/* PID 1 of the microVM: sets the guest up, finds the host's port, and serves it. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "agent.h"
+#include "mounts.h"
+
+#define PORT_NAME "cocore.agent"
+/* The dead man's chain: a guest whose daemon is gone must not live on. */
+#define SILENCE_MS 20000
+
+/* The virtio port of our name. Returns a file descriptor, or -1 with errno. */
+static int open_port(void)
+{
+  DIR *ports = opendir("/sys/class/virtio-ports");
+  if (ports == NULL)
+    return -1;
+  int port = -1;
+  errno = ENOENT;
+  for (struct dirent *entry = readdir(ports); entry != NULL && port < 0; entry = readdir(ports)) {
+    char path[300], name[64];
+    snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
+    if (read_file(path, name, sizeof name) < 0)
+      continue;
+    name[strcspn(name, "\n")] = '\0';
+    if (strcmp(name, PORT_NAME) != 0)
+      continue;
+    snprintf(path, sizeof path, "/dev/%s", entry->d_name);
+    port = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  }
+  closedir(ports);
+  return port;
+}
+
+int main(void)
+{
+  struct fault fault = {0};
+  if (guest_set_up(&fault) < 0) {
+    /* No way to tell the host but the console; the host sees that no HELLO comes. */
+    fprintf(stderr, "agent: %s\n", fault.message);
+    microvm_platform.power_off();
+    return 1;
+  }
+  int port = open_port();
+  if (port < 0) {
+    fprintf(stderr, "agent: the port " PORT_NAME " cannot be opened: %s\n", strerror(errno));
+    microvm_platform.power_off();
+    return 1;
+  }
+  agent_run(port, &microvm_platform, SILENCE_MS);
+  return 0;
+}

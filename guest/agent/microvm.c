@@ -1,0 +1,173 @@
+/* The platform of the real agent: crun, the guest's control groups, its clock and its power. */
+#include <fcntl.h>
+#include <linux/random.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "keeper.h"
+#include "mounts.h"
+#include "task.h"
+
+#define CGROUP "/sys/fs/cgroup/fn"
+#define CRUN_LOG "/run/fn/crun.log"
+#define CRUN_PID "/run/fn/task.pid"
+
+static struct keeper keeper;
+
+static int make_cgroup(struct fault *fault)
+{
+  const char *controllers = "+cpu +memory +pids";
+  if (write_file("/sys/fs/cgroup/cgroup.subtree_control", controllers) < 0)
+    return fail(fault, STAGE_SETUP, errno, "enable control groups");
+  if (mkdir(CGROUP, 0755) < 0)
+    return fail(fault, STAGE_SETUP, errno, "mkdir " CGROUP);
+  if (write_file(CGROUP "/cgroup.subtree_control", controllers) < 0)
+    return fail(fault, STAGE_SETUP, errno, "enable the task's control groups");
+  return 0;
+}
+
+static int write_config(const uint8_t *config, size_t length, struct fault *fault)
+{
+  scoped_fd fd = open("/run/fn/config.json", O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  if (fd < 0)
+    return fail(fault, STAGE_SETUP, errno, "create config.json");
+  for (size_t at = 0; at < length;) {
+    long count = RETRY(write(fd, config + at, length - at));
+    if (count < 0)
+      return fail(fault, STAGE_SETUP, errno, "write config.json");
+    at += (size_t) count;
+  }
+  return 0;
+}
+
+/* The last line that crun logged, as the fault's message. */
+static int fail_with_log(struct fault *fault, const char *verb)
+{
+  char log[4096];
+  if (read_file(CRUN_LOG, log, sizeof log) <= 0)
+    return fail(fault, STAGE_START, 0, "crun %s failed and said nothing", verb);
+  size_t length = strlen(log);
+  while (length > 0 && (log[length - 1] == '\n' || log[length - 1] == ' '))
+    log[--length] = '\0';
+  const char *line = strrchr(log, '\n');
+  return fail(fault, STAGE_START, 0, "%s", line == NULL ? log : line + 1);
+}
+
+/* Runs crun to its end. `child` replaces its streams when given. Returns its exit status, or -1 with errno. */
+static int run_crun(char *const arguments[], const int child[3])
+{
+  pid_t pid = fork();
+  if (pid < 0)
+    return -1;
+  if (pid == 0) {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    for (int fd = 0; child != NULL && fd < 3; fd++)
+      if (dup2(child[fd], fd) < 0)
+        _exit(127);
+    execve("/usr/bin/crun", arguments, (char *const[]) {"PATH=/usr/bin:/bin", NULL});
+    _exit(127);
+  }
+  int status;
+  return RETRY(waitpid(pid, &status, 0)) < 0 ? -1 : status;
+}
+
+static int read_pid(pid_t *pid)
+{
+  char text[32];
+  if (read_file(CRUN_PID, text, sizeof text) <= 0)
+    return -1;
+  *pid = (pid_t) strtol(text, NULL, 10);
+  return *pid > 1 ? 0 : -1;
+}
+
+static int start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
+{
+  char *const create[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "create",
+                          "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
+  char *const go[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "start", "task", NULL};
+  int child[3] = {-1, -1, -1};
+
+  if (make_cgroup(fault) < 0 || keeper_start(&keeper, fault) < 0 || task_mount(keeper.user_namespace, fault) < 0 ||
+      write_config(config, length, fault) < 0)
+    return -1;
+  if (task_pipes(task, child) < 0)
+    return fail(fault, STAGE_SETUP, errno, "pipe");
+  int status = run_crun(create, child);
+  for (int at = 0; at < 3; at++)
+    close_fd(&child[at]);
+  if (status != 0 || read_pid(&task->pid) < 0)
+    return fail_with_log(fault, "create");
+  if (run_crun(go, NULL) != 0)
+    return fail_with_log(fault, "start");
+  return 0;
+}
+
+static void kill_rest(void)
+{
+  /* The keeper's end ends its PID namespace: the kernel kills all that is in it before the keeper can be waited for. */
+  kill(keeper.pid, SIGKILL);
+  RETRY(waitpid(keeper.pid, NULL, 0));
+}
+
+/* A number from a line `KEY NUMBER` of a control group's file; 0 when it is not there. */
+static uint64_t keyed(const char *path, const char *key)
+{
+  char text[4096];
+  if (read_file(path, text, sizeof text) < 0)
+    return 0;
+  size_t length = strlen(key);
+  for (char *line = text; line != NULL; line = strchr(line, '\n')) {
+    line += *line == '\n';
+    if (strncmp(line, key, length) == 0 && line[length] == ' ')
+      return strtoull(line + length + 1, NULL, 10);
+    if (*line == '\0')
+      break;
+  }
+  return 0;
+}
+
+static void usage(struct task_usage *usage)
+{
+  char peak[32] = "0";
+  read_file(CGROUP "/memory.peak", peak, sizeof peak);
+  usage->memory_peak_bytes = strtoull(peak, NULL, 10);
+  usage->cpu_us = keyed(CGROUP "/cpu.stat", "usage_usec");
+  usage->out_of_memory = keyed(CGROUP "/memory.events", "oom_kill") > 0;
+}
+
+static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault)
+{
+  struct timespec now = {.tv_sec = (time_t) (epoch_ns / 1000000000), .tv_nsec = (long) (epoch_ns % 1000000000)};
+  if (clock_settime(CLOCK_REALTIME, &now) < 0)
+    return fail(fault, STAGE_SETUP, errno, "clock_settime");
+  struct
+  {
+    int bits;
+    int size;
+    uint8_t bytes[256];
+  } pool = {.bits = (int) length * 8, .size = (int) length};
+  memcpy(pool.bytes, entropy, length);
+  scoped_fd fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+  /* Adding entropy alone changes nothing that is read next: the generator has to be told to use it. */
+  if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
+    return fail(fault, STAGE_SETUP, errno, "reseed the generator");
+  return 0;
+}
+
+static void power_off(void)
+{
+  /* A microVM without ACPI has no power button; a reset ends it, because its monitor is told not to reboot. */
+  reboot(RB_AUTOBOOT);
+}
+
+const struct platform microvm_platform = {start, kill_rest, usage, seed, power_off};
