@@ -1,0 +1,76 @@
+/*
+ * The agent's event loop on this machine: the host is file descriptor 3, and a TASK's configuration is a command for
+ * /bin/sh. `host-agent SILENCE_MS`. Powering off is exiting with 0.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include "agent.h"
+
+static pid_t group;
+static bool powered_off;
+
+static int start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
+{
+  int child[3];
+  char *command = strndup((const char *) config, length);
+  if (strcmp(command, "refuse") == 0) {
+    free(command);
+    return fail(fault, STAGE_START, ENOENT, "no such program \xff");
+  }
+  if (task_pipes(task, child) < 0) {
+    free(command);
+    return fail(fault, STAGE_SETUP, errno, "pipe");
+  }
+  task->pid = fork();
+  if (task->pid == 0) {
+    setpgid(0, 0);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    for (int fd = 0; fd < 3; fd++)
+      dup2(child[fd], fd);
+    execl("/bin/sh", "sh", "-c", command, NULL);
+    _exit(127);
+  }
+  setpgid(task->pid, task->pid);
+  group = task->pid;
+  for (int fd = 0; fd < 3; fd++)
+    close_fd(&child[fd]);
+  free(command);
+  return 0;
+}
+
+static void kill_rest(void)
+{
+  kill(-group, SIGKILL);
+}
+
+static void usage(struct task_usage *usage)
+{
+  *usage = (struct task_usage) {.cpu_us = 11, .memory_peak_bytes = 22};
+}
+
+static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault)
+{
+  (void) entropy;
+  return epoch_ns == 0 || length < 32 ? fail(fault, STAGE_SETUP, EINVAL, "seed") : 0;
+}
+
+static void power_off(void)
+{
+  powered_off = true;
+}
+
+int main(int count, char **arguments)
+{
+  static const struct platform platform = {start, kill_rest, usage, seed, power_off};
+  fcntl(3, F_SETFL, O_NONBLOCK);
+  agent_run(3, &platform, count > 1 ? atoi(arguments[1]) : 20000);
+  return powered_off ? 0 : 1;
+}

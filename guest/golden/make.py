@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Writes the golden frames and their index from the table below; with --check, fails when they are not current.
+
+The frames are built here byte by byte, from docs/reference/guest-frames.md and not from either implementation.
+"""
+import json
+import pathlib
+import struct
+import sys
+
+HERE = pathlib.Path(__file__).parent
+NONCE = bytes(range(16))
+
+
+def frame(kind: int, payload: bytes = b"") -> bytes:
+    return struct.pack("<IB", 1 + len(payload), kind) + payload
+
+
+def u64(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def u32(value: int) -> bytes:
+    return struct.pack("<I", value)
+
+
+ENTROPY = bytes(range(32))
+BIG = 2**40 + 7
+
+# name, direction, bytes, the decoded fields
+VALID = [
+    ("host-hello", "host", frame(0x01, b"\x01\x00" + NONCE), {"type": "HELLO", "version": "1", "nonce": NONCE.hex()}),
+    ("host-task", "host", frame(0x02, b'{"a":1}'), {"type": "TASK", "config": b'{"a":1}'.hex()}),
+    ("host-stdin", "host", frame(0x03, u64(BIG) + b"\x00\xff"), {"type": "STDIN", "offset": str(BIG), "data": "00ff"}),
+    ("host-stdin-end", "host", frame(0x04, u64(BIG)), {"type": "STDIN_END", "length": str(BIG)}),
+    ("host-signal", "host", frame(0x05, u32(15)), {"type": "SIGNAL", "signal": "15"}),
+    (
+        "host-seed",
+        "host",
+        frame(0x06, u64(1790000000123456789) + ENTROPY),
+        {"type": "SEED", "epochNs": "1790000000123456789", "entropy": ENTROPY.hex()},
+    ),
+    ("host-ping", "host", frame(0x07, u64(2**64 - 1)), {"type": "PING", "token": str(2**64 - 1)}),
+    ("host-ack-stdout", "host", frame(0x08, b"\x01" + u64(0)), {"type": "ACK", "stream": "stdout", "offset": "0"}),
+    ("host-ack-stderr", "host", frame(0x08, b"\x02" + u64(BIG)), {"type": "ACK", "stream": "stderr", "offset": str(BIG)}),
+    ("host-poweroff", "host", frame(0x09), {"type": "POWEROFF"}),
+    (
+        "guest-hello",
+        "guest",
+        frame(0x81, b"\x01\x00" + NONCE + b"0.1.0"),
+        {"type": "HELLO", "version": "1", "nonce": NONCE.hex(), "agentVersion": "0.1.0"},
+    ),
+    ("guest-started", "guest", frame(0x82, u64(BIG)), {"type": "STARTED", "monotonicNs": str(BIG)}),
+    ("guest-stdout", "guest", frame(0x83, u64(BIG) + b"\x0a"), {"type": "STDOUT", "offset": str(BIG), "data": "0a"}),
+    ("guest-stderr", "guest", frame(0x84, u64(0) + b"no\n"), {"type": "STDERR", "offset": "0", "data": b"no\n".hex()}),
+    (
+        "guest-exit",
+        "guest",
+        frame(0x85, b"\x01\x01" + u32(9) + u64(3) + u64(BIG) + u64(5) + u64(6)),
+        {
+            "type": "EXIT",
+            "kind": "signaled",
+            "oom": True,
+            "code": "9",
+            "stdoutLength": "3",
+            "stderrLength": str(BIG),
+            "cpuUs": "5",
+            "memoryPeakBytes": "6",
+        },
+    ),
+    ("guest-pong", "guest", frame(0x86, u64(1)), {"type": "PONG", "token": "1"}),
+    ("guest-stdin-ack", "guest", frame(0x87, u64(BIG)), {"type": "STDIN_ACK", "offset": str(BIG)}),
+    (
+        "guest-fault",
+        "guest",
+        frame(0x88, b"\x03" + u32(2) + b"not found"),
+        {"type": "FAULT", "stage": "start", "errno": "2", "message": "not found"},
+    ),
+]
+
+# name, direction, bytes, the error
+BROKEN = [
+    ("host-empty", "host", u32(0) + b"\x00", "empty"),
+    ("host-unknown", "host", frame(0x7F), "unknown_type"),
+    ("host-of-guest", "host", frame(0x86, u64(1)), "unknown_type"),
+    ("host-too-long", "host", u32(65553) + b"\x03", "too_long"),
+    ("host-task-too-long", "host", u32(8 * 1024 * 1024 + 1) + b"\x02", "too_long"),
+    ("host-task-empty", "host", frame(0x02), "bad_payload"),
+    ("host-stdin-empty", "host", frame(0x03, u64(0)), "bad_payload"),
+    ("host-signal-0", "host", frame(0x05, u32(0)), "bad_payload"),
+    ("host-signal-65", "host", frame(0x05, u32(65)), "bad_payload"),
+    ("host-seed-short", "host", frame(0x06, u64(0) + b"\x00" * 31), "bad_payload"),
+    ("host-ack-stream-3", "host", frame(0x08, b"\x03" + u64(0)), "bad_payload"),
+    ("host-ping-long", "host", frame(0x07, u64(0) + b"\x00"), "bad_payload"),
+    ("guest-empty", "guest", u32(0) + b"\x00", "empty"),
+    ("guest-unknown", "guest", frame(0x80), "unknown_type"),
+    ("guest-too-long", "guest", u32(65553) + b"\x83", "too_long"),
+    ("guest-stdout-empty", "guest", frame(0x83, u64(0)), "bad_payload"),
+    ("guest-exit-short", "guest", frame(0x85, b"\x00\x00" + u32(0)), "bad_payload"),
+    ("guest-fault-stage-5", "guest", frame(0x88, b"\x05" + u32(0)), "bad_payload"),
+]
+
+
+def files() -> dict[str, bytes]:
+    made = {f"{name}.bin": data for name, _, data, _ in VALID + BROKEN}
+    index = [
+        {"file": f"{name}.bin", "direction": direction, "valid": True, "fields": fields}
+        for name, direction, _, fields in VALID
+    ] + [
+        {"file": f"{name}.bin", "direction": direction, "valid": False, "error": error}
+        for name, direction, _, error in BROKEN
+    ]
+    made["index.json"] = (json.dumps(index, indent=1) + "\n").encode()
+    return made
+
+
+def main() -> int:
+    made = files()
+    if "--check" not in sys.argv:
+        for name, data in made.items():
+            (HERE / name).write_bytes(data)
+        return 0
+    on_disk = {path.name: path.read_bytes() for path in HERE.iterdir() if path.suffix in (".bin", ".json")}
+    stale = sorted(name for name in made.keys() | on_disk.keys() if made.get(name) != on_disk.get(name))
+    for name in stale:
+        print(f"not current: {name}")
+    print(f"{0 if stale else 1} passed, {1 if stale else 0} failed")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
