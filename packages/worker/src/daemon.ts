@@ -1,0 +1,135 @@
+import { CocoreError, type ErrorCode } from '@cocore/protocol';
+import { mkdir, stat } from 'node:fs/promises';
+import { arch, release } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import { BlobCache } from './blobs/blob-cache.ts';
+import { leaseOf } from './capacity/lease.ts';
+import { CapacityLedger } from './capacity/ledger.ts';
+import type { WorkerConfig } from './config.ts';
+import { Attempts } from './execution/attempts.ts';
+import { takeHostLock } from './host/lock.ts';
+import { hostResources } from './host/resources.ts';
+import { Identity } from './identity.ts';
+import type { SandboxDriver } from './sandbox/driver.ts';
+import { FakeDriver } from './sandbox/fake/fake-driver.ts';
+import { type Artifacts, readArtifacts } from './sandbox/qemu/artifacts.ts';
+import { QemuDriver } from './sandbox/qemu/qemu-driver.ts';
+import { Endpoint } from './session/endpoint.ts';
+import { parseJoinToken } from './session/join-token.ts';
+import { Link } from './session/link.ts';
+
+export const DAEMON_VERSION = '0.1.0';
+
+/** How long a stopping daemon waits for the control server to take its last reports. */
+const LAST_REPORTS_MS = 4_000;
+
+/** A running daemon. Disposing it ends its attempts as reclaimed, reports them, and leaves nothing. */
+export interface Daemon extends AsyncDisposable {
+  /** The worker's id, once the control server has welcomed it. */
+  readonly ready: Promise<string>;
+  /** Rejects when the control server refuses this worker for good; resolves when the daemon is disposed of. */
+  readonly ended: Promise<void>;
+}
+
+/**
+ * Builds the daemon from its parts and starts it. This is the only place that names concrete drivers.
+ *
+ * @throws CocoreError when the configuration, the data directory or the host will not do
+ */
+export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Daemon> {
+  await using scope = new AsyncDisposableStack();
+  const endpoint = new Endpoint({ url: config.server, insecure: config.insecure, ca: config.ca });
+  const joinToken = config.joinToken === null ? null : parseJoinToken(config.joinToken);
+  await lockDataDir(config.dataDir, scope);
+  const identity = Identity.open(config.dataDir);
+  if (identity.joined === null && joinToken === null) {
+    throw new CocoreError('join_token_invalid', 'this worker has not joined a server yet, and was given no join token');
+  }
+  const resources = hostResources(config.dataDir);
+  const lease = leaseOf(config.lease, resources);
+  const artifacts = config.isolation === 'fake' ? null : readArtifacts(config.artifacts);
+  const driver = scope.use(makeDriver(config, artifacts, identity));
+  await driver.prepare();
+
+  const { name, isolation, overheadMiB } = driver.capabilities;
+  // A quarter of the disk is for blobs; what remains is for sandboxes.
+  const blobsMiB = Math.floor(lease.diskMiB / 4);
+  const share = { ...lease, diskMiB: lease.diskMiB - blobsMiB };
+  const link: Link = new Link({
+    endpoint,
+    identity,
+    joinToken,
+    capabilities: { driver: name, isolation, ...share, sandboxOverheadMiB: overheadMiB },
+    name: config.name,
+    daemonVersion: DAEMON_VERSION,
+    platform: `linux ${release()} ${arch()}`,
+    log,
+  });
+  const blobs = scope.use(
+    await BlobCache.open({
+      directory: join(config.dataDir, 'blobs'),
+      budgetBytes: blobsMiB * 2 ** 20,
+      source: (digest, signal) => link.blob(digest, signal),
+      given: artifacts === null ? [] : [artifacts.baseImage],
+    }),
+  );
+  let bootRetries = 0;
+  const attempts = new Attempts(new CapacityLedger(share), {
+    driver,
+    blobs,
+    log,
+    sign: (statement) => identity.sign(statement),
+    onNews: () => link.wake(),
+    onBootRetry: () => {
+      bootRetries += 1;
+      log.warn({ bootRetries }, 'boots repeated since the start');
+    },
+  });
+  scope.use(link);
+  scope.defer(async () => {
+    await attempts.reclaim();
+    link.wake();
+    const due = performance.now() + LAST_REPORTS_MS;
+    while (attempts.list().length > 0 && link.connected && performance.now() < due) await sleep(20);
+  });
+  const ended = link.run(attempts);
+  ended.catch(() => undefined);
+  log.info({ driver: name, isolation, ...share, workerId: identity.joined?.workerId ?? null }, 'worker started');
+  const owned = scope.move();
+  return { ready: link.joined, ended, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+function makeDriver(config: WorkerConfig, artifacts: Artifacts | null, identity: Identity): SandboxDriver {
+  if (artifacts === null) return new FakeDriver();
+  return new QemuDriver({ artifacts, runDir: join(config.dataDir, 'run'), daemonTag: identity.daemonTag });
+}
+
+/** Makes the data directory and holds it for this process. @throws CocoreError `data_dir_in_use` or `file_unreadable` */
+async function lockDataDir(path: string, scope: AsyncDisposableStack): Promise<void> {
+  let id: string;
+  try {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+    const { dev, ino } = await stat(path, { bigint: true });
+    id = `${dev}/${ino}`;
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `the data directory ${path} cannot be made or read`, { cause });
+  }
+  const lock = await takeHostLock(`worker/${id}`);
+  if (lock === null) throw new CocoreError('data_dir_in_use', `another worker uses the data directory ${path}`);
+  scope.use(lock);
+}
+
+/** Errors of what the daemon was told, as against what the host or the network is. */
+export const CONFIGURATION_ERRORS: ReadonlySet<ErrorCode> = new Set([
+  'usage',
+  'file_unreadable',
+  'artifact_missing',
+  'insecure_refused',
+  'limit_exceeded',
+  'join_token_invalid',
+  'signature_invalid',
+  'protocol_version',
+  'server_mismatch',
+]);

@@ -1,0 +1,114 @@
+import { STREAM_WINDOW_BYTES, type StreamEnd, type StreamName } from '@cocore/protocol';
+import { createHash } from 'node:crypto';
+import { ByteWindow } from './byte-window.ts';
+
+/** Bytes of one stream that are ready to be sent. */
+export interface OutputPiece {
+  readonly stream: StreamName;
+  readonly offset: number;
+  readonly data: Buffer;
+}
+
+/** One stream: kept bytes from what the server acknowledged on, and how far the guest may be told that it is kept. */
+class OutputStream {
+  readonly window = new ByteWindow(STREAM_WINDOW_BYTES);
+  readonly hash = createHash('sha256');
+  sent = 0;
+  /** Bytes that came after the limit: counted, not kept. */
+  discarded = 0;
+  digest: string | null = null;
+
+  /** What the guest may be told is kept. What was cut is no burden to anybody once the rest is acknowledged. */
+  get credit(): number {
+    const { start, end } = this.window;
+    return start === end ? end + this.discarded : start;
+  }
+
+  end(): StreamEnd {
+    this.digest ??= `sha256:${this.hash.digest('hex')}`;
+    return { bytes: this.window.end, sha256: this.digest, truncated: this.discarded > 0 };
+  }
+}
+
+/**
+ * The output of one attempt between guest and control server: limited, hashed, kept until the server has it, and sent
+ * again from where the server says after a reconnection. It holds at most the window of each stream.
+ */
+export class AttemptOutput {
+  readonly #streams: Record<StreamName, OutputStream> = { stdout: new OutputStream(), stderr: new OutputStream() };
+  readonly #onReady: () => void;
+  readonly #onCredit: (stream: StreamName, offset: number) => void;
+  #leftBytes: number;
+  #turn: StreamName = 'stdout';
+
+  /**
+   * @param limitBytes of both streams together
+   * @param onReady there is something to send
+   * @param onCredit the guest may be told that everything before the offset is kept
+   */
+  constructor(
+    limitBytes: number,
+    onReady: () => void,
+    onCredit: (stream: StreamName, offset: number) => void = () => undefined,
+  ) {
+    this.#leftBytes = limitBytes;
+    this.#onReady = onReady;
+    this.#onCredit = onCredit;
+  }
+
+  /** The next bytes of a stream, from the guest. */
+  push(name: StreamName, data: Uint8Array): void {
+    const stream = this.#streams[name];
+    const kept = data.subarray(0, this.#leftBytes);
+    this.#leftBytes -= kept.length;
+    stream.discarded += data.length - kept.length;
+    if (kept.length > 0) {
+      stream.window.push(kept);
+      stream.hash.update(kept);
+      this.#onReady();
+    }
+    if (kept.length < data.length) this.#onCredit(name, stream.credit);
+  }
+
+  /** Up to `maxBytes` that were not sent yet, the two streams in turn; null when all is sent. */
+  take(maxBytes: number): OutputPiece | null {
+    for (const name of [this.#turn, other(this.#turn)]) {
+      const stream = this.#streams[name];
+      if (stream.sent === stream.window.end) continue;
+      const data = stream.window.slice(stream.sent, maxBytes);
+      const piece = { stream: name, offset: stream.sent, data };
+      stream.sent += data.length;
+      this.#turn = other(name);
+      return piece;
+    }
+    return null;
+  }
+
+  get allSent(): boolean {
+    return Object.values(this.#streams).every((stream) => stream.sent === stream.window.end);
+  }
+
+  /** The server has everything before the offset. An offset that it cannot have is not believed. */
+  acknowledge(name: StreamName, offset: number): void {
+    const stream = this.#streams[name];
+    if (offset <= stream.window.start || offset > stream.window.end) return;
+    stream.window.forget(offset);
+    stream.sent = Math.max(stream.sent, offset);
+    this.#onCredit(name, stream.credit);
+  }
+
+  /** A new session: the server has everything before the offset, and wants the rest (again). */
+  resume(name: StreamName, offset: number): void {
+    this.acknowledge(name, offset);
+    const stream = this.#streams[name];
+    stream.sent = stream.window.start;
+    if (!this.allSent) this.#onReady();
+  }
+
+  /** Lengths and digests of what was kept. After the first call nothing may be pushed. */
+  end(): { stdout: StreamEnd; stderr: StreamEnd } {
+    return { stdout: this.#streams.stdout.end(), stderr: this.#streams.stderr.end() };
+  }
+}
+
+const other = (name: StreamName): StreamName => (name === 'stdout' ? 'stderr' : 'stdout');

@@ -1,0 +1,248 @@
+import {
+  AGENT_LOST_MS,
+  AGENT_PING_MS,
+  assertNever,
+  type AttemptAssign,
+  type AttemptEnded,
+  CocoreError,
+  endStatement,
+  type GuestFrame,
+  type MeterReading,
+  type Outcome,
+  type TaskSpec,
+} from '@cocore/protocol';
+import type { Logger } from 'pino';
+import type { BlobCache } from '../blobs/blob-cache.ts';
+import type { ChannelFailure, GuestChannel, GuestListener } from '../guest/channel.ts';
+import { ociConfig } from '../guest/oci-config.ts';
+import { type StdinSource, stdinOfBytes, stdinOfFile } from '../guest/stdin.ts';
+import { awakeClock, type Clock, deadline, uptimeClock } from '../host/clock.ts';
+import type { Sandbox, SandboxDriver } from '../sandbox/driver.ts';
+import type { Attempt, AttemptEnd, StopCause } from './attempt.ts';
+import { AttemptOutput } from './attempt-output.ts';
+import { boot } from './boot.ts';
+
+export interface ExecutionParts {
+  readonly driver: SandboxDriver;
+  readonly blobs: BlobCache;
+  readonly log: Logger;
+  /** Signs an end with the worker's key. */
+  readonly sign: (statement: string) => string;
+  /** Something is ready to be reported or sent. */
+  readonly onNews: () => void;
+  /** A sandbox did not answer by its deadline and is started once more. */
+  readonly onBootRetry: () => void;
+  readonly uptime?: Clock;
+  readonly pingMs?: number;
+  readonly agentLostMs?: number;
+}
+
+type EndFrame = Extract<GuestFrame, { type: 'EXIT' | 'FAULT' }>;
+
+const MAX_MESSAGE_LENGTH = 1000;
+/** The same in every sandbox: it tells nothing about the host. */
+const HOSTNAME = 'function';
+
+/** Thrown inside the run when the end is decided: nothing is left to do but to clean up. */
+class Decided extends Error {}
+
+/**
+ * One attempt from assignment to end. It owns a stack of everything the attempt has (blobs in use, sandbox, conversation,
+ * timers), released in reverse order before the end is told. The end is decided once: the first cause wins.
+ */
+export class Execution implements Attempt {
+  readonly attemptId: string;
+  readonly output: AttemptOutput;
+  /** Resolves when the sandbox is gone and, unless it was revoked, `ended` is set. It never rejects. */
+  readonly done: Promise<void>;
+  readonly #task: TaskSpec;
+  readonly #parts: ExecutionParts;
+  readonly #uptime: Clock;
+  readonly #stop = new AbortController();
+  readonly #decided = Promise.withResolvers<void>();
+  #end: AttemptEnd | 'revoked' | null = null;
+  #startedAtMs: number | null = null;
+  #ended: AttemptEnded | null = null;
+  #channel: GuestChannel | null = null;
+  #sandbox: Sandbox | null = null;
+  #runningSinceMs: number | null = null;
+  #guest: MeterReading | null = null;
+
+  constructor(assign: Pick<AttemptAssign, 'attemptId' | 'task'>, parts: ExecutionParts) {
+    this.attemptId = assign.attemptId;
+    this.#task = assign.task;
+    this.#parts = parts;
+    this.#uptime = parts.uptime ?? uptimeClock();
+    this.output = new AttemptOutput(assign.task.outputLimitBytes, parts.onNews, (stream, offset) =>
+      this.#channel?.acknowledge(stream, offset),
+    );
+    this.done = this.#run();
+  }
+
+  get startedAtMs(): number | null {
+    return this.#startedAtMs;
+  }
+
+  get ended(): AttemptEnded | null {
+    return this.#ended;
+  }
+
+  agentAgeMs(): number | null {
+    const age = this.#channel?.ageMs() ?? null;
+    return age === null ? null : Math.round(age);
+  }
+
+  /** Ends the attempt from outside, unless its end is decided. The sandbox is killed at once. */
+  stop(cause: StopCause): void {
+    switch (cause) {
+      case 'cancelled':
+        return this.#decide({ kind: 'cancelled' });
+      case 'host_reclaimed':
+        return this.#decide({ kind: 'lost', cause: 'host_reclaimed' }, 'the worker is stopping');
+      case 'revoked':
+        // Nobody waits for its report any more, whatever it would say.
+        this.#end = 'revoked';
+        return this.#release();
+      default:
+        return assertNever(cause);
+    }
+  }
+
+  #decide(outcome: Outcome, message: string | null = null): void {
+    if (this.#end !== null) return;
+    this.#end = { outcome, message: message === null ? null : message.slice(0, MAX_MESSAGE_LENGTH) };
+    this.#release();
+  }
+
+  #release(): void {
+    this.#stop.abort(new Decided());
+    this.#decided.resolve();
+  }
+
+  async #run(): Promise<void> {
+    const scope = new AsyncDisposableStack();
+    await this.#prepare(scope).catch((error: unknown) => this.#decideByError(error));
+    await this.#decided.promise;
+    const channel = this.#channel;
+    this.#channel = null;
+    channel?.[Symbol.dispose]();
+    await scope.disposeAsync().catch((error: unknown) => {
+      // The end stands; what is left is told, and reclaimed at the next start.
+      this.#parts.log.error({ err: error, attemptId: this.attemptId }, 'a sandbox could not be removed whole');
+    });
+    await this.#conclude();
+    this.#parts.onNews();
+  }
+
+  /** Everything until the task is the agent's; from then on the conversation and the clocks decide. */
+  async #prepare(scope: AsyncDisposableStack): Promise<void> {
+    const signal = this.#stop.signal;
+    const { blobs, driver } = this.#parts;
+    const { image, code, memoryMiB, cpus, scratchMiB, prepareTimeoutMs } = this.#task;
+    const late = () => this.#decide({ kind: 'timed_out', clock: 'prepare' });
+    const prepareClock = scope.use(deadline(prepareTimeoutMs, late, this.#uptime));
+    const { path: imagePath } = scope.use(await blobs.use(image, signal));
+    const { path: codePath } = scope.use(await blobs.use(code, signal));
+    const stdin = scope.use(await this.#openStdin(scope));
+    const listener: GuestListener = {
+      started: () => {
+        prepareClock[Symbol.dispose]();
+        this.#started(scope);
+      },
+      output: (stream, data) => this.output.push(stream, data),
+      ended: (frame) => this.#endedBy(frame),
+      failed: (failure) => this.#failed(failure),
+    };
+    const spec = { name: this.attemptId, memoryMiB, cpus, scratchMiB, imagePath, codePath };
+    const { sandbox, channel } = scope.use(await boot(spec, listener, signal, { ...this.#parts, driver }));
+    this.#sandbox = sandbox;
+    this.#channel = channel;
+    this.#watch(scope, channel);
+    const config = ociConfig({ ...this.#task, hostname: HOSTNAME });
+    channel.start(Buffer.from(JSON.stringify(config)), stdin);
+  }
+
+  async #openStdin(scope: AsyncDisposableStack): Promise<StdinSource> {
+    const { stdin } = this.#task;
+    if (stdin === null) return stdinOfBytes(new Uint8Array(0));
+    if ('base64' in stdin) return stdinOfBytes(Buffer.from(stdin.base64, 'base64'));
+    return stdinOfFile(scope.use(await this.#parts.blobs.use(stdin, this.#stop.signal)).path);
+  }
+
+  /**
+   * Pings the agent, and gives it up when it leaves as many pings in a row unanswered as fit into the limit. Pings are
+   * counted, not time: a daemon that was stopped for a while has not listened either.
+   */
+  #watch(scope: AsyncDisposableStack, channel: GuestChannel): void {
+    const pingMs = this.#parts.pingMs ?? AGENT_PING_MS;
+    const limitMs = this.#parts.agentLostMs ?? AGENT_LOST_MS;
+    let unanswered = 0;
+    let lastAgeMs = 0;
+    channel.ping();
+    const timer = setInterval(() => {
+      const ageMs = channel.ageMs() ?? 0;
+      unanswered = ageMs < lastAgeMs + pingMs / 2 ? 1 : unanswered + 1;
+      lastAgeMs = ageMs;
+      if (unanswered * pingMs >= limitMs) {
+        this.#decide({ kind: 'lost', cause: 'agent_lost' }, `the agent did not answer for ${limitMs} ms`);
+      } else channel.ping();
+    }, pingMs);
+    scope.defer(() => clearInterval(timer));
+  }
+
+  #started(scope: AsyncDisposableStack): void {
+    this.#startedAtMs = this.#uptime();
+    this.#runningSinceMs = awakeClock();
+    const late = () => this.#decide({ kind: 'timed_out', clock: 'run' });
+    scope.use(deadline(this.#task.runTimeoutMs, late, this.#uptime));
+    this.#parts.onNews();
+  }
+
+  #endedBy(frame: EndFrame): void {
+    if (frame.type === 'EXIT') {
+      const wallMs = this.#runningSinceMs === null ? null : awakeClock() - this.#runningSinceMs;
+      this.#guest = { cpuMs: frame.cpuUs / 1000, memoryPeakBytes: frame.memoryPeakBytes, wallMs };
+      if (frame.oom) this.#decide({ kind: 'oom' });
+      else if (frame.kind === 'exited') this.#decide({ kind: 'exited', code: frame.code });
+      else this.#decide({ kind: 'signaled', signal: frame.code });
+      return;
+    }
+    switch (frame.stage) {
+      case 'setup':
+        return this.#decide({ kind: 'lost', cause: 'sandbox' }, frame.message);
+      case 'image':
+      case 'start':
+        return this.#decide({ kind: 'not_started', cause: frame.stage }, frame.message);
+      case 'protocol':
+        return this.#decide({ kind: 'lost', cause: 'protocol' }, frame.message);
+      default:
+        return assertNever(frame.stage);
+    }
+  }
+
+  #failed({ kind, message }: ChannelFailure): void {
+    this.#decide({ kind: 'lost', cause: kind === 'protocol' ? 'protocol' : 'agent_lost' }, message);
+  }
+
+  /** The preparation failed by itself: whose fault it is, is in the error. */
+  #decideByError(error: unknown): void {
+    if (this.#end !== null) return;
+    const cause = error instanceof CocoreError && error.code === 'blob_not_found' ? 'blob' : 'sandbox';
+    this.#parts.log.warn({ err: error, attemptId: this.attemptId }, 'an attempt could not be prepared');
+    this.#decide({ kind: 'lost', cause }, error instanceof Error ? error.message : null);
+  }
+
+  /** Writes the end down, once the sandbox is gone. */
+  async #conclude(): Promise<void> {
+    if (this.#end === null || this.#end === 'revoked') return;
+    const host: MeterReading | null = this.#sandbox === null ? null : await this.#sandbox.usage();
+    const facts = {
+      attemptId: this.attemptId,
+      outcome: this.#end.outcome,
+      ...this.output.end(),
+      usage: { host, guest: this.#guest },
+    };
+    const signature = this.#parts.sign(endStatement(facts));
+    this.#ended = { type: 'AttemptEnded', ...facts, message: this.#end.message, signature };
+  }
+}

@@ -1,0 +1,258 @@
+import {
+  assertNever,
+  encodeHostFrame,
+  GUEST_FRAME_VERSION,
+  type GuestFrame,
+  guestFrameDecoder,
+  type HostFrame,
+  MAX_GUEST_DATA_BYTES,
+  STDIN_WINDOW_BYTES,
+  STREAM_WINDOW_BYTES,
+  type StreamName,
+} from '@cocore/protocol';
+import { randomBytes } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import { awakeClock, type Clock } from '../host/clock.ts';
+import type { StdinSource } from './stdin.ts';
+
+type ExitFrame = Extract<GuestFrame, { type: 'EXIT' }>;
+type FaultFrame = Extract<GuestFrame, { type: 'FAULT' }>;
+
+/** Why a conversation cannot go on: the guest broke the contract, or the stream ended before the guest's last word. */
+export interface ChannelFailure {
+  readonly kind: 'protocol' | 'closed';
+  readonly message: string;
+}
+
+/**
+ * What the agent says after the greeting, in the order of the contract: started, output, then one end; or one failure at
+ * any time before the end.
+ */
+export interface GuestListener {
+  started(): void;
+  /** The next bytes of a stream, gapless. The view is valid during the call only. */
+  output(stream: StreamName, data: Uint8Array): void;
+  ended(end: ExitFrame | FaultFrame): void;
+  failed(failure: ChannelFailure): void;
+}
+
+/** What cannot be sent yet waits in the stream's own buffer; more than this, and what can be left out or merged is. */
+const BACKLOG_BYTES = 128 * 1024;
+const SEED_BYTES = 64;
+
+type State = 'new' | 'greeting' | 'greeted' | 'tasked' | 'running' | 'ended' | 'failed';
+
+/**
+ * The host's end of the conversation with one agent (`docs/reference/guest-frames.md`), over any duplex stream. It believes
+ * nothing: what is malformed, out of order, beyond its credit or at a wrong offset ends the conversation. What it holds is
+ * bounded whatever the guest does: one frame read, and written at most the task, the window of standard input, and a backlog.
+ */
+export class GuestChannel implements Disposable {
+  readonly #stream: Duplex;
+  readonly #listener: GuestListener;
+  readonly #clock: Clock;
+  readonly #decoder = guestFrameDecoder();
+  readonly #received: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  /** Told to the guest, or about to be: its credit counts from here. */
+  readonly #acknowledged: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  readonly #unsentAcks = new Set<StreamName>();
+  #state: State = 'new';
+  #nonce: Buffer = Buffer.alloc(0);
+  #greeted = Promise.withResolvers<string>();
+  #lastPing = 0n;
+  #lastPong = 0n;
+  #pongAtMs: number | null = null;
+  #stdin: StdinSource | null = null;
+  #stdinSent = 0;
+  #stdinAcknowledged = 0;
+  #stdinBusy = false;
+  #stdinEnded = false;
+
+  constructor(stream: Duplex, listener: GuestListener, clock: Clock = awakeClock) {
+    this.#stream = stream;
+    this.#listener = listener;
+    this.#clock = clock;
+    // A conversation that fails before anybody awaits the greeting is reported by the listener.
+    this.#greeted.promise.catch(() => undefined);
+    stream.on('data', this.#onData).on('drain', this.#onDrain);
+    stream.on('end', this.#onClosed).on('close', this.#onClosed).on('error', this.#onClosed);
+  }
+
+  /** Stops listening. The stream stays the sandbox's. */
+  [Symbol.dispose](): void {
+    if (this.#state !== 'ended') this.#state = 'failed';
+    this.#greeted.reject(new Error('the conversation was given up'));
+    this.#stream.off('data', this.#onData).off('drain', this.#onDrain);
+    this.#stream.off('end', this.#onClosed).off('close', this.#onClosed);
+    // The handler for 'error' stays: a stream that breaks later must not end the daemon.
+  }
+
+  /** Greets, and resolves with the agent's version. Rejects when the conversation fails before. */
+  async hello(): Promise<string> {
+    this.#nonce = randomBytes(16);
+    this.#state = 'greeting';
+    this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce: this.#nonce });
+    return this.#greeted.promise;
+  }
+
+  /** Gives the agent clock, entropy and its one task, then standard input as far as the guest takes it. */
+  start(config: Uint8Array, stdin: StdinSource): void {
+    if (this.#state !== 'greeted') return;
+    this.#state = 'tasked';
+    this.#stdin = stdin;
+    this.#send({ type: 'SEED', epochNs: BigInt(Date.now()) * 1_000_000n, entropy: randomBytes(SEED_BYTES) });
+    this.#send({ type: 'TASK', config });
+    this.#pumpStdin();
+  }
+
+  /** All bytes of the stream before `offset` are kept: the guest may send more. */
+  acknowledge(stream: StreamName, offset: number): void {
+    if (offset <= this.#acknowledged[stream] || this.#state !== 'running') return;
+    this.#acknowledged[stream] = Math.min(offset, this.#received[stream]);
+    this.#unsentAcks.add(stream);
+    this.#sendAcks();
+  }
+
+  /** A guest that reads nothing is not pinged on and on: its silence shows in `ageMs`. */
+  ping(): void {
+    if (this.#state === 'new' || this.#state === 'failed' || this.#stream.writableLength > BACKLOG_BYTES) return;
+    this.#lastPing += 1n;
+    this.#send({ type: 'PING', token: this.#lastPing });
+  }
+
+  powerOff(): void {
+    if (this.#state !== 'new' && this.#state !== 'failed') this.#send({ type: 'POWEROFF' });
+  }
+
+  /** How long ago the agent last answered a ping (or the greeting); null before its first word. */
+  ageMs(): number | null {
+    return this.#pongAtMs === null ? null : Math.max(0, this.#clock() - this.#pongAtMs);
+  }
+
+  readonly #onData = (bytes: Uint8Array) => {
+    try {
+      for (const frame of this.#decoder.push(bytes)) {
+        if (this.#state === 'failed') return;
+        this.#receive(frame);
+      }
+    } catch (error) {
+      this.#fail('protocol', error instanceof Error ? error.message : 'a frame cannot be read');
+    }
+  };
+
+  readonly #onClosed = () => {
+    if (this.#state !== 'ended') this.#fail('closed', 'the agent’s stream ended before its report');
+  };
+
+  readonly #onDrain = () => this.#sendAcks();
+
+  #receive(frame: GuestFrame): void {
+    switch (frame.type) {
+      case 'HELLO':
+        this.#expect(this.#state === 'greeting', 'a HELLO that nobody waits for');
+        this.#expect(frame.version === GUEST_FRAME_VERSION, `frame version ${frame.version}`);
+        this.#expect(this.#nonce.equals(frame.nonce), 'a HELLO with another nonce');
+        this.#state = 'greeted';
+        this.#pongAtMs = this.#clock();
+        return this.#greeted.resolve(frame.agentVersion);
+      case 'STARTED':
+        this.#expect(this.#state === 'tasked', 'a STARTED that nobody waits for');
+        this.#state = 'running';
+        return this.#listener.started();
+      case 'STDOUT':
+        return this.#receiveOutput('stdout', frame.offset, frame.data);
+      case 'STDERR':
+        return this.#receiveOutput('stderr', frame.offset, frame.data);
+      case 'STDIN_ACK':
+        this.#expect(this.#state === 'running', 'a STDIN_ACK while nothing runs');
+        this.#expect(
+          frame.offset >= this.#stdinAcknowledged && frame.offset <= this.#stdinSent,
+          'a STDIN_ACK of bytes that were not sent, or are acknowledged',
+        );
+        this.#stdinAcknowledged = frame.offset;
+        return this.#pumpStdin();
+      case 'EXIT':
+        this.#expect(this.#state === 'running', 'an EXIT while nothing runs');
+        this.#expect(
+          frame.stdoutLength === this.#received.stdout && frame.stderrLength === this.#received.stderr,
+          'an EXIT whose lengths are not those of its streams',
+        );
+        this.#state = 'ended';
+        return this.#listener.ended(frame);
+      case 'FAULT':
+        this.#expect(['greeted', 'tasked', 'running'].includes(this.#state), 'a FAULT out of order');
+        this.#state = 'ended';
+        return this.#listener.ended(frame);
+      case 'PONG':
+        this.#expect(frame.token > this.#lastPong && frame.token <= this.#lastPing, 'a PONG without a PING');
+        this.#expect(this.#state !== 'greeting', 'a PONG before HELLO');
+        this.#lastPong = frame.token;
+        this.#pongAtMs = this.#clock();
+        return;
+      default:
+        return assertNever(frame);
+    }
+  }
+
+  #receiveOutput(stream: StreamName, offset: number, data: Uint8Array): void {
+    this.#expect(this.#state === 'running', 'output while nothing runs');
+    this.#expect(offset === this.#received[stream], `${stream} at a wrong offset`);
+    const end = offset + data.length;
+    this.#expect(end <= this.#acknowledged[stream] + STREAM_WINDOW_BYTES, `${stream} beyond its credit`);
+    this.#received[stream] = end;
+    this.#listener.output(stream, data);
+  }
+
+  #expect(condition: boolean, otherwise: string): void {
+    if (!condition) throw new Error(`the agent sent ${otherwise}`);
+  }
+
+  #fail(kind: ChannelFailure['kind'], message: string): void {
+    if (this.#state === 'failed' || this.#state === 'ended') return;
+    const greeting = this.#state === 'greeting' || this.#state === 'new';
+    this.#state = 'failed';
+    if (greeting) this.#greeted.reject(new Error(message));
+    else this.#listener.failed({ kind, message });
+  }
+
+  #send(frame: HostFrame): void {
+    if (this.#state !== 'failed' && this.#stream.writable) this.#stream.write(encodeHostFrame(frame));
+  }
+
+  /** A guest that does not read gets no more acknowledgements; later it gets the newest of each stream. */
+  #sendAcks(): void {
+    for (const stream of this.#unsentAcks) {
+      if (this.#state !== 'running' || this.#stream.writableLength > BACKLOG_BYTES) return;
+      this.#unsentAcks.delete(stream);
+      this.#send({ type: 'ACK', stream, offset: this.#acknowledged[stream] });
+    }
+  }
+
+  #pumpStdin(): void {
+    if (this.#stdinBusy) return;
+    this.#stdinBusy = true;
+    this.#sendStdin()
+      .catch((error: unknown) => {
+        this.#fail('closed', `standard input cannot be read: ${error instanceof Error ? error.message : 'unknown'}`);
+      })
+      .finally(() => (this.#stdinBusy = false));
+  }
+
+  async #sendStdin(): Promise<void> {
+    const source = this.#stdin;
+    if (source === null || this.#stdinEnded) return;
+    const live = () => this.#state === 'tasked' || this.#state === 'running';
+    while (live() && this.#stdinSent < source.length) {
+      const room = this.#stdinAcknowledged + STDIN_WINDOW_BYTES - this.#stdinSent;
+      const count = Math.min(room, MAX_GUEST_DATA_BYTES, source.length - this.#stdinSent);
+      if (count <= 0) return;
+      const data = await source.read(this.#stdinSent, count);
+      if (!live()) return;
+      this.#send({ type: 'STDIN', offset: this.#stdinSent, data });
+      this.#stdinSent += data.length;
+    }
+    if (!live()) return;
+    this.#stdinEnded = true;
+    this.#send({ type: 'STDIN_END', length: source.length });
+  }
+}

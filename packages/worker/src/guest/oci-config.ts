@@ -1,0 +1,117 @@
+import { seccompProfile } from './seccomp.ts';
+
+/** What the container of one attempt is made from. Paths are those of the guest; see `docs/reference/guest-frames.md`. */
+export interface ContainerSpec {
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd: string;
+  readonly memoryMiB: number;
+  readonly hostname: string;
+}
+
+const MAX_PROCESSES = 1024;
+const MAX_OPEN_FILES = 4096;
+const SHM_BYTES = 64 * 2 ** 20;
+
+/**
+ * Docker's default set less NET_RAW and MKNOD. They count within the container's user namespace, over its own files and
+ * processes only; package managers and `su` in an image expect them.
+ */
+const CAPABILITIES = [
+  'CAP_AUDIT_WRITE',
+  'CAP_CHOWN',
+  'CAP_DAC_OVERRIDE',
+  'CAP_FOWNER',
+  'CAP_FSETID',
+  'CAP_KILL',
+  'CAP_NET_BIND_SERVICE',
+  'CAP_SETFCAP',
+  'CAP_SETGID',
+  'CAP_SETPCAP',
+  'CAP_SETUID',
+  'CAP_SYS_CHROOT',
+];
+
+/** As Docker's defaults. */
+const MASKED_PATHS = [
+  '/proc/acpi',
+  '/proc/asound',
+  '/proc/interrupts',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/sched_debug',
+  '/proc/scsi',
+  '/proc/timer_list',
+  '/proc/timer_stats',
+  '/sys/devices/virtual/powercap',
+  '/sys/firmware',
+];
+const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
+
+/** The OCI runtime configuration (version 1.0) that the agent gives to `crun`. */
+export function ociConfig(spec: ContainerSpec) {
+  return {
+    ociVersion: '1.0.2',
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      args: spec.argv,
+      env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
+      cwd: spec.cwd,
+      capabilities: { bounding: CAPABILITIES, effective: CAPABILITIES, permitted: CAPABILITIES },
+      rlimits: [
+        { type: 'RLIMIT_NOFILE', soft: MAX_OPEN_FILES, hard: MAX_OPEN_FILES },
+        { type: 'RLIMIT_CORE', soft: 0, hard: 0 },
+      ],
+      noNewPrivileges: true,
+      oomScoreAdj: 500,
+    },
+    root: { path: '/run/fn/rootfs', readonly: false },
+    hostname: spec.hostname,
+    mounts: [
+      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+      {
+        destination: '/dev',
+        type: 'tmpfs',
+        source: 'tmpfs',
+        options: ['nosuid', 'strictatime', 'mode=755', 'size=64k'],
+      },
+      {
+        destination: '/dev/pts',
+        type: 'devpts',
+        source: 'devpts',
+        options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620'],
+      },
+      {
+        destination: '/dev/shm',
+        type: 'tmpfs',
+        source: 'shm',
+        options: ['nosuid', 'noexec', 'nodev', 'mode=1777', `size=${SHM_BYTES}`],
+      },
+      { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
+      { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
+      { destination: '/function', type: 'bind', source: '/run/fn/code', options: ['bind', 'ro', 'nosuid', 'nodev'] },
+    ],
+    linux: {
+      namespaces: [
+        { type: 'user', path: '/run/fn/ns/user' },
+        { type: 'pid', path: '/run/fn/ns/pid' },
+        { type: 'mount' },
+        { type: 'ipc' },
+        { type: 'uts' },
+        { type: 'network' },
+        { type: 'cgroup' },
+      ],
+      cgroupsPath: '/fn/task',
+      resources: {
+        memory: { limit: spec.memoryMiB * 2 ** 20, swap: spec.memoryMiB * 2 ** 20 },
+        pids: { limit: MAX_PROCESSES },
+        unified: { 'memory.oom.group': '1' },
+      },
+      maskedPaths: MASKED_PATHS,
+      readonlyPaths: READONLY_PATHS,
+      seccomp: seccompProfile(),
+    },
+  };
+}

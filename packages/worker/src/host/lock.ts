@@ -1,0 +1,23 @@
+import { createServer } from 'node:net';
+
+/** A name that one process of this host holds; the kernel frees it when the process ends, however it ends. */
+export type HostLock = AsyncDisposable;
+
+/**
+ * Takes `cocore/<name>`; null when it is taken. It is an address in the abstract namespace of Unix sockets, so that nothing is left
+ * in a file system and no lock is ever stale. Who connects is turned away.
+ */
+export async function takeHostLock(name: string): Promise<HostLock | null> {
+  const server = createServer((socket) => socket.destroy());
+  server.unref();
+  const taken = Promise.withResolvers<boolean>();
+  server.once('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EADDRINUSE') taken.resolve(false);
+    else taken.reject(error);
+  });
+  server.listen({ path: `\0cocore/${name}` }, () => taken.resolve(true));
+  if (!(await taken.promise)) return null;
+  return {
+    [Symbol.asyncDispose]: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}

@@ -1,0 +1,96 @@
+import { CocoreError, WorkerId } from '@cocore/protocol';
+import { createHash, createPrivateKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+
+const Joined = z.strictObject({
+  serverId: z.string().min(1),
+  workerId: WorkerId,
+  /** SHA-256 of the server's certificate in DER, hexadecimal; null when the system's authorities vouch for it. */
+  certificateSha256: z.string().nullable(),
+});
+export type Joined = z.infer<typeof Joined>;
+
+const IdentityFile = z.strictObject({
+  version: z.literal(1),
+  /** PKCS #8, PEM. */
+  privateKey: z.string(),
+  joined: Joined.nullable(),
+});
+
+/**
+ * Who this worker is: a key pair that it made itself, and the server that it joined. Kept in `identity.json` (0600) in the data
+ * directory, which the daemon has locked.
+ */
+export class Identity {
+  readonly publicKey: string;
+  readonly #path: string;
+  readonly #key: KeyObject;
+  #joined: Joined | null;
+
+  private constructor(path: string, key: KeyObject, joined: Joined | null) {
+    this.#path = path;
+    this.#key = key;
+    this.#joined = joined;
+    const jwk = key.export({ format: 'jwk' });
+    if (jwk.x === undefined) throw new CocoreError('file_unreadable', `${path} does not hold an Ed25519 key`);
+    this.publicKey = jwk.x;
+  }
+
+  /** Reads the identity, or makes one. @throws CocoreError `file_unreadable` */
+  static open(dataDir: string): Identity {
+    const path = join(dataDir, 'identity.json');
+    let text: string;
+    try {
+      text = readFileSync(path, 'utf8');
+    } catch (cause) {
+      if (cause instanceof Error && 'code' in cause && cause.code === 'ENOENT') {
+        const identity = new Identity(path, generateKeyPairSync('ed25519').privateKey, null);
+        identity.#save();
+        return identity;
+      }
+      throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
+    }
+    try {
+      const file = IdentityFile.parse(JSON.parse(text));
+      return new Identity(path, createPrivateKey(file.privateKey), file.joined);
+    } catch (cause) {
+      throw new CocoreError('file_unreadable', `${path} is not an identity`, { cause });
+    }
+  }
+
+  get joined(): Joined | null {
+    return this.#joined;
+  }
+
+  /** Short and the same in every life of the daemon; what it owns on the host (control groups) carries it. */
+  get daemonTag(): string {
+    return createHash('sha256').update(this.publicKey).digest('hex').slice(0, 12);
+  }
+
+  /** base64url, 86 characters. */
+  sign(statement: string): string {
+    return sign(null, Buffer.from(statement), this.#key).toString('base64url');
+  }
+
+  /** Remembers the server for good. */
+  join(joined: Joined): void {
+    this.#joined = joined;
+    this.#save();
+  }
+
+  #save(): void {
+    const privateKey = this.#key.export({ format: 'pem', type: 'pkcs8' }).toString();
+    const content: z.infer<typeof IdentityFile> = { version: 1, privateKey, joined: this.#joined };
+    const temporary = `${this.#path}.new`;
+    const file = openSync(temporary, 'w', 0o600);
+    try {
+      writeFileSync(file, `${JSON.stringify(content, null, 2)}\n`);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, this.#path);
+  }
+}

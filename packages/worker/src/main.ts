@@ -1,0 +1,40 @@
+import { CocoreError } from '@cocore/protocol';
+import { pino } from 'pino';
+import { parseCommand } from './config.ts';
+import { CONFIGURATION_ERRORS, startDaemon } from './daemon.ts';
+import { probeHost } from './probe.ts';
+
+/** Says why it cannot go on, and what to do: two lines on standard error. */
+function fail(error: unknown): void {
+  const known = error instanceof CocoreError ? error : new CocoreError('internal', String(error), { cause: error });
+  process.stderr.write(`error ${known.code}: ${known.message}\n${known.remedy}\n`);
+  process.exitCode = CONFIGURATION_ERRORS.has(known.code) ? 2 : 1;
+}
+
+/** Resolves at the first signal that asks the process to stop. Later ones change nothing: stopping is under way. */
+function stopSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve());
+  });
+}
+
+async function main(): Promise<void> {
+  const stop = stopSignal();
+  const { env, argv } = process;
+  const command = parseCommand(argv.slice(2), env);
+  if (command.verb === 'probe') {
+    process.stdout.write(`${JSON.stringify(await probeHost(command.config))}\n`);
+    return;
+  }
+  const log = pino({ level: env['COCORE_LOG_LEVEL'] ?? 'info', base: null }, pino.destination({ fd: 2, sync: true }));
+  await using daemon = await startDaemon(command.config, log);
+  const ready = daemon.ready.then((workerId) => process.stdout.write(`ready ${workerId}\n`));
+  await Promise.race([stop, Promise.all([ready, daemon.ended])]);
+  log.info('worker stops');
+}
+
+try {
+  await main();
+} catch (error) {
+  fail(error);
+}

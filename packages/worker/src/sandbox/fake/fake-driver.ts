@@ -1,0 +1,112 @@
+import { type MeterReading } from '@cocore/protocol';
+import { type Duplex, duplexPair } from 'node:stream';
+import { type HostCheck, passed } from '../../host/check.ts';
+import { awakeClock } from '../../host/clock.ts';
+import { ConsoleRing } from '../console-ring.ts';
+import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxExit, SandboxHandle, SandboxSpec } from '../driver.ts';
+import { FakeGuest } from './fake-guest.ts';
+
+/** What stands in the place of the machine: it speaks on the guest's end of the stream until it is disposed of. */
+export interface GuestDouble extends Disposable {
+  /** Resolves when the guest ends by itself. */
+  readonly ended: Promise<void>;
+}
+
+export interface FakeDriverOptions {
+  /** Makes the guest; a test may give a hostile one. */
+  readonly guest?: (stream: Duplex, console: (text: string) => void) => GuestDouble;
+  readonly bootDeadlineMs?: number;
+}
+
+class FakeSandbox implements Sandbox {
+  readonly handle: SandboxHandle;
+  readonly agent: Duplex;
+  readonly exited: Promise<SandboxExit>;
+  readonly #guest: GuestDouble;
+  readonly #guestEnd: Duplex;
+  readonly #ring = new ConsoleRing();
+  readonly #exit = Promise.withResolvers<SandboxExit>();
+  readonly #beganMs = awakeClock();
+  #wallMs: number | null = null;
+
+  constructor(spec: SandboxSpec, makeGuest: NonNullable<FakeDriverOptions['guest']>) {
+    this.handle = { version: 1, driver: 'fake', name: spec.name };
+    this.exited = this.#exit.promise;
+    [this.agent, this.#guestEnd] = duplexPair();
+    // Writes to a machine that is gone are lost, as they are with a real one.
+    this.agent.on('error', () => undefined);
+    this.#guestEnd.on('error', () => undefined);
+    this.#guest = makeGuest(this.#guestEnd, (text) => this.#ring.push(Buffer.from(text)));
+    void this.#guest.ended.then(() => this.#end({ code: 0, signal: null }));
+  }
+
+  console(): string {
+    return this.#ring.text();
+  }
+
+  async usage(): Promise<MeterReading> {
+    return { cpuMs: null, memoryPeakBytes: null, wallMs: this.#wallMs ?? awakeClock() - this.#beganMs };
+  }
+
+  async destroy(): Promise<void> {
+    this.#guest[Symbol.dispose]();
+    this.#end({ code: null, signal: 'SIGKILL' });
+    this.agent.destroy();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.destroy();
+  }
+
+  #end(exit: SandboxExit): void {
+    this.#wallMs ??= awakeClock() - this.#beganMs;
+    this.#guestEnd.destroy();
+    this.#exit.resolve(exit);
+  }
+}
+
+/**
+ * A driver without machines, for tests and benchmarks: its guest speaks real frames and, instead of the function, plays the
+ * steps that stand in the arguments (see `FakeGuest`).
+ */
+export class FakeDriver implements SandboxDriver {
+  readonly capabilities: DriverCapabilities;
+  readonly #makeGuest: NonNullable<FakeDriverOptions['guest']>;
+  readonly #alive = new Set<FakeSandbox>();
+
+  constructor(options: FakeDriverOptions = {}) {
+    this.#makeGuest = options.guest ?? ((stream, console) => new FakeGuest(stream, console));
+    this.capabilities = {
+      name: 'fake',
+      isolation: 'container',
+      snapshot: false,
+      recover: false,
+      network: false,
+      runsCode: false,
+      overheadMiB: 0,
+      bootDeadlineMs: options.bootDeadlineMs ?? 5_000,
+    };
+  }
+
+  async probe(): Promise<HostCheck[]> {
+    return [passed('fake driver', 'runs anywhere, and runs no code')];
+  }
+
+  async prepare(): Promise<void> {}
+
+  async start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox> {
+    signal.throwIfAborted();
+    const sandbox = new FakeSandbox(spec, this.#makeGuest);
+    this.#alive.add(sandbox);
+    void sandbox.exited.then(() => this.#alive.delete(sandbox));
+    return sandbox;
+  }
+
+  async recover(): Promise<Sandbox | null> {
+    return null;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const sandbox of this.#alive) await sandbox.destroy();
+  }
+}

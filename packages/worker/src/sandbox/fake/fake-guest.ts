@@ -1,0 +1,213 @@
+import {
+  assertNever,
+  encodeGuestFrame,
+  GUEST_FRAME_VERSION,
+  type GuestFrame,
+  type HostFrame,
+  hostFrameDecoder,
+  MAX_GUEST_DATA_BYTES,
+  STREAM_WINDOW_BYTES,
+  type StreamName,
+} from '@cocore/protocol';
+import { constants } from 'node:os';
+import type { Duplex } from 'node:stream';
+import type { GuestDouble } from './fake-driver.ts';
+
+/** What `outbytes` repeats: 16 bytes a line. */
+const PATTERN = '0123456789abcde\n';
+
+/** Thrown inside the script when its process or its machine has ended. */
+class Over extends Error {}
+
+/** The part of the runtime configuration that the double looks at. */
+interface Config {
+  readonly process: { readonly args: readonly string[] };
+}
+
+/**
+ * A guest without a machine. It speaks real frames, keeps to the credit, and plays the arguments after the interpreter and the file as
+ * steps, in order: `out:TEXT`, `err:TEXT`, `outbytes:N`, `cat` (stdin to stdout), `sleep:MS`, `flood` (for ever), `silent` (the agent
+ * stops answering), `vanish` (the machine dies without a report), `garbage` (a bad frame), `signal:N`, `oom`, `exit:N`. The end of the
+ * steps is exit 0.
+ */
+export class FakeGuest implements GuestDouble {
+  readonly ended: Promise<void>;
+  readonly #stream: Duplex;
+  readonly #decoder = hostFrameDecoder();
+  readonly #ended = Promise.withResolvers<void>();
+  readonly #sent: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  readonly #acknowledged: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  readonly #stdin: Uint8Array[] = [];
+  #stdinOver = false;
+  #silent = false;
+  /** The process has ended; the agent still answers. */
+  #exited = false;
+  #over = false;
+  #timer: NodeJS.Timeout | undefined;
+  /** Resolves, and is made anew, at each change that the script may wait for. */
+  #change = Promise.withResolvers<void>();
+
+  constructor(stream: Duplex, console: (text: string) => void) {
+    this.#stream = stream;
+    this.ended = this.#ended.promise;
+    stream.on('data', (bytes: Uint8Array) => {
+      for (const frame of this.#decoder.push(bytes)) this.#receive(frame);
+    });
+    stream.on('drain', () => this.#changed());
+    console('fake guest: ready\n');
+  }
+
+  [Symbol.dispose](): void {
+    this.#over = true;
+    clearTimeout(this.#timer);
+    this.#changed();
+    this.#ended.resolve();
+  }
+
+  #receive(frame: HostFrame): void {
+    if (this.#over) return;
+    switch (frame.type) {
+      case 'HELLO':
+        return this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce: frame.nonce, agentVersion: 'fake' });
+      case 'TASK': {
+        const config = JSON.parse(Buffer.from(frame.config).toString('utf8')) as Config;
+        void this.#run(config.process.args.slice(2)).catch((error: unknown) => {
+          if (!(error instanceof Over)) this.#fault(error);
+        });
+        return;
+      }
+      case 'STDIN':
+        this.#stdin.push(frame.data.slice());
+        return this.#changed();
+      case 'STDIN_END':
+        this.#stdinOver = true;
+        return this.#changed();
+      case 'SIGNAL':
+        return this.#exit('signaled', frame.signal, false);
+      case 'PING':
+        return this.#send({ type: 'PONG', token: frame.token });
+      case 'ACK':
+        this.#acknowledged[frame.stream] = frame.offset;
+        return this.#changed();
+      case 'POWEROFF':
+        return this[Symbol.dispose]();
+      case 'SEED':
+        return;
+      default:
+        return assertNever(frame);
+    }
+  }
+
+  async #run(steps: readonly string[]): Promise<void> {
+    this.#send({ type: 'STARTED', monotonicNs: process.hrtime.bigint() });
+    for (const step of steps) await this.#play(step);
+    this.#exit('exited', 0, false);
+  }
+
+  async #play(step: string): Promise<void> {
+    const [verb = '', ...rest] = step.split(':');
+    const argument = rest.join(':');
+    switch (verb) {
+      case 'out':
+        return this.#write('stdout', Buffer.from(argument));
+      case 'err':
+        return this.#write('stderr', Buffer.from(argument));
+      case 'outbytes':
+        return this.#writePattern(Number(argument));
+      case 'flood':
+        return this.#writePattern(Infinity);
+      case 'cat':
+        return this.#cat();
+      case 'sleep':
+        return this.#sleep(Number(argument));
+      case 'silent':
+        this.#silent = true;
+        return;
+      case 'vanish':
+        this[Symbol.dispose]();
+        throw new Over();
+      case 'garbage':
+        this.#stream.write(Buffer.from([1, 0, 0, 0, 0x7f]));
+        return;
+      case 'signal':
+        this.#exit('signaled', Number(argument), false);
+        throw new Over();
+      case 'oom':
+        this.#exit('signaled', constants.signals.SIGKILL, true);
+        throw new Over();
+      case 'exit':
+        this.#exit('exited', Number(argument), false);
+        throw new Over();
+      default:
+        throw new Error(`the fake driver runs no code, and knows no step ${JSON.stringify(step)}`);
+    }
+  }
+
+  async #write(stream: StreamName, data: Uint8Array): Promise<void> {
+    for (let at = 0; at < data.length;) {
+      const room = this.#acknowledged[stream] + STREAM_WINDOW_BYTES - this.#sent[stream];
+      if (room <= 0 || this.#stream.writableNeedDrain) {
+        await this.#wait();
+        continue;
+      }
+      const piece = data.subarray(at, at + Math.min(room, MAX_GUEST_DATA_BYTES));
+      const type = stream === 'stdout' ? 'STDOUT' : 'STDERR';
+      this.#send({ type, offset: this.#sent[stream], data: piece });
+      this.#sent[stream] += piece.length;
+      at += piece.length;
+    }
+  }
+
+  async #writePattern(count: number): Promise<void> {
+    const page = Buffer.alloc(MAX_GUEST_DATA_BYTES, PATTERN);
+    for (let left = count; left > 0; left -= page.length) await this.#write('stdout', page.subarray(0, left));
+  }
+
+  async #cat(): Promise<void> {
+    for (let taken = 0; ;) {
+      const piece = this.#stdin.shift();
+      if (piece !== undefined) {
+        await this.#write('stdout', piece);
+        taken += piece.length;
+        this.#send({ type: 'STDIN_ACK', offset: taken });
+      } else if (this.#stdinOver) return;
+      else await this.#wait();
+    }
+  }
+
+  async #sleep(durationMs: number): Promise<void> {
+    let over = false;
+    this.#timer = setTimeout(() => {
+      over = true;
+      this.#changed();
+    }, durationMs);
+    while (!over) await this.#wait();
+  }
+
+  async #wait(): Promise<void> {
+    if (!this.#exited) await this.#change.promise;
+    if (this.#over || this.#exited) throw new Over();
+  }
+
+  #changed(): void {
+    this.#change.resolve();
+    this.#change = Promise.withResolvers();
+  }
+
+  #exit(kind: 'exited' | 'signaled', code: number, oom: boolean): void {
+    if (this.#exited) return;
+    this.#exited = true;
+    const { stdout: stdoutLength, stderr: stderrLength } = this.#sent;
+    this.#send({ type: 'EXIT', kind, oom, code, stdoutLength, stderrLength, cpuUs: 0, memoryPeakBytes: 0 });
+    this.#changed();
+  }
+
+  #fault(error: unknown): void {
+    const message = error instanceof Error ? error.message.slice(0, 500) : 'unknown';
+    this.#send({ type: 'FAULT', stage: 'start', errno: 0, message });
+  }
+
+  #send(frame: GuestFrame): void {
+    if (!this.#over && !this.#silent) this.#stream.write(encodeGuestFrame(frame));
+  }
+}

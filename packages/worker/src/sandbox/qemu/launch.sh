@@ -1,0 +1,82 @@
+#!/bin/sh
+# Starts one QEMU in its own jail: launch.sh STAGE QEMU [ARGUMENT...]
+#
+# It is started by the daemon as root with descriptor 3 being the agent's socket, and these in the environment:
+#   JAIL_DAEMON   the daemon's process id
+#   JAIL_ROOT     an empty directory
+#   JAIL_UID      the user and group id that QEMU gets
+#   JAIL_CGROUPS  files to write the process id to, one a line
+#   JAIL_BINDS    SOURCE:TARGET, one a line: files that QEMU sees, read-only
+#   JAIL_SCRATCH  SOURCE:TARGET: the one file that it may write, and
+#   JAIL_FSIZE    how long that may become, in bytes
+#
+# Death of the daemon, however it dies, ends QEMU: the kernel kills `unshare` with the daemon, and the process 1 of the
+# PID namespace with `unshare`. A signal set for the parent's death is lost when the user id changes, so the
+# last stage sets it again, after the change.
+set -eu
+newline='
+'
+
+stage=$1
+shift
+case $stage in
+join)
+	IFS=$newline
+	for file in $JAIL_CGROUPS; do echo $$ >"$file"; done
+	exec setpriv --pdeathsig KILL -- "$0" isolate "$@"
+	;;
+isolate)
+	# The daemon may have died before the signal was set.
+	[ "$PPID" = "$JAIL_DAEMON" ] || exit 70
+	exec unshare --mount --net --ipc --uts --pid --fork --kill-child=KILL -- "$0" enter "$@"
+	;;
+enter) ;;
+*)
+	echo "launch.sh: no stage $stage" >&2
+	exit 64
+	;;
+esac
+
+bind() { # SOURCE TARGET OPTIONS
+	mount --bind -- "$1" "$JAIL_ROOT$2"
+	mount -o "remount,bind,nosuid,nodev,$3" -- "$JAIL_ROOT$2"
+}
+
+mount -t tmpfs -o size=1m,nosuid,mode=755 jail "$JAIL_ROOT"
+mkdir -p "$JAIL_ROOT/dev" "$JAIL_ROOT/etc" "$JAIL_ROOT/vm" "$JAIL_ROOT/usr" "$JAIL_ROOT/old" "$JAIL_ROOT/proc"
+bind /usr /usr ro
+for name in bin sbin lib lib32 lib64 libx32; do
+	if [ -L "/$name" ]; then
+		ln -s "$(readlink "/$name")" "$JAIL_ROOT/$name"
+	elif [ -d "/$name" ]; then
+		mkdir "$JAIL_ROOT/$name"
+		bind "/$name" "/$name" ro
+	fi
+done
+touch "$JAIL_ROOT/etc/ld.so.cache"
+bind /etc/ld.so.cache /etc/ld.so.cache ro,noexec
+for name in null zero urandom; do
+	touch "$JAIL_ROOT/dev/$name"
+	mount --bind "/dev/$name" "$JAIL_ROOT/dev/$name"
+	mount -o remount,bind,nosuid,noexec "$JAIL_ROOT/dev/$name"
+done
+IFS=$newline
+for pair in $JAIL_BINDS; do
+	touch "$JAIL_ROOT${pair##*:}"
+	bind "${pair%:*}" "${pair##*:}" ro,noexec
+done
+touch "$JAIL_ROOT${JAIL_SCRATCH##*:}"
+bind "${JAIL_SCRATCH%:*}" "${JAIL_SCRATCH##*:}" rw,noexec
+
+uid=$JAIL_UID fsize=$JAIL_FSIZE
+cd "$JAIL_ROOT"
+# `umount` looks mounts up in /proc, so there is one until the end of the stage.
+mount -t proc -o nosuid,nodev,noexec proc proc
+pivot_root . old
+umount --lazy --no-mtab /old
+mount --no-mtab -o remount,ro,nosuid,mode=755 jail /
+umount --no-mtab /proc
+exec env -i PATH=/usr/bin \
+	prlimit --core=0 --fsize="$fsize" --nofile=256 -- \
+	setpriv --reuid "$uid" --regid "$uid" --clear-groups --no-new-privs \
+	--bounding-set=-all --inh-caps=-all --ambient-caps=-all --pdeathsig KILL -- "$@"

@@ -1,0 +1,117 @@
+import { CocoreError, GATEWAY_PATH, GATEWAY_SUBPROTOCOL } from '@cocore/protocol';
+import { createHash } from 'node:crypto';
+import { type ClientRequestArgs, type IncomingMessage, request as httpRequest } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import type { Readable } from 'node:stream';
+import { connect as tlsConnect, type ConnectionOptions, type TLSSocket } from 'node:tls';
+import { WebSocket } from 'ws';
+
+export interface EndpointOptions {
+  /** `http(s)://` or `ws(s)://` and host; a path is not part of it. */
+  readonly url: string;
+  /** Plain text to another machine is refused without it. */
+  readonly insecure: boolean;
+  /** A certificate authority in PEM, instead of the system's. */
+  readonly ca?: string | undefined;
+}
+
+/** How long the server may take to accept a connection, and to go on with an answer that it has begun. */
+const CONNECT_TIMEOUT_MS = 10_000;
+const IDLE_TIMEOUT_MS = 30_000;
+
+const LOOPBACK = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/;
+
+/** The control server as the daemon dials it: its address, and how it is known. */
+export class Endpoint {
+  /** `host:port`, as signed in the hello. */
+  readonly authority: string;
+  /** SHA-256 of the certificate that must be shown, hexadecimal; null to go by authorities. */
+  pin: string | null = null;
+  readonly #url: URL;
+  readonly #secure: boolean;
+  readonly #ca: string | undefined;
+
+  /** @throws CocoreError `usage` or `insecure_refused` */
+  constructor({ url, insecure, ca }: EndpointOptions) {
+    const parsed = URL.canParse(url) ? new URL(url) : null;
+    if (parsed === null || !/^(?:https?|wss?):$/.test(parsed.protocol)) {
+      throw new CocoreError('usage', `--server ${JSON.stringify(url)} is not an http(s):// or ws(s):// address`);
+    }
+    this.#url = parsed;
+    this.#secure = parsed.protocol === 'https:' || parsed.protocol === 'wss:';
+    this.#ca = ca;
+    const port = parsed.port === '' ? (this.#secure ? '443' : '80') : parsed.port;
+    this.authority = `${parsed.hostname}:${port}`;
+    if (!this.#secure && !insecure && !LOOPBACK.test(parsed.hostname)) {
+      throw new CocoreError('insecure_refused', `${url} would carry keys and output in plain text to another machine`);
+    }
+  }
+
+  /** A WebSocket that is being opened. */
+  dial(): WebSocket {
+    const url = `${this.#secure ? 'wss' : 'ws'}://${this.#url.host}${GATEWAY_PATH}`;
+    return new WebSocket(url, GATEWAY_SUBPROTOCOL, {
+      ...this.#connection(),
+      handshakeTimeout: CONNECT_TIMEOUT_MS,
+      perMessageDeflate: false,
+      followRedirects: false,
+    });
+  }
+
+  /** The body of a blob, of which nothing is checked yet. @throws Error when the answer is not 200 */
+  async blob(digest: string, token: string, signal: AbortSignal): Promise<Readable> {
+    const request = (this.#secure ? httpsRequest : httpRequest)({
+      ...this.#connection(),
+      host: this.#url.hostname.replace(/^\[|\]$/g, ''),
+      port: this.authority.slice(this.authority.lastIndexOf(':') + 1),
+      path: `/v1/worker/blobs/${digest}`,
+      headers: { host: this.#url.host, authorization: `Bearer ${token}` },
+      agent: false,
+      signal,
+      timeout: IDLE_TIMEOUT_MS,
+    });
+    const answer = Promise.withResolvers<IncomingMessage>();
+    request.once('response', answer.resolve).on('error', answer.reject);
+    request.once('timeout', () => request.destroy(new Error(`the server was silent for ${IDLE_TIMEOUT_MS} ms`)));
+    request.end();
+    const response = await answer.promise;
+    if (response.statusCode !== 200) {
+      response.destroy();
+      throw new Error(`the server answered ${response.statusCode}`);
+    }
+    return response;
+  }
+
+  #connection(): Pick<ClientRequestArgs, 'createConnection'> & { ca?: string } {
+    const { pin } = this;
+    const ca = this.#ca === undefined ? {} : { ca: this.#ca };
+    if (!this.#secure || pin === null) return ca;
+    return {
+      // A pinned certificate is known by itself: no authority and no name is asked. Nothing is written to a connection
+      // before it is handed over here.
+      createConnection: (options, handOver) => {
+        const socket = tlsConnect({ ...(options as ConnectionOptions), rejectUnauthorized: false });
+        const onError = (error: Error) => handOver?.(error, socket);
+        socket.once('error', onError);
+        socket.once('secureConnect', () => {
+          socket.off('error', onError);
+          const shown = certificateSha256(socket);
+          if (shown === pin) handOver?.(null, socket);
+          else {
+            const error = new CocoreError(
+              'server_mismatch',
+              `the server’s certificate is not the pinned one: ${shown}`,
+            );
+            handOver?.(error, socket);
+            socket.destroy();
+          }
+        });
+        return undefined;
+      },
+    };
+  }
+}
+
+function certificateSha256(socket: TLSSocket): string {
+  return createHash('sha256').update(socket.getPeerCertificate(true).raw).digest('hex');
+}

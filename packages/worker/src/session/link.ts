@@ -1,0 +1,98 @@
+import { CocoreError, type ErrorCode } from '@cocore/protocol';
+import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Session, type SessionParts } from './session.ts';
+
+export interface LinkParts extends Omit<SessionParts, 'attempts'> {
+  /** Between 0 and 1, for the jitter of reconnections. */
+  readonly random?: () => number;
+}
+
+/** Refusals that trying again cannot change. */
+const FATAL: ReadonlySet<ErrorCode> = new Set([
+  'join_token_invalid',
+  'signature_invalid',
+  'protocol_version',
+  'server_mismatch',
+]);
+
+const FIRST_DELAY_MS = 200;
+const MAX_DELAY_MS = 5_000;
+
+/**
+ * The link to the control server for the daemon's life: one session after the other, with growing pauses and jitter between failed
+ * ones, for ever; attempts go on meanwhile.
+ */
+export class Link implements AsyncDisposable {
+  readonly #parts: LinkParts;
+  readonly #stop = new AbortController();
+  readonly #joined = Promise.withResolvers<string>();
+  #session: Session | null = null;
+
+  constructor(parts: LinkParts) {
+    this.#parts = parts;
+    const { identity, joinToken, endpoint } = parts;
+    endpoint.pin = identity.joined?.certificateSha256 ?? joinToken?.content.certificateSha256 ?? null;
+    this.#joined.promise.catch(() => undefined);
+  }
+
+  /** Resolves with the worker's id at the first welcome. Rejects when a refusal is final before. */
+  get joined(): Promise<string> {
+    return this.#joined.promise;
+  }
+
+  /** Whether reports reach the control server now. */
+  get connected(): boolean {
+    return (this.#session?.blobToken ?? null) !== null;
+  }
+
+  /** Something of an attempt is new. */
+  wake(): void {
+    this.#session?.wake();
+  }
+
+  /** A blob, by the credential of the current session. */
+  async blob(digest: string, signal: AbortSignal): Promise<Readable> {
+    const token = this.#session?.blobToken ?? null;
+    if (token === null) throw new Error('there is no session with the control server');
+    return this.#parts.endpoint.blob(digest, token, signal);
+  }
+
+  /** Dials until stopped. @throws CocoreError a refusal that is final */
+  async run(attempts: SessionParts['attempts']): Promise<void> {
+    const { log, random = Math.random } = this.#parts;
+    try {
+      for (let failures = 0; !this.#stop.signal.aborted;) {
+        const session = new Session({ ...this.#parts, attempts });
+        this.#session = session;
+        const workerId = await session.workerId.catch(() => null);
+        if (workerId === null) failures += 1;
+        else {
+          failures = 0;
+          log.info({ workerId }, 'welcomed by the control server');
+          this.#joined.resolve(workerId);
+        }
+        const why = await session.closed;
+        this.#session = null;
+        if (why instanceof CocoreError && FATAL.has(why.code)) throw why;
+        if (this.#stop.signal.aborted) return;
+        const delayMs = Math.min(FIRST_DELAY_MS * 2 ** failures, MAX_DELAY_MS) * (0.5 + random() / 2);
+        log.warn(
+          { why: why.message, delayMs: Math.round(delayMs) },
+          'no session with the control server; trying again',
+        );
+        await sleep(delayMs, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+      }
+    } catch (error) {
+      this.#joined.reject(error);
+      throw error;
+    }
+  }
+
+  /** Ends the session and dials no more. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    this.#session?.close();
+    await this.#session?.closed;
+  }
+}
