@@ -1,7 +1,7 @@
 import { CocoreError } from '@cocore/protocol';
 import { readFileSync } from 'node:fs';
 import { homedir, hostname } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { LeaseWish } from './capacity/lease.ts';
 
@@ -43,7 +43,7 @@ export function defaultArtifacts(env: NodeJS.ProcessEnv): string {
  */
 export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): Command {
   const { values } = parse(argv);
-  const artifacts = values.artifacts ?? defaultArtifacts(env);
+  const artifacts = resolve(values.artifacts ?? defaultArtifacts(env));
   if (values.probe === true) return { verb: 'probe', config: { artifacts } };
   const isolation = ISOLATIONS.find((one) => one === (values.isolation ?? 'auto'));
   if (isolation === undefined) throw usage(`--isolation must be one of ${ISOLATIONS.join(', ')}`);
@@ -51,7 +51,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   if (name.length === 0 || name.length > 128) throw usage('--name must be 1 to 128 characters');
   const config: WorkerConfig = {
     server: required(values.server, '--server'),
-    dataDir: required(values['data-dir'], '--data-dir'),
+    dataDir: directory(required(values['data-dir'], '--data-dir')),
     insecure: values.insecure ?? false,
     ca: values['ca-file'] === undefined ? undefined : readText(values['ca-file']),
     artifacts,
@@ -96,6 +96,12 @@ function parse(argv: readonly string[]) {
 function required(value: string | undefined, flag: string): string {
   if (value === undefined || value === '') throw usage(`${flag} is missing`);
   return value;
+}
+
+/** The launcher's lists of paths are divided by newlines. */
+function directory(path: string): string {
+  if (path.includes('\n')) throw usage('--data-dir must not contain a newline');
+  return resolve(path);
 }
 
 function count(value: string | undefined, flag: string): number | undefined {
