@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { CocoreError } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { DEFAULT_LIMITS, type Limits } from './admission.ts';
-import { makeKey } from './auth/secrets.ts';
+import { Authenticator, makeKey } from './auth/secrets.ts';
 import { type Certificate, selfSignedCertificate } from './auth/self-signed.ts';
 import { ServerNames } from './auth/server-names.ts';
 import { BlobStore } from './blobs/blob-store.ts';
@@ -63,7 +63,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   await using scope = new AsyncDisposableStack();
   const dataDir = scope.use(DataDir.open(options.dataDir));
   const serverId = dataDir.serverId();
-  const store = scope.adopt(openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs }), (open) =>
+  const store = scope.adopt(await openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs }), (open) =>
     open.close(),
   );
   await ensureOperatorKey(dataDir, store, clock);
@@ -100,8 +100,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   });
 
   const stopping = new AbortController();
+  const authenticator = new Authenticator(store);
   const routes = allRoutes({
     store,
+    authenticator,
     dispatcher,
     output,
     blobs,
@@ -116,7 +118,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     version: VERSION,
     certificateSha256: certificate?.sha256 ?? null,
   });
-  const app = buildApp({ store, names, log, tls: certificate, stopping: stopping.signal }, routes);
+  const app = buildApp({ authenticator, names, log, tls: certificate, stopping: stopping.signal }, routes);
   scope.defer(() => app.close());
   // An upgraded connection would keep the server from closing.
   scope.use(gateway);

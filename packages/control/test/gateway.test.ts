@@ -16,7 +16,11 @@ async function refusal(server: TestServer, options: ConnectOptions): Promise<z.i
 }
 
 /** The status with which an upgrade is refused. */
-async function upgradeStatus(server: TestServer, headers: Record<string, string>, path = GATEWAY_PATH): Promise<number> {
+async function upgradeStatus(
+  server: TestServer,
+  headers: Record<string, string>,
+  path = GATEWAY_PATH,
+): Promise<number> {
   const outgoing = request(server.url + path, {
     headers: {
       connection: 'Upgrade',
@@ -45,7 +49,10 @@ describe('the worker handshake', () => {
     assert.notEqual(second.welcome.sessionId, first.welcome.sessionId);
     assert.equal((await first.closed).reason, 'session_replaced');
     const { workers } = (await server.call<{ workers: { state: string }[] }>('GET', '/v1/workers')).body;
-    assert.deepEqual(workers.map((worker) => worker.state), ['online']);
+    assert.deepEqual(
+      workers.map((worker) => worker.state),
+      ['online'],
+    );
   });
 
   test('a join token that was used, the second worker is refused', async () => {
@@ -183,7 +190,8 @@ describe('an attempt over the gateway', () => {
     'output past the limit': (worker, channel) => worker.output(channel, 'stdout', 0, 'x'.repeat(101)),
     'a channel that was never given': (worker) => worker.output(99, 'stdout', 0, 'x'),
     'text that is not JSON': (worker) => worker.socket.send('{'),
-    'a message with an unknown field': (worker) => worker.socket.send('{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"x":1}'),
+    'a message with an unknown field': (worker) =>
+      worker.socket.send('{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"x":1}'),
     'a second hello': (worker) => worker.socket.send('{"type":"WorkerHello"}'),
     'a server’s message': (worker) => worker.socket.send('{"type":"HeartbeatAck","sequence":1}'),
     'a binary frame that is too short': (worker) => worker.socket.send(Buffer.alloc(3)),
@@ -233,7 +241,7 @@ describe('an attempt over the gateway', () => {
     const assign = await worker.startNext();
     worker.end(assign, { kind: 'exited', code: 0 }, {}, { signature: 'A'.repeat(86) });
     assert.match((await worker.closed).reason, /signature_invalid/);
-    assert.equal((await server.execution(id)).state, 'running');
+    await until('it is running', async () => (await server.execution(id)).state === 'running');
   });
 
   test('a worker that reports about another’s attempt, nothing changes and it is told to drop it', async () => {
@@ -297,7 +305,9 @@ describe('an attempt over the gateway', () => {
     await server.deploy('blobs');
     await server.run('blobs');
     const assign = await worker.startNext();
-    const other = await server.call<{ digest: string }>('POST', '/v1/blobs', { body: { raw: 'secret', type: 'application/octet-stream' } });
+    const other = await server.call<{ digest: string }>('POST', '/v1/blobs', {
+      body: { raw: 'secret', type: 'application/octet-stream' },
+    });
     const get = (digest: string, key: string | null) => server.call('GET', `/v1/worker/blobs/${digest}`, { key });
     const { blobToken } = worker.welcome;
     const image = await fetch(`${server.url}/v1/worker/blobs/${assign.task.image.digest}`, {

@@ -1,6 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { CocoreError, isIdOf, JoinTokenContent, type KeyRole, makeId } from '@cocore/protocol';
-import type { Store } from '../store/store.ts';
+import type { KeyFacts, Store } from '../store/store.ts';
 
 /** Whom a request acts for. */
 export interface Caller {
@@ -26,16 +26,46 @@ export function bearerOf(header: string | undefined): string | null {
   return /^Bearer ([^\s]+)$/i.exec(header ?? '')?.[1] ?? null;
 }
 
-/** @throws CocoreError `unauthenticated` */
-export async function authenticate(store: Store, header: string | undefined): Promise<Caller> {
-  const refused = (message: string) => new CocoreError('unauthenticated', message);
-  const bearer = bearerOf(header);
-  if (bearer === null) throw refused('the request carries no key');
-  const [, keyId, random] = KEY.exec(bearer) ?? [];
-  if (keyId === undefined || random === undefined || !isIdOf('key', keyId)) throw refused('the key is not valid');
-  const key = await store.findKey(keyId);
-  if (key === null || !timingSafeEqual(key.secretHash, sha256(random))) throw refused('the key is not valid');
-  return { keyId, projectId: key.projectId, role: key.role };
+/** A key that another server deleted is good for this long here. */
+const REMEMBER_MS = 1_000;
+const MAX_REMEMBERED = 10_000;
+
+/** Knows whose key a request carries. What the store said about a key is remembered for a second. */
+export class Authenticator {
+  readonly #store: Store;
+  readonly #remembered = new Map<string, { readonly key: KeyFacts; readonly untilMs: number }>();
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /** @throws CocoreError `unauthenticated` */
+  async authenticate(header: string | undefined): Promise<Caller> {
+    const refused = (message: string) => new CocoreError('unauthenticated', message);
+    const bearer = bearerOf(header);
+    if (bearer === null) throw refused('the request carries no key');
+    const [, keyId, random] = KEY.exec(bearer) ?? [];
+    if (keyId === undefined || random === undefined || !isIdOf('key', keyId)) throw refused('the key is not valid');
+    const key = await this.#find(keyId);
+    if (key === null || !timingSafeEqual(key.secretHash, sha256(random))) throw refused('the key is not valid');
+    return { keyId, projectId: key.projectId, role: key.role };
+  }
+
+  /** The key was deleted. */
+  forget(keyId: string): void {
+    this.#remembered.delete(keyId);
+  }
+
+  async #find(keyId: string): Promise<KeyFacts | null> {
+    const nowMs = performance.now();
+    const remembered = this.#remembered.get(keyId);
+    if (remembered !== undefined && remembered.untilMs > nowMs) return remembered.key;
+    const key = await this.#store.findKey(keyId);
+    if (this.#remembered.size >= MAX_REMEMBERED) this.#remembered.clear();
+    if (key === null) this.#remembered.delete(keyId);
+    else this.#remembered.set(keyId, { key, untilMs: nowMs + REMEMBER_MS });
+    return key;
+  }
 }
 
 const JOIN_TOKEN_PREFIX = 'cj_';

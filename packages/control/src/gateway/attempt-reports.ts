@@ -61,32 +61,63 @@ export class AttemptReports {
     void this.#work(attempt, fresh);
   }
 
+  /**
+   * Asks the store for one thing after the other without waiting for the commit between: the store keeps the order, and what
+   * came together is committed together.
+   */
   async #work(attempt: LiveAttempt, inbox: Item[]): Promise<void> {
     while (inbox.length > 0) {
       const items = takeNext(inbox);
       const [first] = items;
-      try {
-        if (!attempt.over && attempt.link === first!.session) {
-          if ('report' in first!) await this.#report(first.session, attempt, first.report);
-          else
-            await this.#append(
-              first!.session,
-              attempt,
-              items.flatMap((item) => ('frame' in item ? [item.frame] : [])),
-            );
-        }
-        for (const item of items) item.done();
-      } catch (error) {
+      const failed = (error: unknown) => {
         for (const item of items) item.failed(error);
+      };
+      try {
+        const asked = this.#isCurrent(attempt, first!.session) ? await this.#ask(first!, attempt, items) : DROPPED;
+        asked.committed.then(() => {
+          for (const item of items) item.done();
+        }, failed);
+      } catch (error) {
+        failed(error);
       }
     }
     this.#inboxes.delete(attempt);
   }
 
-  async #append(session: WorkerSession, attempt: LiveAttempt, frames: readonly OutputFrame[]): Promise<void> {
-    if (attempt.state === 'assigned') throw violation('output came before the attempt was accepted');
-    const reported = await attempt.writer.append(frames, session.sessionId);
-    if (reported === 'conflict') throw violation('output contradicts what is committed');
+  #isCurrent(attempt: LiveAttempt, session: WorkerSession): boolean {
+    return !attempt.over && attempt.link === session;
+  }
+
+  async #ask(first: Item, attempt: LiveAttempt, items: readonly Item[]): Promise<Asked> {
+    const { session } = first;
+    if ('frame' in first) {
+      const frames = items.flatMap((item) => ('frame' in item ? [item.frame] : []));
+      const { reported } = await attempt.writer.append(frames, session.sessionId);
+      return { committed: this.#appended(session, attempt, frames, reported) };
+    }
+    const { report } = first;
+    switch (report.type) {
+      case 'AttemptAccepted':
+        return { committed: this.#accepted(session, attempt, report) };
+      case 'AttemptRefused':
+        return { committed: this.#refused(session, attempt, report) };
+      case 'AttemptStarted':
+        return { committed: this.#started(session, attempt, report) };
+      case 'AttemptEnded':
+        return this.#ended(session, attempt, report);
+      default:
+        return assertNever(report);
+    }
+  }
+
+  async #appended(
+    session: WorkerSession,
+    attempt: LiveAttempt,
+    frames: readonly OutputFrame[],
+    asked: Promise<Reported>,
+  ): Promise<void> {
+    const reported = await asked;
+    if (reported === 'conflict') throw violation('output came before the attempt was accepted');
     if (reported === 'stale') return;
     const channel = session.channelOf(attempt);
     if (channel !== undefined) {
@@ -99,57 +130,46 @@ export class AttemptReports {
     this.#parts.hub.publish(attempt.executionId, 'output');
   }
 
-  async #report(session: WorkerSession, attempt: LiveAttempt, report: AttemptReport): Promise<void> {
-    const { store, dispatcher, hub } = this.#parts;
-    switch (report.type) {
-      case 'AttemptAccepted': {
-        if (attempt.revokedUptimeMs !== null) {
-          session.send(revokeOf(attempt.attemptId));
-          return;
-        }
-        const { reported, deadlineAtMs } = await store.recordAccepted(attempt, session.sessionId, report);
-        check(reported, report);
-        if (reported !== 'recorded') return;
-        attempt.state = 'accepted';
-        attempt.deadlineAtMs = deadlineAtMs;
-        hub.publish(attempt.executionId, 'changed');
-        return;
-      }
-      case 'AttemptRefused': {
-        const reported = await store.recordRefused(attempt, session.sessionId);
-        check(reported, report);
-        if (reported === 'recorded' && !attempt.over) dispatcher.refused(attempt, report.cause);
-        return;
-      }
-      case 'AttemptStarted': {
-        const { reported, deadlineAtMs } = await store.recordStarted(attempt, session.sessionId, report.agoMs);
-        check(reported, report);
-        if (reported !== 'recorded') return;
-        attempt.state = 'started';
-        attempt.deadlineAtMs = deadlineAtMs;
-        hub.publish(attempt.executionId, 'changed');
-        return;
-      }
-      case 'AttemptEnded':
-        await this.#end(session, attempt, report);
-        return;
-      default:
-        assertNever(report);
+  async #accepted(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptAccepted'>): Promise<void> {
+    if (attempt.revokedUptimeMs !== null) {
+      session.send(revokeOf(attempt.attemptId));
+      return;
     }
+    const { reported, deadlineAtMs } = await this.#parts.store.recordAccepted(attempt, session.sessionId, {
+      driver: report.driver,
+      isolation: report.isolation,
+    });
+    check(reported, report);
+    if (reported !== 'recorded') return;
+    attempt.state = 'accepted';
+    attempt.deadlineAtMs = deadlineAtMs;
+    this.#parts.hub.publish(attempt.executionId, 'changed');
   }
 
-  async #end(
-    session: WorkerSession,
-    attempt: LiveAttempt,
-    report: Extract<AttemptReport, { type: 'AttemptEnded' }>,
-  ): Promise<void> {
+  async #refused(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptRefused'>): Promise<void> {
+    const reported = await this.#parts.store.recordRefused(attempt, session.sessionId);
+    check(reported, report);
+    if (reported === 'recorded' && !attempt.over) this.#parts.dispatcher.refused(attempt, report.cause);
+  }
+
+  async #started(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptStarted'>): Promise<void> {
+    const { store, hub } = this.#parts;
+    const { reported, deadlineAtMs } = await store.recordStarted(attempt, session.sessionId, report.agoMs);
+    check(reported, report);
+    if (reported !== 'recorded') return;
+    attempt.state = 'started';
+    attempt.deadlineAtMs = deadlineAtMs;
+    hub.publish(attempt.executionId, 'changed');
+  }
+
+  async #ended(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptEnded'>): Promise<Asked> {
     const [isSigned, stdout, stderr] = await Promise.all([
       isSignedBy(session.publicKey, endStatement(report), report.signature),
       attempt.writer.digest('stdout'),
       attempt.writer.digest('stderr'),
     ]);
     if (!isSigned) throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
-    const reported = await this.#parts.store.recordEnd(attempt, session.sessionId, {
+    const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, {
       outcome: report.outcome,
       message: report.message,
       stdout: report.stdout,
@@ -159,10 +179,14 @@ export class AttemptReports {
       intact: stdout === report.stdout.sha256 && stderr === report.stderr.sha256,
       beat: attempt.beat,
     });
-    check(reported, report);
-    if (reported !== 'recorded') return;
-    session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
-    if (!attempt.over) this.#parts.dispatcher.ended(attempt, 'worker');
+    const settle = async (): Promise<void> => {
+      const reported = await recorded;
+      check(reported, report);
+      if (reported !== 'recorded') return;
+      session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
+      if (!attempt.over) this.#parts.dispatcher.ended(attempt, 'worker');
+    };
+    return { committed: settle() };
   }
 
   /** About an attempt that is not live in this session: ended, given to another, or never this worker's. */
@@ -177,6 +201,16 @@ export class AttemptReports {
     else session.send({ type: 'AttemptEndedAck', attemptId: report.attemptId });
   }
 }
+
+type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport, { type: Type }>;
+
+/** Something that the store was asked for. */
+interface Asked {
+  /** Resolves when it is committed and acknowledged. */
+  readonly committed: Promise<void>;
+}
+
+const DROPPED: Asked = { committed: Promise.resolve() };
 
 /** The first item; when it is output, with the output of the same session that waits right behind it. */
 function takeNext(inbox: Item[]): Item[] {

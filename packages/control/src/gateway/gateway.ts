@@ -63,7 +63,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
         refuseUpgrade(socket, refusal.status, refusal.error);
         return;
       }
-      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => void this.#connected(webSocket));
+      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => void this.#connected(webSocket, socket));
     });
   }
 
@@ -143,12 +143,12 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     return null;
   }
 
-  async #connected(socket: WebSocket): Promise<void> {
+  async #connected(socket: WebSocket, stream: Duplex): Promise<void> {
     const { log } = this.#parts;
     socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
     this.#unproven += 1;
     try {
-      this.#open(socket, await shakeHands(socket, this.#parts));
+      this.#open(socket, stream, await shakeHands(socket, this.#parts));
     } catch (error) {
       const refusal =
         error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
@@ -163,9 +163,9 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     }
   }
 
-  #open(socket: WebSocket, { facts, opened }: Handshaken): void {
+  #open(socket: WebSocket, stream: Duplex, { facts, opened }: Handshaken): void {
     const { dispatcher, sweeper, log } = this.#parts;
-    const session = new WorkerSession(socket, facts, this, log);
+    const session = new WorkerSession(socket, stream, facts, this, log);
     const blobToken = randomSecret();
     const tokenHash = sha256(blobToken).toString('hex');
     this.#byBlobToken.set(tokenHash, session);

@@ -1,4 +1,5 @@
 import type { KeyObject } from 'node:crypto';
+import type { Duplex } from 'node:stream';
 import {
   assertNever,
   type Capabilities,
@@ -50,6 +51,8 @@ export class WorkerSession implements WorkerLink {
   readonly capabilities: Capabilities;
   lastBeatAtMs: number;
   readonly #socket: WebSocket;
+  readonly #stream: Duplex;
+  #corked = false;
   readonly #handler: SessionHandler;
   readonly #log: Logger;
   readonly #channels = new Map<number, LiveAttempt>();
@@ -58,13 +61,15 @@ export class WorkerSession implements WorkerLink {
   #unworkedBytes = 0;
   #closed = false;
 
-  constructor(socket: WebSocket, facts: SessionFacts, handler: SessionHandler, log: Logger) {
+  /** @param stream what the WebSocket writes to */
+  constructor(socket: WebSocket, stream: Duplex, facts: SessionFacts, handler: SessionHandler, log: Logger) {
     this.workerId = facts.workerId;
     this.sessionId = facts.sessionId;
     this.publicKey = facts.publicKey;
     this.capabilities = facts.capabilities;
     this.lastBeatAtMs = facts.openedAtMs;
     this.#socket = socket;
+    this.#stream = stream;
     this.#handler = handler;
     this.#log = log;
   }
@@ -87,6 +92,7 @@ export class WorkerSession implements WorkerLink {
       this.#socket.terminate();
       return;
     }
+    this.#cork();
     this.#socket.send(JSON.stringify(message));
   }
 
@@ -126,6 +132,17 @@ export class WorkerSession implements WorkerLink {
     if (this.#closed) return;
     this.#log.warn({ workerId: this.workerId, code: error.code }, error.message);
     this.close(1008, `${error.code}: ${error.message}`);
+  }
+
+  /** What is sent in one turn of the event loop leaves in one write. */
+  #cork(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#stream.cork();
+    setImmediate(() => {
+      this.#corked = false;
+      this.#stream.uncork();
+    });
   }
 
   #end(): void {

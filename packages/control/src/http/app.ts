@@ -1,9 +1,8 @@
 import { CocoreError } from '@cocore/protocol';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
-import { authenticate, type Caller } from '../auth/secrets.ts';
+import type { Authenticator, Caller } from '../auth/secrets.ts';
 import type { ServerNames } from '../auth/server-names.ts';
-import type { Store } from '../store/store.ts';
 import { parseJsonBody } from './json-body.ts';
 import { hasBody, invalidInput, refuseMalformed, sendProblem } from './problems.ts';
 import type { Route } from './route.ts';
@@ -14,7 +13,7 @@ const KEY_PARAMETERS = /^(?:api[_-]?key|key|token|access[_-]?token|authorization
 const NOBODY: Caller = { keyId: '', projectId: '', role: 'developer' };
 
 export interface AppParts {
-  readonly store: Store;
+  readonly authenticator: Authenticator;
   readonly names: ServerNames;
   readonly log: Logger;
   readonly tls: { readonly cert: string; readonly key: string } | null;
@@ -68,7 +67,7 @@ function addRoute(app: FastifyInstance, one: Route, parts: AppParts): void {
     ...(one.bodyLimitBytes === undefined ? {} : { bodyLimit: one.bodyLimitBytes }),
     onRequest: async (request) => {
       refuseKeyInQuery(request);
-      request.caller = await callerOf(one, request, parts.store);
+      request.caller = await callerOf(one, request, parts.authenticator);
       checkMediaType(one, request);
     },
     handler: async (request, reply) => {
@@ -95,9 +94,9 @@ declare module 'fastify' {
   }
 }
 
-async function callerOf(one: Route, request: FastifyRequest, store: Store): Promise<Caller> {
+async function callerOf(one: Route, request: FastifyRequest, authenticator: Authenticator): Promise<Caller> {
   if (one.access === 'none' || one.access === 'worker') return NOBODY;
-  const caller = await authenticate(store, request.headers.authorization);
+  const caller = await authenticator.authenticate(request.headers.authorization);
   if (one.access === 'operator' && caller.role !== 'operator') {
     throw new CocoreError('forbidden', 'this needs a key of the role operator');
   }
@@ -136,14 +135,17 @@ function parse(schema: NonNullable<Route['query']>, value: unknown, what: string
   throw invalidInput(parsed.error, what);
 }
 
+/** Given once: making an error for each request that ends costs more than reading the request. */
+const GONE = new Error('the client has gone');
+
 /** A signal for the time in which the answer still has a reader. */
 function abortedWith(reply: FastifyReply, stopping: AbortSignal): AbortSignal {
   const controller = new AbortController();
-  const stop = () => controller.abort();
+  const stop = () => controller.abort(GONE);
   stopping.addEventListener('abort', stop);
   reply.raw.once('close', () => {
     stopping.removeEventListener('abort', stop);
-    controller.abort();
+    controller.abort(GONE);
   });
   return controller.signal;
 }

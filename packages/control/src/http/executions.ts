@@ -38,8 +38,8 @@ export function executionRoutes(parts: HttpParts): Route[] {
       bodyLimitBytes: BODY_LIMIT_BYTES,
       answers: { 200: ExecutionAnswer, 202: ExecutionRecord },
       handle: async ({ caller, parameters, query, body, signal }) => {
-        const executionId = await create(parts, caller.projectId, parameters['function']!, body);
-        return answer(parts, caller.projectId, executionId, query.wait, signal, 202);
+        const { executionId, isNew } = await create(parts, caller.projectId, parameters['function']!, body);
+        return answer(parts, caller.projectId, executionId, query.wait, signal, 202, isNew);
       },
     }),
     route({
@@ -107,7 +107,12 @@ function withBeats({ dispatcher }: HttpParts, record: ExecutionRecord): Executio
   return { ...record, attempts };
 }
 
-async function create(parts: HttpParts, projectId: string, name: string, body: ExecutionCreate): Promise<string> {
+async function create(
+  parts: HttpParts,
+  projectId: string,
+  name: string,
+  body: ExecutionCreate,
+): Promise<{ executionId: string; isNew: boolean }> {
   const [created] = await parts.store.createExecutions(
     [
       {
@@ -128,7 +133,7 @@ async function create(parts: HttpParts, projectId: string, name: string, body: E
     parts.metrics.executionsCreated.inc();
     parts.dispatcher.enqueue(queued);
   }
-  return executionId;
+  return { executionId, isNew: queued !== null };
 }
 
 function stdinOf(source: StdinSource | undefined): NewStdin {
@@ -150,11 +155,12 @@ async function answer(
   waitMs: number | undefined,
   signal: AbortSignal,
   statusBeforeEnd: number,
+  isNew = false,
 ): Promise<Answer> {
   if (waitMs === undefined) {
     return { status: statusBeforeEnd, body: await readExecution(parts, projectId, executionId) };
   }
-  const record = await readWhenEnded(parts, projectId, executionId, waitMs, signal);
+  const record = await readWhenEnded(parts, projectId, executionId, waitMs, signal, isNew);
   const ended = isTerminal(record.state);
   const [stdout, stderr] = ended
     ? await Promise.all([
@@ -171,10 +177,12 @@ async function readWhenEnded(
   executionId: string,
   waitMs: number,
   signal: AbortSignal,
+  isNew: boolean,
 ): Promise<ExecutionRecord> {
   using ended = endOf(parts.hub, executionId);
-  const record = await readExecution(parts, projectId, executionId);
-  if (isTerminal(record.state)) return record;
+  // What was made in this turn of the event loop cannot have ended.
+  const record = isNew ? null : await readExecution(parts, projectId, executionId);
+  if (record !== null && isTerminal(record.state)) return record;
   await ended.within(waitMs, signal);
   return readExecution(parts, projectId, executionId);
 }

@@ -3,7 +3,7 @@ import { makeKey } from '../auth/secrets.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
 
-export function keyRoutes({ store, clock }: HttpParts): Route[] {
+export function keyRoutes({ store, authenticator, clock }: HttpParts): Route[] {
   return [
     route({
       method: 'POST',
@@ -34,7 +34,9 @@ export function keyRoutes({ store, clock }: HttpParts): Route[] {
       access: 'operator',
       answers: { 204: null },
       handle: async ({ parameters }) => {
-        if (await store.deleteKey(parameters['key']!)) return { status: 204, body: undefined };
+        const deleted = await store.deleteKey(parameters['key']!);
+        authenticator.forget(parameters['key']!);
+        if (deleted) return { status: 204, body: undefined };
         throw new CocoreError('key_not_found', `there is no key ${parameters['key']}`);
       },
     }),

@@ -1,5 +1,6 @@
 import type { BlobRef } from '@cocore/protocol';
 import type { Limits } from '../admission.ts';
+import type { Authenticator } from '../auth/secrets.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Clock } from '../clock.ts';
 import type { CodeImager } from '../code/code-image.ts';
@@ -13,6 +14,7 @@ import type { Store } from '../store/store.ts';
 /** What the routes work with. */
 export interface HttpParts {
   readonly store: Store;
+  readonly authenticator: Authenticator;
   readonly dispatcher: Dispatcher;
   readonly output: OutputStore;
   readonly blobs: BlobStore;

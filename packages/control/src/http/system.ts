@@ -1,5 +1,4 @@
 import { CocoreError, ServerRecord } from '@cocore/protocol';
-import { authenticate } from '../auth/secrets.ts';
 import { openApiDocument } from './openapi.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
@@ -42,7 +41,7 @@ export function systemRoutes(parts: HttpParts, others: readonly Route[]): Route[
       answers: { 200: 'text' },
       handle: async ({ request, reply }) => {
         if (!LOOPBACK.test(request.ip)) {
-          const caller = await authenticate(parts.store, request.headers.authorization);
+          const caller = await parts.authenticator.authenticate(request.headers.authorization);
           if (caller.role !== 'operator') throw new CocoreError('forbidden', 'this needs a key of the role operator');
         }
         const { registry } = parts.metrics;

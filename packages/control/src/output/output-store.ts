@@ -9,6 +9,7 @@ export const INLINE_OUTPUT_BYTES = 16 * 1024;
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
 const READ_BYTES = 64 * 1024;
+const STREAMS = ['stdout', 'stderr'] as const;
 
 /**
  * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each.
@@ -69,19 +70,28 @@ export class OutputStore {
 }
 
 interface StreamState {
+  /** Durable, and known to be. */
   committed: number;
-  /** Of all committed bytes; null when they have to be read again first (after a restart), or when there are none. */
+  /** What the store was asked to commit; at least `committed`. */
+  asked: number;
+  /** Of all bytes up to `asked`; null when they have to be read again first (after a restart), or when there are none. */
   hash: Hash | null;
   file: FileHandle | null;
 }
 
-/** Appends one attempt's output. Calls must not overlap. */
+/** Output that the store was asked to commit. */
+export interface Append {
+  readonly reported: Promise<Reported>;
+}
+
+/** Appends one attempt's output. A call must wait until the one before it has resolved, but not until it is committed. */
 export class OutputWriter implements AsyncDisposable {
   readonly #store: Store;
   readonly #output: OutputStore;
   readonly #attempt: AttemptKey;
   readonly #limitBytes: number;
   readonly #streams: Record<StreamName, StreamState>;
+  #lastCommit: Promise<unknown> = Promise.resolve();
 
   constructor(
     store: Store,
@@ -94,10 +104,8 @@ export class OutputWriter implements AsyncDisposable {
     this.#output = output;
     this.#attempt = attempt;
     this.#limitBytes = outputLimitBytes;
-    this.#streams = {
-      stdout: { committed: committed.stdout, hash: null, file: null },
-      stderr: { committed: committed.stderr, hash: null, file: null },
-    };
+    const stream = (bytes: number): StreamState => ({ committed: bytes, asked: bytes, hash: null, file: null });
+    this.#streams = { stdout: stream(committed.stdout), stderr: stream(committed.stderr) };
   }
 
   committed(stream: StreamName): number {
@@ -105,18 +113,19 @@ export class OutputWriter implements AsyncDisposable {
   }
 
   /**
-   * Makes the frames durable, in order, in one commit. Bytes that are already committed must be the same bytes again.
+   * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again.
    *
    * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
    */
-  async append(frames: readonly OutputFrame[], sessionId: string): Promise<Reported> {
+  async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
     const fresh: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [] };
-    const ends = { stdout: this.committed('stdout'), stderr: this.committed('stderr') };
+    const starts = { stdout: this.#streams.stdout.asked, stderr: this.#streams.stderr.asked };
+    const ends = { ...starts };
     for (const frame of frames) {
       const { stream, offset, data } = frame;
       const overlap = ends[stream] - offset;
       if (overlap < 0) throw violation(`output of ${stream} has a gap before ${offset}`);
-      if (overlap > 0) await this.#checkRepeated(frame, fresh[stream], ends[stream]);
+      if (overlap > 0) await this.#checkRepeated(frame, fresh[stream], starts[stream], ends[stream]);
       if (overlap >= data.length) continue;
       const bytes = data.subarray(overlap);
       fresh[stream].push(bytes);
@@ -125,23 +134,22 @@ export class OutputWriter implements AsyncDisposable {
     if (ends.stdout + ends.stderr > this.#limitBytes) {
       throw violation(`output is longer than its limit of ${this.#limitBytes} bytes`);
     }
-    const names = (['stdout', 'stderr'] as const).filter((stream) => fresh[stream].length > 0);
-    if (names.length === 0) return 'repeated';
+    const names = STREAMS.filter((stream) => fresh[stream].length > 0);
+    if (names.length === 0) return { reported: this.#lastCommit.then(() => 'repeated') };
     const growth = await Promise.all(names.map((stream) => this.#makeDurable(stream, fresh[stream])));
-    const reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
-    if (reported !== 'recorded') return reported;
     for (const stream of names) {
-      const state = this.#streams[stream];
       const hash = await this.#hashOf(stream);
       for (const bytes of fresh[stream]) hash.update(bytes);
-      state.committed = ends[stream];
+      this.#streams[stream].asked = ends[stream];
     }
-    return reported;
+    const reported = this.#commit(sessionId, growth);
+    this.#lastCommit = reported.catch(() => undefined);
+    return { reported };
   }
 
-  /** The digest of what is committed. */
+  /** The digest of all that was appended. */
   async digest(stream: StreamName): Promise<Sha256> {
-    if (this.#streams[stream].committed === 0) return EMPTY_SHA256;
+    if (this.#streams[stream].asked === 0) return EMPTY_SHA256;
     return `sha256:${(await this.#hashOf(stream)).copy().digest('hex')}`;
   }
 
@@ -153,19 +161,37 @@ export class OutputWriter implements AsyncDisposable {
     }
   }
 
+  async #commit(sessionId: string, growth: readonly OutputGrowth[]): Promise<Reported> {
+    let reported: Reported = 'stale';
+    try {
+      reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
+    } finally {
+      for (const { stream, to } of growth) {
+        const state = this.#streams[stream];
+        if (reported === 'recorded') state.committed = to;
+        else {
+          // Whoever sends next begins again from what is committed.
+          state.asked = state.committed;
+          state.hash = null;
+        }
+      }
+    }
+    return reported;
+  }
+
   async #hashOf(stream: StreamName): Promise<Hash> {
     const state = this.#streams[stream];
-    if (state.hash === null) {
-      const hash = createHash('sha256');
-      for await (const bytes of this.#output.read(this.#attempt, stream, 0, state.committed)) hash.update(bytes);
-      state.hash = hash;
-    }
-    return state.hash;
+    if (state.hash !== null) return state.hash;
+    await this.#lastCommit;
+    const hash = createHash('sha256');
+    for await (const bytes of this.#output.read(this.#attempt, stream, 0, state.committed)) hash.update(bytes);
+    state.hash = hash;
+    return hash;
   }
 
   async #makeDurable(stream: StreamName, pieces: readonly Uint8Array[]): Promise<OutputGrowth> {
     const state = this.#streams[stream];
-    const from = state.committed;
+    const from = state.asked;
     const bytes = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
     const inline = bytes.subarray(0, Math.max(0, INLINE_OUTPUT_BYTES - from));
     const rest = bytes.subarray(inline.length);
@@ -177,20 +203,18 @@ export class OutputWriter implements AsyncDisposable {
     return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
   }
 
-  async #checkRepeated(frame: OutputFrame, fresh: readonly Uint8Array[], end: number): Promise<void> {
+  /** @param start where the bytes in `fresh` begin */
+  async #checkRepeated(frame: OutputFrame, fresh: readonly Uint8Array[], start: number, end: number): Promise<void> {
     const { stream, offset, data } = frame;
     const until = Math.min(end, offset + data.length);
-    const committed = this.committed(stream);
     const known: Uint8Array[] = [];
-    if (offset < committed) {
-      known.push(await this.#output.readAll(this.#attempt, stream, offset, Math.min(until, committed)));
+    if (offset < start) {
+      await this.#lastCommit;
+      known.push(await this.#output.readAll(this.#attempt, stream, offset, Math.min(until, start)));
     }
-    if (until > committed) {
-      const from = Math.max(0, offset - committed);
-      known.push(Buffer.concat(fresh).subarray(from, until - committed));
-    }
+    if (until > start) known.push(Buffer.concat(fresh).subarray(Math.max(0, offset - start), until - start));
     if (!Buffer.concat(known).equals(data.subarray(0, until - offset))) {
-      throw violation(`output of ${stream} at ${offset} differs from what is committed`);
+      throw violation(`output of ${stream} at ${offset} differs from what came before`);
     }
   }
 }

@@ -25,7 +25,8 @@ import type { Limits } from '../admission.ts';
  * no longer the attempt's answers `stale` and changes nothing. Times are set by the store's own clock.
  */
 export interface Store extends AccessStore, FunctionStore, ExecutionStore, AttemptStore {
-  close(): void;
+  /** Commits what was asked for; nothing may be asked after it. */
+  close(): Promise<void>;
 }
 
 /** Facts of a project that a request acts within. */

@@ -81,7 +81,9 @@ export class TestServer implements AsyncDisposable {
 
   async run(name: string, json: object = {}, wait?: string): Promise<ExecutionAnswer> {
     const query = wait === undefined ? '' : `?wait=${wait}`;
-    const reply = await this.call<ExecutionAnswer>('POST', `/v1/functions/${name}/executions${query}`, { body: { json } });
+    const reply = await this.call<ExecutionAnswer>('POST', `/v1/functions/${name}/executions${query}`, {
+      body: { json },
+    });
     if (reply.status >= 300) throw new Error(JSON.stringify(reply.body));
     return reply.body;
   }

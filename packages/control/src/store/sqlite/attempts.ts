@@ -84,19 +84,17 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
 }
 
 export function loadLive({ db }: Context): LiveAttemptRow[] {
-  return db.all<LiveRow>(`${SELECT_LIVE} WHERE a.state <> 'ended' ORDER BY a.attempt_id`).map(liveAttempt);
+  return db.all<LiveRow>(`${SELECT_LIVE} WHERE a.ended_at IS NULL ORDER BY a.attempt_id`).map(liveAttempt);
 }
 
 export function liveOfWorker({ db }: Context, workerId: string): LiveAttemptRow[] {
-  return db.all<LiveRow>(`${SELECT_LIVE} WHERE a.worker_id = ? AND a.state <> 'ended'`, workerId).map(liveAttempt);
+  return db.all<LiveRow>(`${SELECT_LIVE} WHERE a.worker_id = ? AND a.ended_at IS NULL`, workerId).map(liveAttempt);
 }
 
+const FIND = `${SELECT_JOINED} WHERE a.attempt_id = ? AND a.project_id = ?`;
+
 function find({ db }: Context, attempt: AttemptKey): JoinedRow | undefined {
-  return db.get<JoinedRow>(
-    `${SELECT_JOINED} WHERE a.attempt_id = ? AND a.project_id = ?`,
-    attempt.attemptId,
-    attempt.projectId,
-  );
+  return db.get<JoinedRow>(FIND, attempt.attemptId, attempt.projectId);
 }
 
 /** The attempt, when it is live and this session's. */
@@ -317,25 +315,30 @@ export function recordEnd(context: Context, attempt: AttemptKey, sessionId: stri
   if (row.attempt_state === 'assigned') return 'conflict';
   const whole = end.intact && end.stdout.bytes === row.stdout_bytes && end.stderr.bytes === row.stderr_bytes;
   const outcome: Outcome = whole ? end.outcome : { kind: 'lost', cause: 'output_lost' };
-  context.db.run(
-    `UPDATE attempts SET stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, usage_host = ?,
-       usage_guest = ?, worker_signature = ?
-     WHERE project_id = ? AND execution_id = ? AND attempt_id = ?`,
-    Number(end.stdout.truncated),
-    Number(end.stderr.truncated),
-    whole ? end.stdout.sha256 : null,
-    whole ? end.stderr.sha256 : null,
-    json(end.usage.host),
-    json(end.usage.guest),
-    end.signature,
-    row.project_id,
-    row.execution_id,
-    row.attempt_id,
-  );
   const message = whole ? end.message : 'the committed output is not what the worker reported';
-  endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat);
+  endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
+    stdout: whole ? end.stdout : { ...end.stdout, sha256: null },
+    stderr: whole ? end.stderr : { ...end.stderr, sha256: null },
+    usage: end.usage,
+    signature: end.signature,
+  });
   return 'recorded';
 }
+
+/** What is known of an end only when the worker reported it. */
+interface ReportedFacts {
+  readonly stdout: { readonly truncated: boolean; readonly sha256: string | null };
+  readonly stderr: { readonly truncated: boolean; readonly sha256: string | null };
+  readonly usage: ReportedEnd['usage'];
+  readonly signature: string | null;
+}
+
+const NOTHING_REPORTED: ReportedFacts = {
+  stdout: { truncated: false, sha256: null },
+  stderr: { truncated: false, sha256: null },
+  usage: { host: null, guest: null },
+  signature: null,
+};
 
 /** Ends an accepted attempt and, by the event, its execution. */
 function endAttempt(
@@ -345,17 +348,27 @@ function endAttempt(
   outcome: Outcome,
   message: string | null,
   beat: Beat | null,
+  facts: ReportedFacts = NOTHING_REPORTED,
 ): void {
   const nowMs = context.now();
   const wallMs = row.attempt_accepted_at === null ? null : Math.max(0, nowMs - row.attempt_accepted_at);
   context.db.run(
-    `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?
-     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state <> 'ended'`,
+    `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
+       stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, usage_host = ?, usage_guest = ?,
+       worker_signature = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
     nowMs,
     JSON.stringify(outcome),
     json(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
     beat?.atMs ?? null,
     beat?.agentAgeMs ?? null,
+    Number(facts.stdout.truncated),
+    Number(facts.stderr.truncated),
+    facts.stdout.sha256,
+    facts.stderr.sha256,
+    json(facts.usage.host),
+    json(facts.usage.guest),
+    facts.signature,
     row.project_id,
     row.execution_id,
     row.attempt_id,
@@ -405,7 +418,7 @@ export function endByControl(
 ): boolean {
   const status = statusOf(context, execution.projectId, execution.executionId);
   const row = context.db.get<JoinedRow>(
-    `${SELECT_JOINED} WHERE a.project_id = ? AND a.execution_id = ? AND a.state <> 'ended'`,
+    `${SELECT_JOINED} WHERE a.project_id = ? AND a.execution_id = ? AND a.ended_at IS NULL`,
     execution.projectId,
     execution.executionId,
   );
@@ -415,7 +428,7 @@ export function endByControl(
       if (status.state !== 'open') return false;
       applyEvent(context, status, { type: 'found_unplaceable' }, { message: 'no worker that is online could run it' });
       context.db.run(
-        "UPDATE attempts SET state = 'ended', ended_at = ? WHERE project_id = ? AND execution_id = ? AND state <> 'ended'",
+        "UPDATE attempts SET state = 'ended', ended_at = ? WHERE project_id = ? AND execution_id = ? AND ended_at IS NULL",
         context.now(),
         execution.projectId,
         execution.executionId,

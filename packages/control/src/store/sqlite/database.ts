@@ -1,3 +1,5 @@
+import { DatabaseSync } from 'node:sqlite';
+
 /** The part of a SQLite binding that the store needs, so that another binding can take its place. */
 export interface SqliteConnection {
   exec(sql: string): void;
@@ -58,6 +60,16 @@ export class Database {
   /** Reads no further than it is iterated. */
   iterate<Row extends object>(sql: string, ...parameters: SqliteValue[]): Iterable<Row> {
     return this.#prepare(sql).iterate(...parameters) as Iterable<Row>;
+  }
+
+  /** Runs reads that belong together: they see one commit. */
+  read<T>(run: () => T): T {
+    this.run('BEGIN');
+    try {
+      return run();
+    } finally {
+      this.run('COMMIT');
+    }
   }
 
   /** Resolves with what `run` returned once that is durable. `run` must be synchronous. */
@@ -129,4 +141,20 @@ export class Database {
       // SQLite has rolled back by itself.
     }
   }
+}
+
+const PRAGMAS =
+  'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA wal_autocheckpoint = 8000';
+
+/** A file on disk: with a write-ahead log, synced at each commit, when it is opened for writing. */
+export function openDatabase(path: string, options: { readOnly?: boolean } = {}): Database {
+  const connection = new DatabaseSync(path, options);
+  const database = new Database(connection);
+  try {
+    if (options.readOnly !== true) database.exec(PRAGMAS);
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+  return database;
 }

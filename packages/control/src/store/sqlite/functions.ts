@@ -4,9 +4,11 @@ import type { NewFunctionVersion } from '../store.ts';
 import { type Context, newId } from './context.ts';
 import { functionRecord, type FunctionRow, SELECT_FUNCTION } from './records.ts';
 
+const FIND_BY_ID = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.function_id = ?`;
+const FIND_BY_NAME = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.name = ?`;
+
 export function findFunction({ db }: Context, projectId: string, idOrName: string): FunctionRow | undefined {
-  const column = isIdOf('function', idOrName) ? 'f.function_id' : 'f.name';
-  return db.get<FunctionRow>(`${SELECT_FUNCTION} WHERE f.project_id = ? AND ${column} = ?`, projectId, idOrName);
+  return db.get<FunctionRow>(isIdOf('function', idOrName) ? FIND_BY_ID : FIND_BY_NAME, projectId, idOrName);
 }
 
 export function listFunctions({ db }: Context, projectId: string): FunctionRecord[] {

@@ -136,7 +136,7 @@ CREATE TABLE attempts (
   number INTEGER NOT NULL,
   attempt_id TEXT NOT NULL UNIQUE,
   kind TEXT NOT NULL CHECK (kind IN ('primary', 'verify', 'hedge')),
-  state TEXT NOT NULL CHECK (state IN ('queued', 'assigned', 'accepted', 'started', 'ended')),
+  state TEXT NOT NULL CHECK (state IN ('queued', 'assigned', 'accepted', 'started', 'ended') AND (state = 'ended') = (ended_at IS NOT NULL)),
   worker_id TEXT REFERENCES workers,
   session_id TEXT,
   owner_id TEXT REFERENCES owners,
@@ -166,9 +166,10 @@ CREATE TABLE attempts (
   PRIMARY KEY (project_id, execution_id, number),
   FOREIGN KEY (project_id, execution_id) REFERENCES executions
 ) STRICT, WITHOUT ROWID;
+-- By ended_at and not by state, so that a change of state that is not the end touches neither index.
 CREATE UNIQUE INDEX attempts_one_live_primary ON attempts (project_id, execution_id)
-  WHERE kind = 'primary' AND state <> 'ended';
-CREATE INDEX attempts_live_by_worker ON attempts (worker_id) WHERE state <> 'ended';
+  WHERE kind = 'primary' AND ended_at IS NULL;
+CREATE INDEX attempts_live_by_worker ON attempts (worker_id) WHERE ended_at IS NULL;
 
 CREATE TABLE output_chunks (
   project_id TEXT NOT NULL,

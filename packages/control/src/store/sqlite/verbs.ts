@@ -1,0 +1,59 @@
+import * as access from './access.ts';
+import * as attempts from './attempts.ts';
+import type { Context } from './context.ts';
+import * as executions from './executions.ts';
+import * as functions from './functions.ts';
+
+/** The verbs that change something: they run in the writer's thread, each in its own part of a group's transaction. */
+export const WRITE_VERBS = {
+  ensureProject: access.ensureProject,
+  createKey: access.createKey,
+  deleteKey: access.deleteKey,
+  createJoinToken: access.createJoinToken,
+  openSession: access.openSession,
+  closeSession: access.closeSession,
+  recordBeat: access.recordBeat,
+  createFunctionVersion: functions.createFunctionVersion,
+  addBlob: functions.addBlob,
+  createExecutions: executions.createExecutions,
+  requestCancel: executions.requestCancel,
+  expireQueue: executions.expireQueue,
+  assign: attempts.assign,
+  recordAccepted: attempts.recordAccepted,
+  recordRefused: attempts.recordRefused,
+  recordStarted: attempts.recordStarted,
+  recordOutput: attempts.recordOutput,
+  recordEnd: attempts.recordEnd,
+  recordLost: attempts.recordLost,
+  endByControl: attempts.endByControl,
+};
+
+/** The verbs that only read what is committed, by one statement each: they run on a connection of their own. */
+export const READ_VERBS = {
+  listKeys: access.listKeys,
+  findKey: access.findKey,
+  listWorkers: access.listWorkers,
+  listFunctions: functions.listFunctions,
+  readFunction: functions.readFunction,
+  readExecution: inOneCommit(executions.readExecution),
+  listExecutions: inOneCommit(executions.listExecutions),
+  loadLive: attempts.loadLive,
+  compareEnd: attempts.compareEnd,
+  readInline: attempts.readInline,
+};
+
+/** For several statements that must see the same commit. */
+function inOneCommit<Rest extends unknown[], Result>(
+  verb: (context: Context, ...rest: Rest) => Result,
+): (context: Context, ...rest: Rest) => Result {
+  return (context, ...rest) => context.db.read(() => verb(context, ...rest));
+}
+
+export type WriteVerb = keyof typeof WRITE_VERBS;
+
+/** A verb as its caller sees it. */
+type Asked<Verb> = Verb extends (context: Context, ...rest: infer Rest) => infer Result
+  ? (...rest: Rest) => Promise<Result>
+  : never;
+export type AskedWrites = { [Name in WriteVerb]: Asked<(typeof WRITE_VERBS)[Name]> };
+export type AskedReads = { [Name in keyof typeof READ_VERBS]: Asked<(typeof READ_VERBS)[Name]> };
