@@ -1,0 +1,116 @@
+import {
+  BlobRecord,
+  CancelAnswer,
+  ExecutionAnswer,
+  type ExecutionCreateInput,
+  ExecutionList,
+  type FollowEvent,
+  type FunctionDeployInput,
+  FunctionList,
+  FunctionRecord,
+  JoinTokenRecord,
+  KeyCreated,
+  KeyList,
+  type KeyRole,
+  ServerRecord,
+  type StreamName,
+  WorkerList,
+} from '@cocore/protocol';
+import { follow } from './follow.ts';
+import { type Fetch, Http, type Query } from './http.ts';
+
+export interface ClientOptions {
+  /** Where the control server is: `http(s)://host:port`. */
+  readonly url: string;
+  /** The secret of a key; it decides the project. */
+  readonly apiKey: string;
+  /** The default is the platform's own. */
+  readonly fetch?: Fetch;
+}
+
+interface Waiting {
+  /** Up to how long to wait for the end, in milliseconds; the default is not at all. */
+  readonly waitMs?: number;
+}
+
+const waitQuery = (options: Waiting): Query => ({
+  wait: options.waitMs === undefined ? undefined : `${options.waitMs}ms`,
+});
+const part = encodeURIComponent;
+
+/** Every method throws `CocoreError`. Functions are named by their name or id. */
+export class CocoreClient {
+  readonly #http: Http;
+
+  constructor(options: ClientOptions) {
+    this.#http = new Http({ fetch: globalThis.fetch, ...options });
+  }
+
+  readonly functions = {
+    /** Makes the function, or the next version of the one with this name. */
+    deploy: async (input: FunctionDeployInput) =>
+      this.#http.json('POST', '/v1/functions', FunctionRecord, { body: input }),
+    list: async () => (await this.#http.json('GET', '/v1/functions', FunctionList)).functions,
+    get: async (fn: string) => this.#http.json('GET', `/v1/functions/${part(fn)}`, FunctionRecord),
+  };
+
+  readonly executions = {
+    /** Asks for one execution. Safe against a lost answer: it always carries an idempotency key. */
+    create: async (fn: string, input: ExecutionCreateInput, options: Waiting = {}) => {
+      const body = { ...input, idempotencyKey: input.idempotencyKey ?? crypto.randomUUID() };
+      const path = `/v1/functions/${part(fn)}/executions`;
+      return this.#http.retried(async () =>
+        this.#http.json('POST', path, ExecutionAnswer, { body, query: waitQuery(options) }),
+      );
+    },
+    get: async (id: string, options: Waiting = {}) =>
+      this.#http.json('GET', `/v1/executions/${part(id)}`, ExecutionAnswer, { query: waitQuery(options) }),
+    list: async (query: { state?: string; function?: string; limit?: number; cursor?: string } = {}) =>
+      this.#http.json('GET', '/v1/executions', ExecutionList, { query }),
+    /** Asking twice is no error: the answer says what this call changed. */
+    cancel: async (id: string) =>
+      this.#http.retried(async () => this.#http.json('POST', `/v1/executions/${part(id)}/cancel`, CancelAnswer)),
+    /** What is committed of a stream, from an offset on. */
+    output: async (id: string, stream: StreamName, offset = 0) => {
+      const path = `/v1/executions/${part(id)}/output/${stream}`;
+      return (await this.#http.request('GET', path, { query: { offset } })).body!;
+    },
+    outputBytes: async (id: string, stream: StreamName) =>
+      new Uint8Array(await new Response(await this.executions.output(id, stream)).arrayBuffer()),
+    /** Its record at once and at each change, its output as it is committed, and its end. */
+    follow: (id: string, signal?: AbortSignal): AsyncGenerator<FollowEvent> =>
+      follow(this.#http, `/v1/executions/${part(id)}/events`, signal),
+  };
+
+  readonly blobs = {
+    upload: async (bytes: Uint8Array<ArrayBuffer>) => {
+      const response = await this.#http.request('POST', '/v1/blobs', {
+        body: bytes,
+        headers: { 'content-type': 'application/octet-stream' },
+      });
+      return BlobRecord.parse(await response.json());
+    },
+  };
+
+  readonly workers = {
+    list: async () => (await this.#http.json('GET', '/v1/workers', WorkerList)).workers,
+  };
+
+  readonly joinTokens = {
+    create: async (input: { ttlMs?: number } = {}) =>
+      this.#http.json('POST', '/v1/join-tokens', JoinTokenRecord, { body: input }),
+  };
+
+  readonly keys = {
+    create: async (input: { project?: string; role?: KeyRole } = {}) =>
+      this.#http.json('POST', '/v1/keys', KeyCreated, { body: input }),
+    list: async () => (await this.#http.json('GET', '/v1/keys', KeyList)).keys,
+    revoke: async (id: string): Promise<void> => {
+      await (await this.#http.request('DELETE', `/v1/keys/${part(id)}`)).body?.cancel();
+    },
+  };
+
+  readonly server = {
+    get: async () => this.#http.json('GET', '/v1/server', ServerRecord),
+  };
+}

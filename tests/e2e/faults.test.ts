@@ -1,0 +1,141 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { start } from './support/command.ts';
+import { descendants, isAlive } from './support/processes.ts';
+import { Apart, Stack } from './support/stack.ts';
+import { until } from './support/wait.ts';
+
+const STEPS = 'for i in $(seq 1 12); do echo "line $i"; sleep 0.5; done';
+const ALL_LINES = Array.from({ length: 12 }, (_, at) => `line ${at + 1}\n`).join('');
+
+describe('heartbeats', () => {
+  let stack: Stack;
+  before(async () => {
+    stack = await Stack.dev();
+    await stack.deploy('forever', 'bash', 'echo up; sleep 600');
+  });
+  after(async () => stack[Symbol.asyncDispose]());
+
+  test('a stopped machine monitor, its agent grows old in the record, and it ends agent_lost after 30 s', async () => {
+    const { id } = await stack.client.executions.create('forever', { timeoutMs: 300_000 });
+    const agentAgeMs = async () => (await stack.client.executions.get(id)).attempts[0]!.agentAgeMs;
+    await until('a heartbeat names it', async () => (await agentAgeMs()) !== null);
+    assert.ok((await agentAgeMs())! < 10_000);
+    const machine = stack.machines()[0]!;
+    process.kill(machine.pid, 'SIGSTOP');
+    const stoppedMs = performance.now();
+    await until('its age grows', async () => ((await agentAgeMs()) ?? 0) > 10_000);
+    const shown = await stack.cocore(['get', id]);
+    assert.match(shown.stdout.toString(), /agent/i);
+    const ended = await until('it ends', async () => {
+      const record = await stack.client.executions.get(id);
+      return record.state !== 'running' && record;
+    });
+    const afterMs = performance.now() - stoppedMs;
+    assert.deepEqual([ended.state, ended.reason, ended.fault], ['failure', 'agent_lost', 'platform']);
+    assert.ok(afterMs > 27_000 && afterMs < 45_000, `ended after ${afterMs} ms`);
+    assert.ok(!isAlive(machine.pid), 'the machine is gone');
+  });
+});
+
+describe('server and worker apart, over TLS', () => {
+  let apart: Apart;
+  before(async () => {
+    apart = await Apart.start();
+    await apart.deploy('steps', STEPS);
+    await apart.deploy('forever', 'echo up; sleep 600');
+  });
+  after(async () => apart[Symbol.asyncDispose]());
+
+  const firstLine = async (id: string) =>
+    until('its first output is kept', async () => (await apart.client.executions.get(id)).output.stdout.bytes > 0);
+  const ended = async (id: string) =>
+    until('it ends', async () => {
+      const record = await apart.client.executions.get(id);
+      return record.state !== 'running' && record.state !== 'open' && record;
+    });
+
+  test('the control server restarted during a run, the run goes on and its output is whole', async () => {
+    const { id } = await apart.client.executions.create('steps', {});
+    await firstLine(id);
+    await apart.restartServer();
+    const record = await ended(id);
+    assert.deepEqual([record.state, record.attempts.length], ['success', 1]);
+    assert.equal(await apart.stdout(id), ALL_LINES);
+  });
+
+  test('the worker cut off for less than its lease, the run goes on and its output is whole', async () => {
+    const { id } = await apart.client.executions.create('steps', {});
+    await firstLine(id);
+    const cut = apart.cutConnection();
+    await until('the server sees it offline', async () => (await apart.client.workers.list())[0]!.state === 'offline');
+    cut.heal();
+    const record = await ended(id);
+    assert.deepEqual([record.state, record.attempts.length], ['success', 1]);
+    assert.equal(await apart.stdout(id), ALL_LINES);
+  });
+
+  test('the daemon killed during a run, its microVM dies with it, the run ends host_lost, and a new daemon works', async () => {
+    const { id } = await apart.client.executions.create('forever', { timeoutMs: 300_000 });
+    await firstLine(id);
+    const machines = apart.machines();
+    assert.equal(machines.length, 1);
+    const killedMs = performance.now();
+    apart.killWorker();
+    await until('its microVM is gone', () => !isAlive(machines[0]!.pid), 5_000);
+    const record = await ended(id);
+    assert.deepEqual([record.state, record.reason, record.fault], ['failure', 'host_lost', 'platform']);
+    assert.ok(performance.now() - killedMs < 40_000, 'known within the lease');
+    await apart.startWorker();
+    const next = await apart.client.executions.create('steps', {});
+    assert.equal((await ended(next.id)).state, 'success');
+  });
+
+  test('plain http off loopback, is refused without --insecure', async () => {
+    const args = ['worker', '--server', 'http://192.0.2.1:7733', '--data-dir', `${apart.home.path}/other`];
+    const refused = await start(args, apart.home.env).ended;
+    assert.equal(refused.code, 2);
+    assert.match(refused.stderr, /error insecure_refused: /);
+    const server = await start(
+      ['server', '--host', '0.0.0.0', '--port', '0', '--data-dir', `${apart.home.path}/third`],
+      apart.home.env,
+    ).ended;
+    assert.equal(server.code, 2);
+    assert.match(server.stderr, /error insecure_refused: /);
+  });
+
+  test('a join token used once, does not let a second worker in', async () => {
+    const refused = await apart.joinAgain();
+    assert.equal(refused.code, 2);
+    assert.match(refused.stderr, /error join_token_invalid: /);
+  });
+});
+
+describe('cocore dev', () => {
+  test('Ctrl-C during a run, nothing that it started is left and its key is gone', async () => {
+    await using stack = await Stack.dev();
+    await stack.deploy('forever', 'bash', 'echo up; sleep 600');
+    const { id } = await stack.client.executions.create('forever', {});
+    await until('it runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
+    const started = descendants(stack.command.child.pid!);
+    assert.ok(started.length >= 3);
+    const { code } = await stack.stop();
+    assert.equal(code, 0);
+    assert.deepEqual(
+      started.filter(({ pid }) => isAlive(pid)),
+      [],
+    );
+    assert.deepEqual(stack.credentialFiles(), []);
+  });
+
+  test('killed with SIGKILL, nothing that it started lives on', async () => {
+    await using stack = await Stack.dev();
+    await stack.deploy('forever', 'bash', 'echo up; sleep 600');
+    const { id } = await stack.client.executions.create('forever', {});
+    await until('it runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
+    const started = descendants(stack.command.child.pid!);
+    stack.command.child.kill('SIGKILL');
+    await stack.command.ended;
+    await until('all of it is gone', () => started.every(({ pid }) => !isAlive(pid)), 20_000);
+  });
+});

@@ -1,0 +1,251 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import tls from 'node:tls';
+import { CocoreClient } from '@cocore/client';
+import type { FunctionDeployInput } from '@cocore/protocol';
+import { cocore, Command, type Environment, type Result, start } from './command.ts';
+import { descendants, machinesOf, type Process } from './processes.ts';
+import { freePort, Relay } from './relay.ts';
+
+/** What the real user's cache holds is used; everything else a stack writes is its own and temporary. */
+const CACHE_DIR =
+  process.env['COCORE_CACHE_DIR'] ??
+  (process.env['XDG_CACHE_HOME'] === undefined
+    ? join(homedir(), '.cache', 'cocore')
+    : join(process.env['XDG_CACHE_HOME'], 'cocore'));
+
+export const ISOLATION = process.env['COCORE_TEST_ISOLATION'] ?? 'qemu';
+
+export interface Temporary extends Disposable {
+  readonly path: string;
+  readonly env: Environment;
+}
+
+/** A home of its own: no setting of the person who runs the tests can matter. */
+export function temporary(): Temporary {
+  const path = mkdtempSync(join(tmpdir(), 'cocore-e2e-'));
+  return {
+    path,
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      HOME: join(path, 'home'),
+      XDG_CONFIG_HOME: join(path, 'config'),
+      XDG_DATA_HOME: join(path, 'data'),
+      COCORE_CACHE_DIR: CACHE_DIR,
+    },
+    [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }),
+  };
+}
+
+/** Control server and worker as `cocore dev` starts them, with a client that holds dev's own key. */
+export class Stack implements AsyncDisposable {
+  readonly url: string;
+  readonly home: Temporary;
+  readonly command: Command;
+  readonly client: CocoreClient;
+  readonly apiKey: string;
+
+  private constructor(url: string, home: Temporary, command: Command) {
+    this.url = url;
+    this.home = home;
+    this.command = command;
+    this.apiKey = credentialsIn(home.env['XDG_CONFIG_HOME']!);
+    this.client = new CocoreClient({ url, apiKey: this.apiKey });
+  }
+
+  static async dev(...args: string[]): Promise<Stack> {
+    const home = temporary();
+    try {
+      const command = start(['dev', '--port', '0', '--isolation', ISOLATION, ...args], home.env, 'keep open');
+      const [, url] = await command.waitFor('stdout', /^ready (http:\/\/127\.0\.0\.1:\d+)$/m);
+      return new Stack(url!, home, command);
+    } catch (error) {
+      home[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Runs one command of the user's. */
+  async cocore(args: readonly string[], stdin?: Uint8Array): Promise<Result> {
+    return cocore(args, this.home.env, stdin);
+  }
+
+  start(args: readonly string[], stdin?: Uint8Array | 'keep open'): Command {
+    return start(args, this.home.env, stdin);
+  }
+
+  async deploy(
+    name: string,
+    runtime: 'bash' | 'python',
+    source: string,
+    options: Partial<Omit<FunctionDeployInput, 'name' | 'runtime' | 'file'>> = {},
+  ) {
+    const file = {
+      name: runtime === 'bash' ? `${name}.sh` : `${name}.py`,
+      contentBase64: Buffer.from(source).toString('base64'),
+    };
+    return this.client.functions.deploy({ name, runtime, file, ...options });
+  }
+
+  async output(executionId: string, stream: 'stdout' | 'stderr'): Promise<Buffer> {
+    return Buffer.from(await this.client.executions.outputBytes(executionId, stream));
+  }
+
+  daemon(which: 'control' | 'worker'): Process {
+    const found = descendants(this.command.child.pid!).find(({ command }) => command.includes(`packages/${which}/`));
+    if (found === undefined) throw new Error(`there is no ${which} process`);
+    return found;
+  }
+
+  machines(): Process[] {
+    return machinesOf(this.command.child.pid!);
+  }
+
+  credentialFiles(): string[] {
+    return credentialFilesIn(this.home.env['XDG_CONFIG_HOME']!);
+  }
+
+  /** Ends it as Ctrl-C does. */
+  async stop(): Promise<Result> {
+    this.command.child.kill('SIGINT');
+    return this.command.ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.command.child.exitCode === null) await this.stop();
+    this.home[Symbol.dispose]();
+  }
+}
+
+function credentialFilesIn(configDir: string): string[] {
+  return readdirSync(join(configDir, 'cocore', 'credentials')).map((file) =>
+    join(configDir, 'cocore', 'credentials', file),
+  );
+}
+
+function credentialsIn(configDir: string): string {
+  const [file] = credentialFilesIn(configDir);
+  return (JSON.parse(readFileSync(file!, 'utf8')) as { apiKey: string }).apiKey;
+}
+
+/**
+ * Control server and worker as two processes, as on two machines: TLS with a certificate that the server made, a join
+ * token, and between them a relay that a test can cut.
+ */
+export class Apart implements AsyncDisposable {
+  readonly home = temporary();
+  readonly #relay: Relay;
+  readonly #serverPort: number;
+  #server: Command | null = null;
+  #worker: Command | null = null;
+  #client: CocoreClient | null = null;
+
+  private constructor(serverPort: number, relay: Relay) {
+    this.#serverPort = serverPort;
+    this.#relay = relay;
+  }
+
+  static async start(): Promise<Apart> {
+    const port = await freePort();
+    const apart = new Apart(port, await Relay.to(port));
+    try {
+      await apart.#startServer();
+      await apart.startWorker();
+      return apart;
+    } catch (error) {
+      await apart[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get client(): CocoreClient {
+    return this.#client!;
+  }
+
+  get #dataDir(): string {
+    return join(this.home.path, 'server');
+  }
+
+  async #startServer(): Promise<void> {
+    const args = ['server', '--port', String(this.#serverPort), '--tls-self', '--data-dir', this.#dataDir];
+    args.push('--allow-host', `127.0.0.1:${this.#relay.port}`);
+    this.#server = start(args, this.home.env, 'keep open');
+    const [, url] = await this.#server.waitFor('stdout', /^ready (https:\/\/\S+)$/m);
+    const certificate = readFileSync(join(this.#dataDir, 'tls', 'certificate.pem'), 'utf8');
+    tls.setDefaultCACertificates([...tls.getCACertificates('default'), certificate]);
+    const apiKey = readFileSync(join(this.#dataDir, 'operator.key'), 'utf8').trim();
+    this.#client = new CocoreClient({ url: url!, apiKey });
+  }
+
+  /** Stops it as an operator does, and starts it again on the same port and data. */
+  async restartServer(): Promise<void> {
+    this.#server!.child.kill('SIGTERM');
+    await this.#server!.ended;
+    await this.#startServer();
+  }
+
+  async #joinTokenFile(): Promise<string> {
+    const path = join(this.home.path, 'join-token');
+    if (!existsSync(path)) writeFileSync(path, (await this.client.joinTokens.create({})).token, { mode: 0o600 });
+    return path;
+  }
+
+  async startWorker(): Promise<void> {
+    this.#worker = start(await this.#workerArgs('worker'), this.home.env, 'keep open');
+    await this.#worker.waitFor('stdout', /^ready wk_/m);
+  }
+
+  async #workerArgs(name: string): Promise<string[]> {
+    const server = `https://127.0.0.1:${this.#relay.port}`;
+    const dataDir = join(this.home.path, name);
+    return [
+      'worker',
+      '--server',
+      server,
+      '--data-dir',
+      dataDir,
+      '--isolation',
+      ISOLATION,
+      '--join-token-file',
+      await this.#joinTokenFile(),
+    ];
+  }
+
+  /** Another worker that tries the token which the first one used. */
+  async joinAgain(): Promise<Result> {
+    return start(await this.#workerArgs('second'), this.home.env).ended;
+  }
+
+  killWorker(): void {
+    const daemon = descendants(this.#worker!.child.pid!).find(({ command }) => command.includes('packages/worker/'));
+    process.kill(daemon!.pid, 'SIGKILL');
+  }
+
+  cutConnection(): { heal(): void } {
+    return this.#relay.cut();
+  }
+
+  machines(): Process[] {
+    return machinesOf(this.#worker!.child.pid!);
+  }
+
+  async deploy(name: string, source: string): Promise<void> {
+    const file = { name: `${name}.sh`, contentBase64: Buffer.from(source).toString('base64') };
+    await this.client.functions.deploy({ name, runtime: 'bash', file });
+  }
+
+  async stdout(executionId: string): Promise<string> {
+    return Buffer.from(await this.client.executions.outputBytes(executionId, 'stdout')).toString();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const command of [this.#worker, this.#server]) {
+      if (command === null || command.child.exitCode !== null) continue;
+      command.child.kill('SIGTERM');
+      await command.ended;
+    }
+    await this.#relay[Symbol.asyncDispose]();
+    this.home[Symbol.dispose]();
+  }
+}
