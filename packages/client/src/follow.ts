@@ -15,7 +15,7 @@ const RECONNECT_MS = 500;
 
 function eventOf(event: ServerSentEvent): FollowEvent {
   try {
-    return FollowEventSchema.parse({ ...event, data: JSON.parse(event.data) });
+    return FollowEventSchema.parse({ ...event, data: JSON.parse(event.data) as unknown });
   } catch (cause) {
     throw new CocoreError('internal', 'an event is not what this client knows', { cause });
   }

@@ -1,0 +1,3 @@
+import sys
+
+print(sum(int(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,68 @@
+import { readFileSync } from 'node:fs';
+import { basename } from 'node:path';
+import { CocoreError, type Runtime } from '@cocore/protocol';
+import { Command, Option } from 'commander';
+import { connect } from '../context.ts';
+import { plain, printJson } from '../print.ts';
+import { durationMs, environment, sizeBytes, wholeNumber } from '../units.ts';
+
+interface Options {
+  name: string;
+  runtime?: Runtime;
+  memory?: number;
+  cpus?: number;
+  timeout?: number;
+  outputLimit?: number;
+  env: Record<string, string>;
+  json?: true;
+}
+
+/** What runs a file, by its extension, else by its first line. */
+export function guessRuntime(path: string, content: Buffer): Runtime | undefined {
+  if (/\.(?:sh|bash)$/.test(path)) return 'bash';
+  if (path.endsWith('.py')) return 'python';
+  const [firstLine] = content.subarray(0, 200).toString('latin1').split('\n');
+  const interpreter = /^#!\s*(?:\S*\/env\s+(?:-S\s+)?)?(?:\S*\/)?(\w+)/.exec(firstLine!)?.[1];
+  if (interpreter === 'bash' || interpreter === 'sh') return 'bash';
+  return interpreter !== undefined && /^python/.test(interpreter) ? 'python' : undefined;
+}
+
+function read(path: string): Buffer {
+  try {
+    return readFileSync(path);
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
+  }
+}
+
+export function deployCommand(): Command {
+  return new Command('deploy')
+    .description('make a function of a file, or the next version of one')
+    .argument('<file>')
+    .requiredOption('--name <name>', 'what it is called')
+    .addOption(new Option('--runtime <runtime>', 'what runs it; guessed from the file').choices(['bash', 'python']))
+    .option('--memory <MiB>', 'its memory', wholeNumber)
+    .option('--cpus <n>', 'its processors', wholeNumber)
+    .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
+    .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
+    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment, {})
+    .option('--json', 'print the record')
+    .action(async (path: string, options: Options) => {
+      const content = read(path);
+      const runtime = options.runtime ?? guessRuntime(path, content);
+      if (runtime === undefined) throw new CocoreError('runtime_unknown', `what runs ${path} cannot be told from it`);
+      const { memory, cpus, timeout, outputLimit } = options;
+      const record = await connect(process.env).functions.deploy({
+        name: options.name,
+        runtime,
+        file: { name: basename(path), contentBase64: content.toString('base64') },
+        env: options.env,
+        ...(memory === undefined ? {} : { memoryMiB: memory }),
+        ...(cpus === undefined ? {} : { cpus }),
+        ...(timeout === undefined ? {} : { timeoutMs: timeout }),
+        ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
+      });
+      if (options.json === true) printJson(record);
+      else process.stdout.write(`${plain(record.name)} version ${record.version} (${record.id})\n`);
+    });
+}

@@ -1,0 +1,133 @@
+import type { AttemptRecord, ExecutionRecord, StreamName } from '@cocore/protocol';
+import { Command, Option } from 'commander';
+import { connect } from '../context.ts';
+import { followOutput, type Sinks } from '../follow.ts';
+import { ago, plain, printJson, printTable } from '../print.ts';
+import { wholeNumber } from '../units.ts';
+
+const stateOf = (record: ExecutionRecord) => {
+  const more = record.phase ?? record.reason;
+  return more === null ? record.state : `${record.state} (${more})`;
+};
+
+function psCommand(): Command {
+  return new Command('ps')
+    .description('list executions, newest first')
+    .option('--state <state>', 'only those in this state')
+    .option('--function <function>', 'only those of this function')
+    .option('--limit <n>', 'at most so many', wholeNumber, 20)
+    .option('--json', 'print the records')
+    .action(async (options: { state?: string; function?: string; limit: number; json?: true }) => {
+      const { json, ...query } = options;
+      const list = await connect(process.env).executions.list(query);
+      if (json === true) return printJson(list);
+      const rows = list.executions.map((record) => [
+        record.id,
+        record.functionName,
+        stateOf(record),
+        ago(record.createdAt),
+      ]);
+      printTable(['ID', 'FUNCTION', 'STATE', 'CREATED'], rows);
+    });
+}
+
+function attemptRows(attempt: AttemptRecord): [string, string][] {
+  const { host, guest } = attempt.usage;
+  const usage = (reading: typeof host) =>
+    reading === null
+      ? 'not measured'
+      : `${reading.cpuMs?.toFixed(0) ?? '–'} ms CPU, ${((reading.memoryPeakBytes ?? 0) / 2 ** 20).toFixed(0)} MiB peak`;
+  return [
+    [`attempt ${attempt.number}`, `${attempt.id}, ${attempt.state}`],
+    ['  worker', `${attempt.workerId ?? '–'} (${attempt.driver ?? '–'}, ${attempt.isolation ?? '–'})`],
+    [
+      '  heartbeat',
+      attempt.lastBeatAt === null
+        ? '–'
+        : `${ago(attempt.lastBeatAt)}; agent heard ${attempt.agentAgeMs === null ? 'never' : `${attempt.agentAgeMs} ms before`}`,
+    ],
+    ['  usage, host', usage(host)],
+    ['  usage, guest', usage(guest)],
+  ];
+}
+
+function printRecord(record: ExecutionRecord): void {
+  const { stdout, stderr } = record.output;
+  const cut = (stream: typeof stdout) => `${stream.bytes} bytes${stream.truncated ? ', cut' : ''}`;
+  const rows: [string, string | null][] = [
+    ['execution', record.id],
+    ['function', `${record.functionName} version ${record.version}`],
+    ['state', stateOf(record)],
+    ['message', record.message],
+    ['exit code', record.exitCode === null ? null : String(record.exitCode)],
+    ['signal', record.signal === null ? null : String(record.signal)],
+    ['created', record.createdAt],
+    ['accepted', record.acceptedAt],
+    ['started', record.startedAt],
+    ['ended', record.endedAt],
+    ['stdout', cut(stdout)],
+    ['stderr', cut(stderr)],
+    ...record.attempts.flatMap(attemptRows),
+  ];
+  for (const [name, value] of rows) {
+    if (value !== null) process.stdout.write(`${name.padEnd(16)}${plain(value)}\n`);
+  }
+}
+
+function getCommand(): Command {
+  return new Command('get')
+    .description('show one execution')
+    .argument('<id>')
+    .option('--json', 'print the record')
+    .action(async (id: string, options: { json?: true }) => {
+      const record = await connect(process.env).executions.get(id);
+      if (options.json === true) printJson(record);
+      else printRecord(record);
+    });
+}
+
+function logsCommand(): Command {
+  return new Command('logs')
+    .description('print an execution’s output')
+    .argument('<id>')
+    .option('-f, --follow', 'go on until it ends')
+    .addOption(new Option('--stream <stream>', 'one stream only').choices(['stdout', 'stderr']))
+    .option('--json', 'print the record with its output')
+    .action(async (id: string, options: { follow?: true; stream?: StreamName; json?: true }) => {
+      const client = connect(process.env);
+      const sinks: Sinks = { stdout: process.stdout, stderr: process.stderr };
+      const wanted: StreamName[] = options.stream === undefined ? ['stdout', 'stderr'] : [options.stream];
+      if (options.json === true) {
+        if (options.follow === true) await followOutput(client, id, {});
+        return printJson(await client.executions.get(id));
+      }
+      if (options.follow === true) {
+        await followOutput(client, id, Object.fromEntries(wanted.map((stream) => [stream, sinks[stream]])));
+        return;
+      }
+      for (const stream of wanted) {
+        for await (const bytes of await client.executions.output(id, stream)) sinks[stream]!.write(bytes);
+      }
+    });
+}
+
+const CANCEL_WORDS = {
+  cancelled: 'cancelled before it ran',
+  requested: 'is being cancelled',
+  already_requested: 'was being cancelled already',
+  already_ended: 'had ended already',
+};
+
+function cancelCommand(): Command {
+  return new Command('cancel')
+    .description('stop an execution')
+    .argument('<id>')
+    .option('--json', 'print the answer')
+    .action(async (id: string, options: { json?: true }) => {
+      const answer = await connect(process.env).executions.cancel(id);
+      if (options.json === true) return printJson(answer);
+      process.stdout.write(`${answer.execution.id} ${CANCEL_WORDS[answer.result]} (${stateOf(answer.execution)})\n`);
+    });
+}
+
+export const executionCommands = (): Command[] => [psCommand(), getCommand(), logsCommand(), cancelCommand()];

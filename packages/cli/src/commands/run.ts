@@ -1,0 +1,124 @@
+import { fstatSync } from 'node:fs';
+import type { CocoreClient } from '@cocore/client';
+import {
+  CocoreError,
+  type ExecutionCreateInput,
+  type ExecutionRecord,
+  MAX_BLOB_BYTES,
+  MAX_INLINE_STDIN_BYTES,
+  toBase64,
+} from '@cocore/protocol';
+import { Command } from 'commander';
+import { connect } from '../context.ts';
+import { exitCodeOf } from '../exit-code.ts';
+import { followOutput, type Sinks } from '../follow.ts';
+import { plain, printJson } from '../print.ts';
+import { durationMs, environment, sizeBytes } from '../units.ts';
+
+interface Options {
+  interactive?: true;
+  detach?: true;
+  json?: true;
+  timeout?: number;
+  outputLimit?: number;
+  env: Record<string, string>;
+  idempotencyKey?: string;
+}
+
+/** Whether anything could come from standard input: a closed one has no file behind it. */
+function hasStdin(interactive: boolean): boolean {
+  try {
+    fstatSync(0);
+  } catch {
+    return false;
+  }
+  return !process.stdin.isTTY || interactive;
+}
+
+async function readStdin(): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of process.stdin as AsyncIterable<Buffer>) {
+    chunks.push(chunk);
+    bytes += chunk.length;
+    if (bytes > MAX_BLOB_BYTES) {
+      throw new CocoreError('input_too_large', `standard input is longer than ${MAX_BLOB_BYTES} bytes`);
+    }
+  }
+  return Uint8Array.from(Buffer.concat(chunks));
+}
+
+async function stdinSource(client: CocoreClient, interactive: boolean): Promise<Pick<ExecutionCreateInput, 'stdin'>> {
+  if (!hasStdin(interactive)) return {};
+  const bytes = await readStdin();
+  if (bytes.length === 0) return {};
+  if (bytes.length <= MAX_INLINE_STDIN_BYTES) return { stdin: { base64: toBase64(bytes) } };
+  return { stdin: { blob: (await client.blobs.upload(bytes)).digest } };
+}
+
+/** The first Ctrl-C asks for a cancellation; the second leaves at once. */
+function cancelOnSignal(client: CocoreClient, id: string): Disposable {
+  let asked = false;
+  const onSignal = () => {
+    if (asked) process.exit(130);
+    asked = true;
+    client.executions.cancel(id).catch((error: unknown) => {
+      process.stderr.write(`cocore: cannot cancel: ${plain(error instanceof Error ? error.message : String(error))}\n`);
+    });
+  };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.on(signal, onSignal);
+  return {
+    [Symbol.dispose]: () => {
+      for (const signal of signals) process.off(signal, onSignal);
+    },
+  };
+}
+
+function sayEnd(record: ExecutionRecord): void {
+  const { stdout, stderr } = record.output;
+  if (stdout.truncated || stderr.truncated) {
+    process.stderr.write(`cocore: output was cut at ${record.outputLimitBytes} bytes\n`);
+  }
+  // The function's own exit code needs no words.
+  if (record.state === 'success' || record.reason === 'exit_code') return;
+  const message = record.message === null ? '' : `: ${plain(record.message)}`;
+  process.stderr.write(`cocore: ${record.state} (${record.reason})${message}\n`);
+}
+
+export function runCommand(): Command {
+  return new Command('run')
+    .description('run a function; what follows its name goes to it as it is')
+    .argument('<function>')
+    .argument('[args...]')
+    .passThroughOptions()
+    .option('-i, --interactive', 'take standard input from a terminal too')
+    .option('--detach', 'print the execution’s id and leave')
+    .option('--json', 'print the final record, with its output, and nothing else')
+    .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
+    .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
+    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment, {})
+    .option('--idempotency-key <key>', 'the same key with the same input gives the same execution')
+    .action(async (fn: string, args: string[], options: Options) => {
+      const client = connect(process.env);
+      const { timeout, outputLimit, idempotencyKey } = options;
+      const created = await client.executions.create(fn, {
+        args,
+        env: options.env,
+        ...(await stdinSource(client, options.interactive === true)),
+        ...(timeout === undefined ? {} : { timeoutMs: timeout }),
+        ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
+        ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
+      });
+      if (options.detach === true) {
+        process.stdout.write(`${created.id}\n`);
+        return;
+      }
+      using _cancel = cancelOnSignal(client, created.id);
+      const sinks: Sinks = options.json === true ? {} : { stdout: process.stdout, stderr: process.stderr };
+      const record = await followOutput(client, created.id, sinks);
+      if (options.json === true) printJson(await client.executions.get(created.id));
+      else sayEnd(record);
+      process.exitCode = exitCodeOf(record);
+    });
+}

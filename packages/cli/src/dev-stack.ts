@@ -1,0 +1,192 @@
+import { type ChildProcess } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { connect as connectSocket } from 'node:net';
+import { join } from 'node:path';
+import { CocoreClient } from '@cocore/client';
+import { CocoreError } from '@cocore/protocol';
+import { CredentialsStore } from './credentials.ts';
+import { artifacts, type DaemonName, startDaemon } from './daemons.ts';
+import { credentialsDir } from './paths.ts';
+import { plain } from './print.ts';
+
+const DEFAULT_PORT = 7733;
+/** Longer than either daemon takes to stop in order. */
+const STOP_TIMEOUT_MS = 15_000;
+
+export interface DevOptions {
+  readonly env: NodeJS.ProcessEnv;
+  /** Undefined: the default one, or any other when that is taken. */
+  readonly port: number | undefined;
+  readonly dataDir: string;
+  readonly workerArgs: readonly string[];
+  readonly logLevel: string;
+  /** Settles when the user wants it to end, which may be before it is ready. */
+  readonly stopped: Promise<void>;
+}
+
+/** One daemon that was started, what it said it was ready as, and how it ends. */
+class Daemon implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  readonly ready: Promise<string>;
+  /** Rejects when it ends without having been asked to. */
+  readonly broken: Promise<never>;
+  #stopping = false;
+
+  constructor(name: DaemonName, child: ChildProcess) {
+    this.#child = child;
+    let printed = '';
+    let errors = '';
+    child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      errors = (errors + text).slice(-4_000);
+      process.stderr.write(text);
+    });
+    this.ready = new Promise((resolve) => {
+      child.stdout!.setEncoding('utf8').on('data', (text: string) => {
+        printed = (printed + text).slice(-1_000);
+        const ready = /^ready (\S+)$/m.exec(printed);
+        if (ready !== null) resolve(ready[1]!);
+      });
+    });
+    this.broken = new Promise((_, reject) => {
+      child.once('error', (cause) => reject(new CocoreError('internal', `the ${name} cannot be started`, { cause })));
+      child.once('exit', (code, signal) => {
+        if (this.#stopping) return;
+        const said = /^error (\w+): (.*)$/m.exec(errors)?.[2];
+        reject(
+          new CocoreError(
+            'internal',
+            `the ${name} process ended (${code ?? signal})${said === undefined ? '' : `: ${plain(said)}`}`,
+          ),
+        );
+      });
+    });
+    this.broken.catch(() => undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping = true;
+    const child = this.#child;
+    if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    child.kill('SIGTERM');
+    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    await ended;
+    clearTimeout(timer);
+  }
+}
+
+const isTaken = async (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connectSocket(port, '127.0.0.1');
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', () => resolve(false));
+  });
+
+async function choosePort(asked: number | undefined): Promise<number> {
+  if (asked === undefined) return (await isTaken(DEFAULT_PORT)) ? 0 : DEFAULT_PORT;
+  if (asked !== 0 && (await isTaken(asked))) throw new CocoreError('address_in_use', `port ${asked} is taken`);
+  return asked;
+}
+
+/** Control server and worker together, with a key that the command finds by itself; all of it goes when this is disposed. */
+export class DevStack implements AsyncDisposable {
+  readonly url: string;
+  readonly broken: Promise<never>;
+  readonly #owned: AsyncDisposableStack;
+
+  private constructor(url: string, broken: Promise<never>, owned: AsyncDisposableStack) {
+    this.url = url;
+    this.broken = broken;
+    this.#owned = owned;
+  }
+
+  /** Resolves once the worker can take work; with null when it was stopped before. @throws CocoreError */
+  static async start(options: DevOptions): Promise<DevStack | null> {
+    const found = artifacts(options.env);
+    await using owned = new AsyncDisposableStack();
+    mkdirSync(options.dataDir, { recursive: true, mode: 0o700 });
+    const env = { ...options.env, COCORE_LOG_LEVEL: options.logLevel };
+    const halted = options.stopped.then(() => null);
+
+    const serverDir = join(options.dataDir, 'server');
+    const serverArgs = [
+      '--data-dir',
+      serverDir,
+      '--artifacts',
+      found,
+      '--port',
+      String(await choosePort(options.port)),
+    ];
+    const server = owned.use(
+      new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] })),
+    );
+    const url = await Promise.race([server.ready, server.broken, halted]);
+    if (url === null) return null;
+
+    const operatorKey = readFileSync(join(serverDir, 'operator.key'), 'utf8').trim();
+    const operator = new CocoreClient({ url, apiKey: operatorKey });
+    await publishKey(owned, operator, url, new CredentialsStore(credentialsDir(options.env)));
+
+    const worker = owned.use(await startWorker(options, env, found, url, operator));
+    const broken = Promise.race([server.broken, worker.broken]);
+    broken.catch(() => undefined);
+    if ((await Promise.race([worker.ready, broken, halted])) === null) return null;
+    const record = (await operator.workers.list()).find(({ state }) => state === 'online');
+    process.stderr.write(`cocore: ${describe(record?.driver, record?.isolation)}\n`);
+    return new DevStack(url, broken, owned.move());
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#owned.disposeAsync();
+  }
+}
+
+function describe(driver = 'unknown', isolation = 'unknown'): string {
+  const what = `sandboxes by ${driver}, isolation class ${isolation}`;
+  return isolation === 'emulated' ? `${what}: for development, not a wall against strangers’ code` : what;
+}
+
+/** A key of this start alone: gone from the server and from the user's files at the end. */
+async function publishKey(
+  owned: AsyncDisposableStack,
+  operator: CocoreClient,
+  url: string,
+  store: CredentialsStore,
+): Promise<void> {
+  const key = await operator.keys.create({ role: 'operator' });
+  owned.defer(async () => operator.keys.revoke(key.id).catch(() => undefined));
+  store.write({ url, apiKey: key.secret });
+  owned.defer(() => store.remove(url));
+}
+
+async function startWorker(
+  options: DevOptions,
+  env: NodeJS.ProcessEnv,
+  found: string,
+  url: string,
+  operator: CocoreClient,
+): Promise<Daemon> {
+  const asRoot = process.getuid?.() !== 0;
+  if (asRoot) process.stderr.write('cocore: the worker needs root for its sandboxes; it is started by sudo\n');
+  const workerDir = join(options.dataDir, 'worker');
+  const args = [
+    '--server',
+    url,
+    '--data-dir',
+    workerDir,
+    '--artifacts',
+    found,
+    '--join-token-file',
+    '-',
+    ...options.workerArgs,
+  ];
+  const child = startDaemon('worker', args, { env, stdio: ['pipe', 'pipe', 'pipe'], asRoot });
+  // It may refuse to start before it has read the token.
+  child.stdin!.on('error', () => undefined);
+  const hasJoined = existsSync(join(workerDir, 'identity.json'));
+  child.stdin!.end(hasJoined ? '' : `${(await operator.joinTokens.create()).token}\n`);
+  return new Daemon('worker', child);
+}
