@@ -50,7 +50,7 @@ describe('bad input', () => {
 
   const cases: [string, string, string, string | Uint8Array<ArrayBuffer> | undefined, number, string][] = [
     ['broken JSON', 'POST', '/v1/functions', '{"name":', 400, 'invalid_json'],
-    ['no body', 'POST', '/v1/functions', '', 400, 'invalid_json'],
+    ['no body', 'POST', '/v1/functions', '', 400, 'invalid_request'],
     ['an unknown field', 'POST', '/v1/functions', deploy({ colour: 'red' }), 400, 'invalid_request'],
     ['a wrong type', 'POST', '/v1/functions', deploy({ memoryMiB: '256' }), 400, 'invalid_request'],
     ['a name like an id', 'POST', '/v1/functions', deploy({ name: unknownId('function') }), 400, 'invalid_request'],

@@ -206,10 +206,10 @@ export const InlineBytes = z.object({
 });
 export type InlineBytes = z.infer<typeof InlineBytes>;
 
-/** The answer to `?wait=`: the record, and once ended its output. */
+/** The record; where `?wait=` was asked for and it has ended, its output too. */
 export const ExecutionAnswer = ExecutionRecord.extend({
-  stdout: InlineBytes.nullable(),
-  stderr: InlineBytes.nullable(),
+  stdout: InlineBytes.nullable().default(null),
+  stderr: InlineBytes.nullable().default(null),
 });
 export type ExecutionAnswer = z.infer<typeof ExecutionAnswer>;
 

@@ -99,7 +99,7 @@ function logsCommand(): Command {
       const wanted: StreamName[] = options.stream === undefined ? ['stdout', 'stderr'] : [options.stream];
       if (options.json === true) {
         if (options.follow === true) await followOutput(client, id, {});
-        return printJson(await client.executions.get(id));
+        return printJson(await client.executions.get(id, { waitMs: 0 }));
       }
       if (options.follow === true) {
         await followOutput(client, id, Object.fromEntries(wanted.map((stream) => [stream, sinks[stream]])));

@@ -117,7 +117,7 @@ export function runCommand(): Command {
       using _cancel = cancelOnSignal(client, created.id);
       const sinks: Sinks = options.json === true ? {} : { stdout: process.stdout, stderr: process.stderr };
       const record = await followOutput(client, created.id, sinks);
-      if (options.json === true) printJson(await client.executions.get(created.id));
+      if (options.json === true) printJson(await client.executions.get(created.id, { waitMs: 0 }));
       else sayEnd(record);
       process.exitCode = exitCodeOf(record);
     });
