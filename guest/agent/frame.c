@@ -48,6 +48,17 @@ static bool layout_of(uint8_t type, struct layout *layout)
   }
 }
 
+static bool values_are_allowed(const struct host_frame *frame)
+{
+  switch (frame->type) {
+  case HOST_SIGNAL: return frame->number >= 1 && frame->number <= 64;
+  case HOST_ACK: return (frame->stream == 1 || frame->stream == 2) && frame->number <= FRAME_MAX_OFFSET;
+  case HOST_STDIN:
+  case HOST_STDIN_END: return frame->number <= FRAME_MAX_OFFSET;
+  default: return true;
+  }
+}
+
 enum frame_status frame_read(const uint8_t *bytes, size_t length, struct host_frame *frame, size_t *used)
 {
   struct layout layout;
@@ -76,12 +87,10 @@ enum frame_status frame_read(const uint8_t *bytes, size_t length, struct host_fr
   if (type == HOST_ACK) {
     frame->stream = at[0];
     frame->number = get(at + 1, 8);
-    return frame->stream == 1 || frame->stream == 2 ? FRAME_OK : FRAME_BAD_PAYLOAD;
+  } else {
+    frame->number = get(at, layout.fixed);
   }
-  frame->number = get(at, layout.fixed);
-  if (type == HOST_SIGNAL && (frame->number < 1 || frame->number > 64))
-    return FRAME_BAD_PAYLOAD;
-  return FRAME_OK;
+  return values_are_allowed(frame) ? FRAME_OK : FRAME_BAD_PAYLOAD;
 }
 
 static uint8_t *put_header(uint8_t *out, enum guest_frame_type type, size_t payload)

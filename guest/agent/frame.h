@@ -11,6 +11,8 @@
 #define FRAME_MAX_BODY 65552u
 #define FRAME_MAX_TASK (8u * 1024 * 1024)
 #define FRAME_NONCE_BYTES 16
+/* Offsets and lengths of streams are below 2^53, so that JavaScript counts them exactly. */
+#define FRAME_MAX_OFFSET ((UINT64_C(1) << 53) - 1)
 
 enum host_frame_type
 {

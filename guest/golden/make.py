@@ -26,10 +26,12 @@ def u32(value: int) -> bytes:
 
 ENTROPY = bytes(range(32))
 BIG = 2**40 + 7
+MOST = 2**53 - 1
 
 # name, direction, bytes, the decoded fields
 VALID = [
     ("host-hello", "host", frame(0x01, b"\x01\x00" + NONCE), {"type": "HELLO", "version": "1", "nonce": NONCE.hex()}),
+    ("host-ack-most", "host", frame(0x08, b"\x01" + u64(MOST)), {"type": "ACK", "stream": "stdout", "offset": str(MOST)}),
     ("host-task", "host", frame(0x02, b'{"a":1}'), {"type": "TASK", "config": b'{"a":1}'.hex()}),
     ("host-stdin", "host", frame(0x03, u64(BIG) + b"\x00\xff"), {"type": "STDIN", "offset": str(BIG), "data": "00ff"}),
     ("host-stdin-end", "host", frame(0x04, u64(BIG)), {"type": "STDIN_END", "length": str(BIG)}),
@@ -91,11 +93,22 @@ BROKEN = [
     ("host-signal-65", "host", frame(0x05, u32(65)), "bad_payload"),
     ("host-seed-short", "host", frame(0x06, u64(0) + b"\x00" * 31), "bad_payload"),
     ("host-ack-stream-3", "host", frame(0x08, b"\x03" + u64(0)), "bad_payload"),
+    ("host-ack-beyond-most", "host", frame(0x08, b"\x01" + u64(MOST + 1)), "bad_payload"),
+    ("host-stdin-beyond-most", "host", frame(0x03, u64(MOST + 1) + b"x"), "bad_payload"),
+    ("host-stdin-end-beyond-most", "host", frame(0x04, u64(MOST + 1)), "bad_payload"),
+    ("host-stdin-too-much", "host", frame(0x03, u64(0) + b"x" * 65537), "bad_payload"),
+    ("host-hello-short", "host", frame(0x01, b"\x01\x00" + NONCE[1:]), "bad_payload"),
+    ("host-seed-long", "host", frame(0x06, u64(0) + b"\x00" * 257), "bad_payload"),
+    ("host-poweroff-long", "host", frame(0x09, b"\x00"), "bad_payload"),
     ("host-ping-long", "host", frame(0x07, u64(0) + b"\x00"), "bad_payload"),
     ("guest-empty", "guest", u32(0) + b"\x00", "empty"),
     ("guest-unknown", "guest", frame(0x80), "unknown_type"),
     ("guest-too-long", "guest", u32(65553) + b"\x83", "too_long"),
     ("guest-stdout-empty", "guest", frame(0x83, u64(0)), "bad_payload"),
+    ("guest-stdout-beyond-most", "guest", frame(0x83, u64(MOST + 1) + b"x"), "bad_payload"),
+    ("guest-exit-code-256", "guest", frame(0x85, b"\x00\x00" + u32(256) + u64(0) * 4), "bad_payload"),
+    ("guest-hello-no-version", "guest", frame(0x81, b"\x01\x00" + NONCE), "bad_payload"),
+    ("guest-fault-not-utf-8", "guest", frame(0x88, b"\x03" + u32(0) + b"\xff"), "bad_payload"),
     ("guest-exit-short", "guest", frame(0x85, b"\x00\x00" + u32(0)), "bad_payload"),
     ("guest-fault-stage-5", "guest", frame(0x88, b"\x05" + u32(0)), "bad_payload"),
 ]
