@@ -1,6 +1,7 @@
 #include "keeper.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,6 +15,27 @@
 
 #include "mounts.h"
 
+#define EMPTY_DIRECTORY "/run/fn/empty"
+#define KEEPER_NAME "init"
+
+/* Where the function sees the keeper, which is its PID 1, it sees a name, and nothing of the guest around it. */
+static int hide(void)
+{
+  size_t length = strlen(program_invocation_name);
+  if (length >= strlen(KEEPER_NAME)) {
+    memset(program_invocation_name, 0, length);
+    memcpy(program_invocation_name, KEEPER_NAME, strlen(KEEPER_NAME));
+  }
+  /* What is mounted outside of a process's root is not in its mountinfo, which everybody may read. */
+  if (chroot(EMPTY_DIRECTORY) < 0 || chdir("/") < 0 || prctl(PR_SET_NAME, KEEPER_NAME) < 0)
+    return -1;
+  struct __user_cap_header_struct version = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct none[2] = {0};
+  if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || syscall(SYS_capset, &version, none) < 0)
+    return -1;
+  return prctl(PR_SET_DUMPABLE, 0);
+}
+
 /* The whole life of the keeper. `mapped` is readable once its ids exist. */
 static _Noreturn void keep(int mapped)
 {
@@ -21,9 +43,9 @@ static _Noreturn void keep(int mapped)
   if (RETRY(read(mapped, &byte, 1)) != 1)
     _exit(1);
   syscall(SYS_close_range, 0, ~0U, 0);
-  /* Seen by the function as its PID 1: named for what it does, owned by the container's root, closed to tracing. */
-  if (setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0 || prctl(PR_SET_NAME, "init") < 0 ||
-      prctl(PR_SET_DUMPABLE, 0) < 0)
+  /* A PID 1 gets from its own namespace only the signals that it has a handler for: it must have none. */
+  signal(SIGALRM, SIG_DFL);
+  if (hide() < 0)
     _exit(1);
   sigset_t child;
   sigemptyset(&child);
@@ -36,12 +58,11 @@ static _Noreturn void keep(int mapped)
   }
 }
 
-static int write_map(pid_t pid, const char *name)
+static int write_of(pid_t pid, const char *name, const char *text)
 {
-  char path[64], map[64];
+  char path[64];
   snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
-  snprintf(map, sizeof map, "0 %d %d\n", CONTAINER_ID, CONTAINER_IDS);
-  return write_file(path, map);
+  return write_file(path, text);
 }
 
 static int bind_namespace(pid_t pid, const char *name, struct fault *fault)
@@ -60,6 +81,8 @@ static int bind_namespace(pid_t pid, const char *name, struct fault *fault)
 int keeper_start(struct keeper *keeper, struct fault *fault)
 {
   int pipe_fds[2];
+  if (mkdir("/run/fn", 0755) < 0 || mkdir("/run/fn/ns", 0700) < 0 || mkdir(EMPTY_DIRECTORY, 0555) < 0)
+    return fail(fault, STAGE_SETUP, errno, "mkdir below /run/fn");
   if (pipe2(pipe_fds, O_CLOEXEC) < 0)
     return fail(fault, STAGE_SETUP, errno, "pipe");
   scoped_fd wait_end = pipe_fds[0];
@@ -71,10 +94,13 @@ int keeper_start(struct keeper *keeper, struct fault *fault)
   if (keeper->pid == 0)
     keep(wait_end);
 
-  if (write_map(keeper->pid, "uid_map") < 0 || write_map(keeper->pid, "gid_map") < 0)
+  char map[64];
+  snprintf(map, sizeof map, "0 %d %d\n", CONTAINER_ID, CONTAINER_IDS);
+  if (write_of(keeper->pid, "uid_map", map) < 0 || write_of(keeper->pid, "gid_map", map) < 0)
     return fail(fault, STAGE_SETUP, errno, "map the container's ids");
-  if ((mkdir("/run/fn", 0755) < 0 && errno != EEXIST) || mkdir("/run/fn/ns", 0700) < 0)
-    return fail(fault, STAGE_SETUP, errno, "mkdir /run/fn/ns");
+  /* A guest short of memory kills the function, never its PID 1. */
+  if (write_of(keeper->pid, "oom_score_adj", "-1000") < 0)
+    return fail(fault, STAGE_SETUP, errno, "write the keeper's oom_score_adj");
   if (bind_namespace(keeper->pid, "user", fault) < 0 || bind_namespace(keeper->pid, "pid", fault) < 0)
     return -1;
   keeper->user_namespace = open("/run/fn/ns/user", O_RDONLY | O_CLOEXEC);

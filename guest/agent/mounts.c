@@ -143,7 +143,7 @@ int task_mount(int user_namespace, struct fault *fault)
       container_directory("/run/fn/scratch/inner", 0755, fault) < 0)
     return -1;
   if (mount_at("overlay", "/run/fn/rootfs", "overlay", MS_NOSUID | MS_NODEV,
-               "lowerdir=/run/fn/mapped,upperdir=/run/fn/scratch/upper,workdir=/run/fn/scratch/inner", STAGE_IMAGE,
+               "lowerdir=/run/fn/mapped,upperdir=/run/fn/scratch/upper,workdir=/run/fn/scratch/inner,volatile", STAGE_IMAGE,
                fault) < 0 ||
       container_directory("/run/fn/rootfs/work", 0755, fault) < 0 ||
       container_directory("/run/fn/rootfs/tmp", 01777, fault) < 0)
@@ -152,7 +152,9 @@ int task_mount(int user_namespace, struct fault *fault)
   int found = find_drive("code", drive, sizeof drive);
   if (found < 0)
     return fail(fault, STAGE_IMAGE, errno, "look for the drive with the serial code");
-  if (found == 0)
-    return mount_at(drive, "/run/fn/code", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault);
-  return 0;
+  if (found > 0)
+    return 0;
+  if (mount_at(drive, "/run/fn/archive", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault) < 0)
+    return -1;
+  return mount_mapped("/run/fn/archive", "/run/fn/code", user_namespace, fault);
 }

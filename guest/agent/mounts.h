@@ -12,8 +12,8 @@
 int guest_set_up(struct fault *fault);
 
 /*
- * Mounts the task's drives below /run/fn. The image is mapped into the user namespace `user_namespace` (a file
- * descriptor), so that its root is the container's root. Returns 0, or -1 with `fault`.
+ * Mounts the task's drives below /run/fn. Image and code are mapped into the user namespace `user_namespace` (a file
+ * descriptor), so that their root is the container's root. Returns 0, or -1 with `fault`.
  */
 int task_mount(int user_namespace, struct fault *fault);
 
