@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -15,12 +14,13 @@
 #define STDIN_WINDOW (256u * 1024)
 /* Grows to a TASK frame when one is announced, and only then. */
 #define INPUT_BYTES (128u * 1024)
+/* How long the FAULT to a host that broke the contract has to reach it. */
+#define LAST_WORD_MS 1000
 
 enum source
 {
   FROM_HOST,
   FROM_SIGNALS,
-  FROM_TIMER,
   FROM_STDIN,
   FROM_STDOUT,
   FROM_STDERR,
@@ -51,10 +51,13 @@ struct agent
   const struct platform *platform;
   int host;
   int epoll;
-  int timer;
+  timer_t silence;
   int silence_ms;
   enum phase phase;
-  bool finished;
+  /* A SEED came: nothing starts before. */
+  bool seeded;
+  /* The host broke the contract: nothing more is read from it, and the guest powers off soon. */
+  bool broken;
 
   /* This connection: the host has said HELLO, and what is owed to it. The newest PING is the one that is answered. */
   bool greeted;
@@ -98,28 +101,41 @@ static void watch(struct agent *agent, int fd, enum source source, uint32_t even
   (void) epoll_ctl(agent->epoll, operation, fd, &event);
 }
 
-static void rearm_silence(struct agent *agent)
+/* The guest powers off after so long, unless the time is set anew. */
+static void power_off_in(struct agent *agent, int ms)
 {
-  struct itimerspec limit = {
-      .it_value = {.tv_sec = agent->silence_ms / 1000, .tv_nsec = agent->silence_ms % 1000 * 1000000L}};
-  timerfd_settime(agent->timer, 0, &limit, NULL);
+  struct itimerspec limit = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}};
+  timer_settime(agent->silence, 0, &limit, NULL);
 }
 
-static void power_off(struct agent *agent)
+static const struct platform *silenced;
+
+static void on_silence(int number)
 {
-  agent->finished = true;
-  agent->platform->power_off();
+  (void) number;
+  silenced->power_off();
 }
 
-/* The task cannot go on: tell the host, kill what runs. */
+/* A signal and not an event, so that the dead man's chain also holds while the loop waits for the runtime to start the task. */
+static int make_silence_timer(struct agent *agent)
+{
+  struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+  struct sigaction action = {.sa_handler = on_silence};
+  silenced = agent->platform;
+  return sigaction(SIGALRM, &action, NULL) < 0 || timer_create(CLOCK_BOOTTIME, &event, &agent->silence) < 0 ? -1 : 0;
+}
+
+/* The task cannot go on: tell the host, kill what runs. `fault` says why. */
 static void end_with_fault(struct agent *agent)
 {
-  if (agent->phase == ENDED)
-    return;
-  if (agent->phase == RUNNING || agent->phase == ENDING) {
+  if (agent->phase == RUNNING) {
     kill(agent->task.pid, SIGKILL);
+    RETRY(waitpid(agent->task.pid, NULL, 0));
     agent->platform->kill_rest();
   }
+  close_fd(&agent->task.stdin_fd);
+  close_fd(&agent->outputs[0].fd);
+  close_fd(&agent->outputs[1].fd);
   agent->phase = ENDED;
   agent->faulted = true;
   agent->end_due = true;
@@ -127,8 +143,13 @@ static void end_with_fault(struct agent *agent)
 
 static void protocol_fault(struct agent *agent, const char *what)
 {
+  agent->broken = true;
+  /* Not at once: a frame that the monitor has not yet taken out of the port would be lost. */
+  power_off_in(agent, agent->silence_ms < LAST_WORD_MS ? agent->silence_ms : LAST_WORD_MS);
+  /* After EXIT or another FAULT there is no further word. */
+  if (agent->phase == ENDED)
+    return;
   fail(&agent->fault, STAGE_PROTOCOL, 0, "%s", what);
-  agent->phase = agent->phase == ENDED ? WAITING : agent->phase;
   end_with_fault(agent);
 }
 
@@ -268,8 +289,11 @@ static void connection_lost(struct agent *agent)
   ring_rewind(&agent->outputs[1].ring);
   /* A new connection is told everything that the old one may not have heard. */
   agent->started_due = agent->phase != WAITING && agent->started_ns != 0;
-  agent->stdin_ack_due = agent->stdin_written > 0;
   agent->end_due = agent->phase == ENDED;
+  /* The host gives again, after the STDIN_ACK, what the function has not got. */
+  agent->stdin_ack_due = agent->phase != WAITING;
+  agent->stdin_length = 0;
+  agent->stdin_ended = false;
 }
 
 static void take_stdin(struct agent *agent, const struct host_frame *frame)
@@ -287,10 +311,19 @@ static void take_stdin(struct agent *agent, const struct host_frame *frame)
   write_stdin(agent);
 }
 
+static bool is_about_task(enum host_frame_type type)
+{
+  return type == HOST_STDIN || type == HOST_STDIN_END || type == HOST_SIGNAL || type == HOST_ACK;
+}
+
 static void take_frame(struct agent *agent, const struct host_frame *frame)
 {
   if (!agent->greeted && frame->type != HOST_HELLO) {
     protocol_fault(agent, "the first frame was not HELLO");
+    return;
+  }
+  if (agent->phase == WAITING && is_about_task(frame->type)) {
+    protocol_fault(agent, "a frame about a task before TASK");
     return;
   }
   switch (frame->type) {
@@ -301,17 +334,21 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
     }
     agent->greeted = agent->hello_due = true;
     memcpy(agent->nonce, frame->data, FRAME_NONCE_BYTES);
-    rearm_silence(agent);
+    power_off_in(agent, agent->silence_ms);
     return;
   case HOST_SEED:
     if (agent->phase != WAITING)
       protocol_fault(agent, "SEED after TASK");
     else if (agent->platform->seed(frame->number, frame->data, frame->length, &agent->fault) < 0)
       end_with_fault(agent);
+    else
+      agent->seeded = true;
     return;
   case HOST_TASK:
     if (agent->phase != WAITING)
       protocol_fault(agent, "a second TASK");
+    else if (!agent->seeded)
+      protocol_fault(agent, "TASK before SEED");
     else
       start_task(agent, frame);
     return;
@@ -333,7 +370,7 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
   case HOST_PING:
     agent->ping_token = frame->number;
     agent->pong_due = true;
-    rearm_silence(agent);
+    power_off_in(agent, agent->silence_ms);
     return;
   case HOST_ACK: {
     enum source source = frame->stream == 1 ? FROM_STDOUT : FROM_STDERR;
@@ -344,8 +381,7 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
     return;
   }
   case HOST_POWEROFF:
-    power_off(agent);
-    return;
+    agent->platform->power_off();
   }
 }
 
@@ -363,7 +399,7 @@ static const char *status_text(enum frame_status status)
 static void take_frames(struct agent *agent)
 {
   size_t at = 0;
-  while (!agent->finished && !agent->faulted) {
+  while (!agent->broken) {
     struct host_frame frame;
     size_t used;
     enum frame_status status = frame_read(agent->in + at, agent->in_length - at, &frame, &used);
@@ -392,7 +428,7 @@ static void take_frames(struct agent *agent)
 
 static void read_host(struct agent *agent)
 {
-  while (!agent->finished && !agent->faulted) {
+  while (!agent->broken) {
     long count = RETRY(read(agent->host, agent->in + agent->in_length, agent->in_capacity - agent->in_length));
     if (count < 0 && errno == EAGAIN)
       return;
@@ -435,11 +471,12 @@ static size_t next_frame(struct agent *agent)
 {
   if (due(&agent->hello_due))
     return frame_write_hello(agent->out, agent->nonce, AGENT_VERSION);
-  if (due(&agent->pong_due))
-    return frame_write_number(agent->out, GUEST_PONG, agent->ping_token);
   if (due(&agent->started_due))
     return frame_write_number(agent->out, GUEST_STARTED, agent->started_ns);
-  if (due(&agent->stdin_ack_due))
+  if (due(&agent->pong_due))
+    return frame_write_number(agent->out, GUEST_PONG, agent->ping_token);
+  bool last_frame_sent = agent->phase == ENDED && !agent->end_due;
+  if (due(&agent->stdin_ack_due) && !agent->faulted && !last_frame_sent)
     return frame_write_number(agent->out, GUEST_STDIN_ACK, agent->stdin_written);
   if (!agent->faulted) {
     size_t length = next_data(agent);
@@ -460,15 +497,12 @@ static size_t next_frame(struct agent *agent)
 static void write_host(struct agent *agent)
 {
   /* A host that broke the protocol before its HELLO is still told why. */
-  while ((agent->greeted || agent->faulted) && !agent->finished) {
+  while (agent->greeted || agent->broken) {
     if (agent->out_at == agent->out_length) {
       agent->out_at = 0;
       agent->out_length = next_frame(agent);
-      if (agent->out_length == 0) {
-        if (agent->faulted && agent->fault.stage == STAGE_PROTOCOL)
-          power_off(agent);
+      if (agent->out_length == 0)
         return;
-      }
     }
     long count = RETRY(write(agent->host, agent->out + agent->out_at, agent->out_length - agent->out_at));
     if (count < 0 && errno == EAGAIN)
@@ -483,7 +517,7 @@ static void write_host(struct agent *agent)
 
 /* --- The loop */
 
-void agent_run(int host, const struct platform *platform, int silence_ms)
+_Noreturn void agent_run(int host, const struct platform *platform, int silence_ms)
 {
   struct agent *agent = calloc(1, sizeof *agent);
   sigset_t child;
@@ -492,19 +526,15 @@ void agent_run(int host, const struct platform *platform, int silence_ms)
   sigprocmask(SIG_BLOCK, &child, NULL);
   signal(SIGPIPE, SIG_IGN);
   scoped_fd signals = signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
-  scoped_fd timer = timerfd_create(CLOCK_BOOTTIME, TFD_NONBLOCK | TFD_CLOEXEC);
   scoped_fd epoll = epoll_create1(EPOLL_CLOEXEC);
   uint8_t *in = malloc(INPUT_BYTES);
-  if (agent == NULL || in == NULL || signals < 0 || timer < 0 || epoll < 0) {
+  if (agent == NULL || in == NULL || signals < 0 || epoll < 0)
     platform->power_off();
-    free(in);
-    free(agent);
-    return;
-  }
   agent->platform = platform;
+  if (make_silence_timer(agent) < 0)
+    platform->power_off();
   agent->host = host;
   agent->epoll = epoll;
-  agent->timer = timer;
   agent->silence_ms = silence_ms;
   agent->in = in;
   agent->in_capacity = INPUT_BYTES;
@@ -513,17 +543,15 @@ void agent_run(int host, const struct platform *platform, int silence_ms)
   /* Edges: a port whose host has not connected reports a hang-up all the time. */
   watch(agent, host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
   watch(agent, signals, FROM_SIGNALS, EPOLLIN, EPOLL_CTL_ADD);
-  watch(agent, timer, FROM_TIMER, EPOLLIN, EPOLL_CTL_ADD);
 
-  while (!agent->finished) {
+  for (;;) {
     struct epoll_event events[8];
     long count = RETRY(epoll_wait(epoll, events, 8, -1));
-    for (long at = 0; at < count && !agent->finished; at++) {
+    for (long at = 0; at < count; at++) {
       enum source source = (enum source) events[at].data.u32;
       switch (source) {
       case FROM_HOST: read_host(agent); break;
       case FROM_SIGNALS: reap(agent, signals); break;
-      case FROM_TIMER: power_off(agent); break;
       case FROM_STDIN: write_stdin(agent); break;
       case FROM_STDOUT:
       case FROM_STDERR: read_output(agent, source); break;
@@ -532,9 +560,4 @@ void agent_run(int host, const struct platform *platform, int silence_ms)
     finish_streams(agent);
     write_host(agent);
   }
-  close_fd(&agent->task.stdin_fd);
-  close_fd(&agent->outputs[0].fd);
-  close_fd(&agent->outputs[1].fd);
-  free(agent->in);
-  free(agent);
 }

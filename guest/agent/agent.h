@@ -7,9 +7,9 @@
 #define AGENT_VERSION "0.1.0"
 
 /*
- * Serves the host on `host` (non-blocking, opened by the caller) until the guest is to be powered off, which it then
- * asks the platform for. `silence_ms`: how long the host may leave out its PING.
+ * Serves the host on `host` (non-blocking, opened by the caller) until the guest is to be powered off, and then asks the
+ * platform for that. `silence_ms`: how long the host may leave out its PING.
  */
-void agent_run(int host, const struct platform *platform, int silence_ms);
+_Noreturn void agent_run(int host, const struct platform *platform, int silence_ms);
 
 #endif

@@ -3,7 +3,8 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
+#include <linux/netlink.h>
+#include <sys/socket.h>
 
 #include "agent.h"
 #include "mounts.h"
@@ -12,8 +13,8 @@
 /* The dead man's chain: a guest whose daemon is gone must not live on. */
 #define SILENCE_MS 20000
 
-/* The virtio port of our name. Returns a file descriptor, or -1 with errno. */
-static int open_port(void)
+/* The virtio port of our name, if it is there by now. Returns a file descriptor, or -1 with errno. */
+static int find_port(void)
 {
   DIR *ports = opendir("/sys/class/virtio-ports");
   if (ports == NULL)
@@ -33,6 +34,24 @@ static int open_port(void)
   }
   closedir(ports);
   return port;
+}
+
+/* Ports and their names appear some time after the device: every event of the kernel is a reason to look again. */
+static int open_port(void)
+{
+  scoped_fd events = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+  struct sockaddr_nl kernel = {.nl_family = AF_NETLINK, .nl_groups = 1};
+  if (events < 0 || bind(events, (struct sockaddr *) &kernel, sizeof kernel) < 0)
+    return -1;
+  for (;;) {
+    char event[4096];
+    int port = find_port();
+    if (port >= 0)
+      return port;
+    /* An overrun of the socket's buffer is as good an event as any. */
+    if (RETRY(recv(events, event, sizeof event, 0)) < 0 && errno != ENOBUFS)
+      return -1;
+  }
 }
 
 int main(void)

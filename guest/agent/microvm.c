@@ -164,10 +164,12 @@ static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct
   return 0;
 }
 
-static void power_off(void)
+static _Noreturn void power_off(void)
 {
   /* A microVM without ACPI has no power button; a reset ends it, because its monitor is told not to reboot. */
   reboot(RB_AUTOBOOT);
+  for (;;)
+    pause();
 }
 
 const struct platform microvm_platform = {start, kill_rest, usage, seed, power_off};

@@ -31,12 +31,16 @@ struct platform
 {
   /* Starts the task that the configuration (JSON, `length` bytes) describes. Returns 0, or -1 with `fault`. */
   int (*start)(const uint8_t *config, size_t length, struct task *task, struct fault *fault);
-  /* Kills whatever is left of the task, and only returns when nothing of it can write any more. */
+  /*
+   * Kills whatever is left of the task, and only returns when nothing of it can write any more. Its first process must have been
+   * waited for: the end of its PID namespace waits for that.
+   */
   void (*kill_rest)(void);
   void (*usage)(struct task_usage *usage);
   /* Sets the clock and reseeds the kernel's generator. Returns 0, or -1 with `fault`. */
   int (*seed)(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault);
-  void (*power_off)(void);
+  /* Ends the guest. Does not return; also called from a signal handler. */
+  void (*power_off)(void) __attribute__((noreturn));
 };
 
 extern const struct platform microvm_platform;

@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """The agent's event loop from outside, with real processes: `loop.py HOST_AGENT`."""
 import os
-import select
 import signal
 import socket
 import struct
@@ -10,78 +9,34 @@ import sys
 import time
 import unittest
 
-HELLO, TASK, STDIN, STDIN_END, SIGNAL, SEED, PING, ACK, POWEROFF = range(1, 10)
-G_HELLO, STARTED, STDOUT, STDERR, EXIT, PONG, STDIN_ACK, FAULT = range(0x81, 0x89)
-NONCE = bytes(range(16))
+from host import ACK, EXIT, FAULT, G_HELLO, HELLO, KIB, NONCE, PING, PONG, POWEROFF, SEED, SIGNAL, STARTED
+from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, TASK, ENTROPY, Host, u64
+
 BINARY = sys.argv.pop()
-KIB = 1024
 
 
-def u64(value):
-    return struct.pack("<Q", value)
-
-
-class Agent:
+class Agent(Host):
     """One agent, and the host's end of its stream."""
 
     def __init__(self, silence_ms=20000):
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(20)
+        ours, theirs = socket.socketpair()
+        ours.settimeout(20)
+        super().__init__(ours)
 
         def at_three():
             os.dup2(theirs.fileno(), 3)
 
         self.process = subprocess.Popen([BINARY, str(silence_ms)], preexec_fn=at_three, pass_fds=[3, theirs.fileno()])
         theirs.close()
-        self.bytes = b""
-        self.streams = {STDOUT: b"", STDERR: b""}
-
-    def send(self, kind, payload=b""):
-        self.socket.sendall(struct.pack("<IB", 1 + len(payload), kind) + payload)
-
-    def frame(self):
-        while len(self.bytes) < 4 or len(self.bytes) < 4 + struct.unpack("<I", self.bytes[:4])[0]:
-            more = self.socket.recv(1 << 20)
-            if not more:
-                raise EOFError("the agent closed the stream")
-            self.bytes += more
-        (length,) = struct.unpack("<I", self.bytes[:4])
-        body, self.bytes = self.bytes[4 : 4 + length], self.bytes[4 + length :]
-        return body[0], body[1:]
-
-    def hello(self):
-        self.send(HELLO, b"\x01\x00" + NONCE)
-        kind, payload = self.frame()
-        assert kind == G_HELLO and payload[2:18] == NONCE, (kind, payload)
 
     def run(self, command, stdin=b""):
         self.hello()
+        self.seed()
         self.send(TASK, command.encode())
         if stdin is not None:
             if stdin:
                 self.send(STDIN, u64(0) + stdin)
             self.send(STDIN_END, u64(len(stdin)))
-
-    def until(self, *kinds, acknowledge=True):
-        """The next frame of these kinds; output on the way is collected, checked for gaps, and acknowledged."""
-        while True:
-            kind, payload = self.frame()
-            if kind in (STDOUT, STDERR):
-                (offset,) = struct.unpack("<Q", payload[:8])
-                assert offset == len(self.streams[kind]), "a gap in the output"
-                self.streams[kind] += payload[8:]
-                if acknowledge:
-                    self.send(ACK, bytes([kind - STDOUT + 1]) + u64(len(self.streams[kind])))
-            if kind in kinds:
-                return kind, payload
-
-    def exit(self):
-        _, payload = self.until(EXIT)
-        return dict(zip(("kind", "oom", "code", "out", "err", "cpu", "memory"), struct.unpack("<BBIQQQQ", payload)))
-
-    def quiet(self, seconds=0.3):
-        """Whether the agent sends nothing for so long."""
-        return not self.bytes and not select.select([self.socket], [], [], seconds)[0]
 
     def close(self):
         self.socket.close()
@@ -122,17 +77,7 @@ class Loop(unittest.TestCase):
         agent = self.agent()
         data = bytes(range(256)) * 4 * KIB
         agent.run("cat", stdin=None)
-        sent = held = 0
-        while len(agent.streams[STDOUT]) < len(data) or held < len(data):
-            while sent < len(data) and sent - held < 256 * KIB:
-                piece = data[sent : sent + min(64 * KIB, 256 * KIB - (sent - held))]
-                agent.send(STDIN, u64(sent) + piece)
-                sent += len(piece)
-                if sent == len(data):
-                    agent.send(STDIN_END, u64(sent))
-            kind, payload = agent.until(STDIN_ACK, STDOUT)
-            if kind == STDIN_ACK:
-                (held,) = struct.unpack("<Q", payload)
+        agent.give_input(data)
         self.assertEqual(agent.exit()["code"], 0)
         self.assertEqual(agent.streams[STDOUT], data)
 
@@ -183,11 +128,41 @@ class Loop(unittest.TestCase):
     def test_a_task_that_cannot_start_is_a_fault_with_its_stage_and_plain_text(self):
         agent = self.agent()
         agent.run("refuse", stdin=None)
-        stage, error = struct.unpack("<BI", agent.until(FAULT)[1][:5])
-        self.assertEqual((stage, error), (3, 2))
+        self.assertEqual(agent.fault(), (3, 2, "no such program ?: No such file or directory"))
+
+    def test_after_a_fault_pings_are_answered_and_poweroff_ends_it(self):
+        agent = self.agent()
+        agent.run("refuse", stdin=b"nobody will read this")
+        agent.fault()
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
+        agent.send(POWEROFF)
+        self.assertEqual(agent.process.wait(10), 0)
+
+    def test_after_the_exit_late_frames_are_taken_and_nothing_but_a_pong_comes(self):
+        agent = self.agent()
+        agent.run("exit 0", stdin=None)
+        agent.exit()
+        agent.send(STDIN, u64(0) + b"late")
+        agent.send(STDIN_END, u64(4))
+        agent.send(SIGNAL, struct.pack("<I", signal.SIGTERM))
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
+        self.assertTrue(agent.quiet())
+
+    def test_the_exit_waits_for_output_that_was_not_acknowledged(self):
+        agent = self.agent()
+        agent.run("head -c 1000000 /dev/zero")
+        while len(agent.streams[STDOUT]) < 512 * KIB:
+            agent.until(STDOUT, acknowledge=False)
+        self.assertTrue(agent.quiet())
+        agent.send(ACK, b"\x01" + u64(512 * KIB))
+        self.assertEqual(agent.exit()["out"], 1000000)
 
     def test_what_breaks_the_protocol_is_a_fault_and_the_end(self):
         hello = struct.pack("<IB", 19, HELLO) + b"\x01\x00" + NONCE
+        seed = struct.pack("<IB", 73, SEED) + u64(1) + ENTROPY
+        task = seed + struct.pack("<IB", 9, TASK) + b"sleep 60"
         for what, stream in {
             "no HELLO first": struct.pack("<IBQ", 9, PING, 1),
             "a second HELLO": hello + hello,
@@ -195,12 +170,18 @@ class Loop(unittest.TestCase):
             "an unknown type": hello + struct.pack("<IB", 1, 0x40),
             "a frame too long": hello + struct.pack("<IB", 70000, STDIN),
             "no type": hello + struct.pack("<IB", 0, 0),
-            "a gap in the input": hello + struct.pack("<IBQ", 10, STDIN, 5) + b"x",
-            "an ACK of what was not sent": hello + struct.pack("<IBBQ", 10, ACK, 1, 5),
-            "two tasks": hello + struct.pack("<IB", 9, TASK) + b"sleep 60" + struct.pack("<IB", 2, TASK) + b"x",
+            "input before the task": hello + struct.pack("<IBQ", 10, STDIN, 0) + b"x",
+            "a signal before the task": hello + struct.pack("<IBI", 5, SIGNAL, 15),
+            "a task before the seed": hello + struct.pack("<IB", 2, TASK) + b"x",
+            "a seed after the task": hello + task + seed,
+            "a gap in the input": hello + task + struct.pack("<IBQ", 10, STDIN, 5) + b"x",
+            "an end of the input elsewhere": hello + task + struct.pack("<IBQ", 9, STDIN_END, 5),
+            "input after its end": hello + task + struct.pack("<IBQ", 9, STDIN_END, 0) + struct.pack("<IBQ", 10, STDIN, 0) + b"x",
+            "an ACK of what was not sent": hello + task + struct.pack("<IBBQ", 10, ACK, 1, 5),
+            "two tasks": hello + task + struct.pack("<IB", 2, TASK) + b"x",
         }.items():
             with self.subTest(what):
-                agent = self.agent()
+                agent = self.agent(silence_ms=500)
                 agent.socket.sendall(stream)
                 self.assertEqual(agent.until(FAULT)[1][0], 4)
                 self.assertEqual(agent.process.wait(10), 0)
@@ -222,9 +203,15 @@ class Loop(unittest.TestCase):
         self.assertIsNone(agent.process.poll())
         self.assertEqual(agent.process.wait(10), 0)
 
+    def test_a_start_that_hangs_does_not_outlive_the_limit(self):
+        agent = self.agent(silence_ms=600)
+        agent.run("hang", stdin=None)
+        self.assertEqual(agent.process.wait(10), 0)
+
     def test_a_lost_host_is_waited_for_no_longer_than_the_limit(self):
         agent = self.agent(silence_ms=600)
-        agent.hello()
+        agent.run("sleep 60")
+        agent.until(STARTED)
         agent.socket.shutdown(socket.SHUT_WR)
         self.assertEqual(agent.process.wait(10), 0)
 

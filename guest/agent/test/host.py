@@ -1,0 +1,81 @@
+"""The host's end of the conversation with an agent, over any stream socket; shared by the tests from outside."""
+import select
+import struct
+
+HELLO, TASK, STDIN, STDIN_END, SIGNAL, SEED, PING, ACK, POWEROFF = range(1, 10)
+G_HELLO, STARTED, STDOUT, STDERR, EXIT, PONG, STDIN_ACK, FAULT = range(0x81, 0x89)
+NONCE = bytes(range(16))
+ENTROPY = bytes(range(64))
+KIB = 1024
+
+
+def u64(value):
+    return struct.pack("<Q", value)
+
+
+class Host:
+    """Sends frames, and collects the output that comes back."""
+
+    def __init__(self, socket):
+        self.socket = socket
+        self.bytes = b""
+        self.streams = {STDOUT: bytearray(), STDERR: bytearray()}
+
+    def send(self, kind, payload=b""):
+        self.socket.sendall(struct.pack("<IB", 1 + len(payload), kind) + payload)
+
+    def frame(self):
+        while len(self.bytes) < 4 or len(self.bytes) < 4 + struct.unpack("<I", self.bytes[:4])[0]:
+            more = self.socket.recv(1 << 20)
+            if not more:
+                raise EOFError("the agent closed the stream")
+            self.bytes += more
+        (length,) = struct.unpack("<I", self.bytes[:4])
+        body, self.bytes = self.bytes[4 : 4 + length], self.bytes[4 + length :]
+        return body[0], body[1:]
+
+    def hello(self):
+        self.send(HELLO, b"\x01\x00" + NONCE)
+        kind, payload = self.frame()
+        assert kind == G_HELLO and payload[2:18] == NONCE, (kind, payload)
+
+    def seed(self, epoch_ns=1):
+        self.send(SEED, u64(epoch_ns) + ENTROPY)
+
+    def until(self, *kinds, acknowledge=True):
+        """The next frame of these kinds; output on the way is collected, checked for gaps, and acknowledged."""
+        while True:
+            kind, payload = self.frame()
+            if kind in (STDOUT, STDERR):
+                (offset,) = struct.unpack("<Q", payload[:8])
+                assert offset == len(self.streams[kind]), "a gap in the output"
+                self.streams[kind] += payload[8:]
+                if acknowledge:
+                    self.send(ACK, bytes([kind - STDOUT + 1]) + u64(len(self.streams[kind])))
+            if kind in kinds:
+                return kind, payload
+
+    def give_input(self, data):
+        """All of standard input, within the window, while output is collected."""
+        sent = held = 0
+        while held < len(data):
+            while sent < len(data) and sent - held < 256 * KIB:
+                piece = data[sent : sent + min(64 * KIB, 256 * KIB - (sent - held))]
+                self.send(STDIN, u64(sent) + piece)
+                sent += len(piece)
+                if sent == len(data):
+                    self.send(STDIN_END, u64(sent))
+            (held,) = struct.unpack("<Q", self.until(STDIN_ACK)[1])
+
+    def exit(self):
+        _, payload = self.until(EXIT)
+        return dict(zip(("kind", "oom", "code", "out", "err", "cpu", "memory"), struct.unpack("<BBIQQQQ", payload)))
+
+    def fault(self):
+        """Stage, error number and message of the FAULT that must come."""
+        _, payload = self.until(FAULT)
+        return (*struct.unpack("<BI", payload[:5]), payload[5:].decode())
+
+    def quiet(self, seconds=0.3):
+        """Whether the agent sends nothing for so long."""
+        return not self.bytes and not select.select([self.socket], [], [], seconds)[0]
