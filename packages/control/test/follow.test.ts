@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { get, type IncomingMessage } from 'node:http';
+import { test } from 'node:test';
+import { EventStream } from './support/event-stream.ts';
+import { ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
+
+test('output while it runs, the follower has each piece before the next is written, and the end comes last', async () => {
+  await using server = await TestServer.start();
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('live');
+  const { id } = await server.run('live');
+  await using events = await EventStream.open(server, id);
+  assert.equal((await events.next())?.event, 'execution');
+  const assign = await worker.startNext();
+  const seen: string[] = [];
+  for (const [stream, offset, text] of [
+    ['stdout', 0, 'one'],
+    ['stderr', 0, 'two'],
+    ['stdout', 3, 'three'],
+  ] as const) {
+    worker.output(assign.channel, stream, offset, text);
+    const { data } = await events.nextOf('output');
+    assert.deepEqual([data.stream, data.offset], [stream, offset]);
+    seen.push(Buffer.from(data.base64, 'base64').toString());
+  }
+  assert.deepEqual(seen, ['one', 'two', 'three']);
+  worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'onethree', stderr: 'two' });
+  const rest = await events.rest();
+  assert.equal(rest.at(-1)?.event, 'end');
+  assert.equal(rest.filter(({ event }) => event === 'output').length, 0);
+});
+
+test('a follower that comes back with the last id, it gets what it has not had', async () => {
+  await using server = await TestServer.start();
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('again');
+  const { id } = await server.run('again');
+  const assign = await worker.startNext();
+  worker.output(assign.channel, 'stdout', 0, 'first ');
+  let lastId: string;
+  {
+    await using events = await EventStream.open(server, id);
+    lastId = (await events.nextOf('output')).id;
+  }
+  worker.output(assign.channel, 'stdout', 6, 'second');
+  worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'first second' });
+  await server.execution(id, '10s');
+  await using events = await EventStream.open(server, id, lastId);
+  const pieces = (await events.rest()).flatMap((one) => (one.event === 'output' ? [one.data] : []));
+  assert.deepEqual(
+    pieces.map(({ offset, base64 }) => [offset, Buffer.from(base64, 'base64').toString()]),
+    [[6, 'second']],
+  );
+});
+
+test('a Last-Event-ID that is not of this execution, it is refused', async () => {
+  await using server = await TestServer.start();
+  await server.deploy('odd');
+  const { id } = await server.run('odd');
+  for (const wrong of ['nonsense', 'at_01m7zzzzzzzzzzzzzzzzzzzzzz.0.0', '..']) {
+    await using events = await EventStream.open(server, id, wrong);
+    assert.equal(events.status, 400);
+  }
+});
+
+test('an ended execution, the follower gets its record, all output and the end', async () => {
+  await using server = await TestServer.start();
+  await using worker = await ScriptedWorker.connect(server);
+  worker.echoAll();
+  await server.deploy('done');
+  const { id } = await server.run('done', { args: ['hello'] }, '10s');
+  await using events = await EventStream.open(server, id);
+  assert.deepEqual(
+    (await events.rest()).map(({ event }) => event),
+    ['execution', 'output', 'end'],
+  );
+});
+
+test('20 MB of output and a follower that does not read, the server holds a bounded part of it; then all bytes arrive', async () => {
+  await using server = await TestServer.start();
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('much', { outputLimitBytes: 64 * 1024 * 1024 });
+  const { id } = await server.run('much');
+  const assign = await worker.startNext();
+  const response = await new Promise<IncomingMessage>((resolve) => {
+    get(`${server.url}/v1/executions/${id}/events`, { headers: { authorization: `Bearer ${server.key}` } }, resolve);
+  });
+  const total = 20 * 1024 * 1024;
+  const bytes = Buffer.alloc(total);
+  for (let at = 0; at < total; at += 4) bytes.writeUInt32LE(at, at);
+  const beganMs = performance.now();
+  for (let at = 0; at < total; at += 65_536)
+    worker.output(assign.channel, 'stdout', at, bytes.subarray(at, at + 65_536));
+  worker.end(assign, { kind: 'exited', code: 0 }, { stdout: bytes });
+  await worker.next('AttemptEndedAck', () => true, 30_000);
+  const seconds = (performance.now() - beganMs) / 1000;
+  assert.ok(seconds < 10, `20 MB took ${seconds} s to commit`);
+  global.gc?.();
+  const heldBytes = process.memoryUsage().external;
+  assert.ok(heldBytes < total * 4, `${heldBytes} bytes are held`);
+  let text = '';
+  response.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  await once(response, 'end');
+  const hash = createHash('sha256');
+  for (const [, data] of text.matchAll(/^event: output\nid: .*\ndata: (.*)$/gm)) {
+    hash.update(Buffer.from((JSON.parse(data!) as { base64: string }).base64, 'base64'));
+  }
+  assert.equal(hash.digest('hex'), createHash('sha256').update(bytes).digest('hex'));
+  assert.match(text, /event: end\n/);
+});

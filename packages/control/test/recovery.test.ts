@@ -1,0 +1,216 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { CONTROL_GRACE_MS, LEASE_MS, PREPARE_TIMEOUT_MS } from '@cocore/protocol';
+import { CANCEL_DEADLINE_MS, CLAIM_DEADLINE_MS, SWEEP_MS, UNPLACEABLE_GRACE_MS } from '../src/dispatch/sweeper.ts';
+import { ManualClock } from './support/manual-clock.ts';
+import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
+import { until } from './support/until.ts';
+
+/** Lets time pass, with a sweep for each second of it. */
+async function pass(server: TestServer, clock: ManualClock, ms: number): Promise<void> {
+  for (let passed = 0; passed < ms; passed += SWEEP_MS) {
+    clock.advance(SWEEP_MS);
+    await server.server.sweeper.sweep();
+  }
+}
+
+async function executing(server: TestServer, id: string): Promise<void> {
+  await until('it executes', async () => (await server.execution(id)).phase === 'executing');
+}
+
+test('the server restarted during a run, the worker comes back, its output is whole and it ends as success', async () => {
+  await using server = await TestServer.start();
+  const identity = new Identity();
+  const first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('survive');
+  const { id } = await server.run('survive');
+  const queued = await server.run('survive', {});
+  const assign = await first.startNext();
+  await first.next('AttemptAssign');
+  const text = 'x'.repeat(40_000);
+  first.output(assign.channel, 'stdout', 0, text);
+  await first.next('OutputAck', (ack) => ack.offset === text.length);
+  await server.restart();
+  await first.closed;
+  assert.equal((await server.execution(id)).phase, 'executing');
+
+  await using second = await ScriptedWorker.connect(server, { identity, inventory: [assign.attemptId] });
+  assert.equal(second.welcome.workerId, first.welcome.workerId);
+  const [resumed] = second.welcome.resume;
+  assert.deepEqual([resumed?.attemptId, resumed?.stdoutOffset], [assign.attemptId, text.length]);
+  second.output(resumed!.channel, 'stdout', text.length, 'tail');
+  second.end(assign, { kind: 'exited', code: 0 }, { stdout: `${text}tail` });
+  const record = await server.execution(id, '10s');
+  assert.deepEqual([record.state, record.output.stdout.bytes], ['success', text.length + 4]);
+  // What was assigned and not accepted is given out again.
+  const again = await second.next('AttemptAssign');
+  assert.equal(again.executionId, queued.id);
+});
+
+test('a worker that comes back without an attempt it had accepted, the attempt ends as host_lost', async () => {
+  await using server = await TestServer.start();
+  const identity = new Identity();
+  await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('forgotten');
+  const { id } = await server.run('forgotten');
+  await first.startNext();
+  await executing(server, id);
+  await using _second = await ScriptedWorker.connect(server, { identity });
+  const record = await server.execution(id, '10s');
+  assert.deepEqual([record.state, record.reason], ['failure', 'host_lost']);
+});
+
+test('an attempt in the inventory that has ended, it is revoked', async () => {
+  await using server = await TestServer.start();
+  const identity = new Identity();
+  await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('ended');
+  const { id } = await server.run('ended');
+  const assign = await first.startNext();
+  first.end(assign);
+  await server.execution(id, '10s');
+  await using second = await ScriptedWorker.connect(server, { identity, inventory: [assign.attemptId] });
+  assert.deepEqual(second.welcome.revoke, [assign.attemptId]);
+});
+
+test('a socket cut for less than the lease, the run goes on; longer, it ends as host_lost', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  const identity = new Identity();
+  const first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('cut');
+  const { id } = await server.run('cut');
+  const assign = await first.startNext();
+  await executing(server, id);
+  await first[Symbol.asyncDispose]();
+  await pass(server, clock, LEASE_MS - 2 * SWEEP_MS);
+  const second = await ScriptedWorker.connect(server, { identity, inventory: [assign.attemptId] });
+  assert.equal(second.welcome.resume.length, 1);
+  await second[Symbol.asyncDispose]();
+  await pass(server, clock, LEASE_MS - 2 * SWEEP_MS);
+  assert.equal((await server.execution(id)).state, 'running');
+  await pass(server, clock, 4 * SWEEP_MS);
+  const record = await server.execution(id);
+  assert.deepEqual([record.state, record.reason], ['failure', 'host_lost']);
+});
+
+test('a connected worker that does not beat, its session is closed at the end of its lease', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using silent = await ScriptedWorker.connect(server);
+  await using beating = await ScriptedWorker.connect(server);
+  for (let second = 0; second <= LEASE_MS / 1000 + 2; second += 1) {
+    beating.beat(second);
+    await beating.next('HeartbeatAck', (ack) => ack.sequence === second);
+    await pass(server, clock, SWEEP_MS);
+  }
+  assert.equal((await silent.closed).reason, 'lease expired');
+  assert.equal(beating.socket.readyState, beating.socket.OPEN);
+});
+
+test('a sweep that comes a minute late, leases are extended by that minute', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  clock.advance(60_000);
+  await server.server.sweeper.sweep();
+  assert.equal(worker.socket.readyState, worker.socket.OPEN);
+  await pass(server, clock, LEASE_MS + 2 * SWEEP_MS);
+  await worker.closed;
+});
+
+test('a worker that says nothing at the deadline, the control server ends the execution as timeout and revokes it', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('late', { timeoutMs: 5_000 });
+  const { id } = await server.run('late');
+  const assign = await worker.startNext();
+  await executing(server, id);
+  await pass(server, clock, 5_000 + CONTROL_GRACE_MS);
+  assert.equal((await server.execution(id)).state, 'running');
+  await pass(server, clock, SWEEP_MS);
+  const record = await server.execution(id);
+  assert.deepEqual([record.state, record.reason], ['timeout', 'run_timeout']);
+  assert.equal((await worker.next('AttemptRevoke')).attemptId, assign.attemptId);
+  // Its late word changes nothing, and it may forget the attempt.
+  worker.end(assign);
+  await worker.next('AttemptEndedAck');
+  assert.equal((await server.execution(id)).state, 'timeout');
+});
+
+test('a worker that never starts what it accepted, it ends as prepare_timeout', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('slow');
+  const { id } = await server.run('slow');
+  worker.accept(await worker.next('AttemptAssign'));
+  await until('it is accepted', async () => (await server.execution(id)).state === 'running');
+  for (let second = 0; second < (PREPARE_TIMEOUT_MS + CONTROL_GRACE_MS) / 1000 + 1; second += 10) {
+    worker.beat(second);
+    await worker.next('HeartbeatAck');
+    await pass(server, clock, 10 * SWEEP_MS);
+  }
+  const record = await server.execution(id);
+  assert.deepEqual([record.state, record.reason, record.fault], ['failure', 'prepare_timeout', 'platform']);
+});
+
+test('a cancellation that the worker does not carry out, the control server does', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('deaf', { timeoutMs: 3_600_000 });
+  const { id } = await server.run('deaf');
+  await worker.startNext();
+  await executing(server, id);
+  await server.call('POST', `/v1/executions/${id}/cancel`);
+  await pass(server, clock, CANCEL_DEADLINE_MS / 2);
+  worker.beat(1);
+  await worker.next('HeartbeatAck');
+  await pass(server, clock, CANCEL_DEADLINE_MS / 2 + 2 * SWEEP_MS);
+  assert.equal((await server.execution(id)).state, 'cancelled');
+});
+
+test('an assignment that is not answered, it is revoked, a late acceptance does not count, and a lease later another worker has it', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using mute = await ScriptedWorker.connect(server, { capabilities: { memoryMiB: 512 } });
+  await server.deploy('claim');
+  const { id } = await server.run('claim');
+  const assign = await mute.next('AttemptAssign');
+  await using other = await ScriptedWorker.connect(server);
+  await pass(server, clock, CLAIM_DEADLINE_MS + 2 * SWEEP_MS);
+  await mute.next('AttemptRevoke');
+  mute.accept(assign);
+  await mute.next('AttemptRevoke');
+  assert.equal((await server.execution(id)).state, 'open');
+  for (let second = 0; second < LEASE_MS / 1000 + 2; second += 2) {
+    for (const worker of [mute, other]) {
+      worker.beat(second);
+      await worker.next('HeartbeatAck');
+    }
+    // The first worker has no room any more, so that the attempt has to move.
+    await pass(server, clock, 2 * SWEEP_MS);
+  }
+  const moved = await Promise.race([other.next('AttemptAssign'), mute.next('AttemptAssign')]);
+  assert.equal(moved.attemptId, assign.attemptId);
+});
+
+test('an execution that no online worker could run, it ends as unplaceable after its grace; while no worker is online, it waits', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await server.deploy('huge', { memoryMiB: 16_384 });
+  const { id } = await server.run('huge');
+  await pass(server, clock, UNPLACEABLE_GRACE_MS + 2 * SWEEP_MS);
+  assert.equal((await server.execution(id)).state, 'open');
+  await using worker = await ScriptedWorker.connect(server, { capabilities: { memoryMiB: 1024 } });
+  for (let second = 0; second < UNPLACEABLE_GRACE_MS / 1000 + 4; second += 10) {
+    worker.beat(second);
+    await worker.next('HeartbeatAck');
+    await pass(server, clock, 10 * SWEEP_MS);
+  }
+  const record = await server.execution(id);
+  assert.deepEqual([record.state, record.reason], ['failure', 'unplaceable']);
+});

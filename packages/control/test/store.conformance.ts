@@ -1,0 +1,526 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { CocoreError, LEASE_MS, type Outcome, PREPARE_TIMEOUT_MS, QUEUE_TTL_MS } from '@cocore/protocol';
+import { DEFAULT_LIMITS } from '../src/admission.ts';
+import type { NewExecution, QueuedAttempt, ReportedEnd, SessionOpened, Store } from '../src/store/store.ts';
+import { ManualClock } from './support/manual-clock.ts';
+
+/** Opens the store at a path, which may exist; times come from the clock. */
+export type StoreFactory = (path: string, now: () => number) => Promise<Store>;
+
+const BLOB = { digest: `sha256:${'a'.repeat(64)}`, bytes: 10 };
+const EMPTY = `sha256:${createHash('sha256').digest('hex')}`;
+const CAPABILITIES = {
+  driver: 'fake',
+  isolation: 'container',
+  cpus: 8,
+  memoryMiB: 8192,
+  diskMiB: 1024,
+  sandboxOverheadMiB: 16,
+} as const;
+const SANDBOX = { driver: 'fake', isolation: 'container' } as const;
+
+export function reportedEnd(change: Partial<ReportedEnd> = {}): ReportedEnd {
+  const stream = { bytes: 0, sha256: EMPTY, truncated: false };
+  return {
+    outcome: { kind: 'exited', code: 0 },
+    message: null,
+    stdout: stream,
+    stderr: stream,
+    usage: { host: null, guest: null },
+    signature: 'first',
+    intact: true,
+    beat: null,
+    ...change,
+  };
+}
+
+/** What every store must do. Each test gets a store of its own. */
+export function storeConformance(
+  name: string,
+  open: StoreFactory,
+  makePath: () => { path: string } & Disposable,
+): void {
+  describe(`${name}: the store`, () => {
+    let place: { path: string } & Disposable;
+    let clock: ManualClock;
+    let store: Store;
+    let projectId: string;
+
+    beforeEach(async () => {
+      place = makePath();
+      clock = new ManualClock();
+      store = await open(place.path, clock.nowMs);
+      projectId = await store.ensureProject('default');
+      await deploy('add');
+    });
+    afterEach(async () => {
+      await store.close();
+      place[Symbol.dispose]();
+    });
+
+    const deploy = (functionName: string, project = projectId) =>
+      store.createFunctionVersion(
+        {
+          projectId: project,
+          name: functionName,
+          runtime: 'bash',
+          fileName: 'f.sh',
+          code: BLOB,
+          image: BLOB,
+          memoryMiB: 256,
+          cpus: 1,
+          timeoutMs: 60_000,
+          outputLimitBytes: 1000,
+          env: {},
+        },
+        DEFAULT_LIMITS,
+      );
+    const request = (change: Partial<NewExecution> = {}): NewExecution => ({
+      projectId,
+      function: 'add',
+      args: ['4', '9'],
+      env: {},
+      stdin: null,
+      timeoutMs: null,
+      outputLimitBytes: null,
+      idempotencyKey: null,
+      ...change,
+    });
+    const create = async (change: Partial<NewExecution> = {}): Promise<QueuedAttempt> => {
+      const [created] = await store.createExecutions([request(change)], DEFAULT_LIMITS);
+      return created!.queued!;
+    };
+    const join = async (publicKey: string, sessionId: string, inventory: string[] = []): Promise<SessionOpened> => {
+      const hash = createHash('sha256').update(publicKey).digest();
+      await store.createJoinToken({ hash, ttlMs: 60_000 }).catch(() => undefined);
+      const opened = await store.openSession({
+        sessionId,
+        publicKey,
+        joinTokenHash: hash,
+        name: publicKey,
+        daemonVersion: '1',
+        platform: 'test',
+        capabilities: CAPABILITIES,
+        inventory,
+      });
+      assert.equal(opened.kind, 'opened');
+      return opened as SessionOpened;
+    };
+    const running = async (sessionId = 's1', publicKey = 'k1') => {
+      const attempt = await create();
+      const { workerId } = await join(publicKey, sessionId);
+      assert.ok(await store.assign(attempt, { workerId, sessionId }));
+      assert.equal((await store.recordAccepted(attempt, sessionId, SANDBOX)).reported, 'recorded');
+      return { attempt, workerId };
+    };
+    const read = async (attempt: QueuedAttempt) => (await store.readExecution(projectId, attempt.executionId))!;
+    const code = async (work: Promise<unknown>): Promise<string> => {
+      try {
+        await work;
+      } catch (error) {
+        if (error instanceof CocoreError) return error.code;
+        throw error;
+      }
+      return 'none';
+    };
+
+    describe('creating', () => {
+      test('a new execution, it is open with one queued attempt and can be read', async () => {
+        const attempt = await create();
+        const record = await read(attempt);
+        assert.equal(record.state, 'open');
+        assert.deepEqual(record.args, ['4', '9']);
+        assert.deepEqual(
+          record.attempts.map(({ id, number, state }) => ({ id, number, state })),
+          [{ id: attempt.attemptId, number: 1, state: 'queued' }],
+        );
+      });
+
+      test('the same idempotency key and input, also at the same time and after a new deployment, one execution', async () => {
+        const ask = () => store.createExecutions([request({ idempotencyKey: 'once' })], DEFAULT_LIMITS);
+        const answers = await Promise.all(Array.from({ length: 10 }, ask));
+        await deploy('add');
+        answers.push(await ask());
+        assert.equal(new Set(answers.map(([one]) => one!.executionId)).size, 1);
+        assert.equal(answers.filter(([one]) => one!.queued !== null).length, 1);
+      });
+
+      test('the same idempotency key and another input, it is refused', async () => {
+        await create({ idempotencyKey: 'once' });
+        const bytes = { inline: Buffer.from('x') };
+        for (const other of [{ args: ['5'] }, { env: { A: '1' } }, { stdin: bytes }, { timeoutMs: 1000 }]) {
+          assert.equal(await code(create({ idempotencyKey: 'once', ...other })), 'idempotency_conflict');
+        }
+      });
+
+      test('one bad execution in a list, none is made', async () => {
+        const list = [request(), request({ function: 'nothing' })];
+        assert.equal(await code(store.createExecutions(list, DEFAULT_LIMITS)), 'function_not_found');
+        assert.deepEqual((await store.listExecutions(projectId, { limit: 10 })).executions, []);
+      });
+
+      test('more live executions than the limit, it is refused until one has ended', async () => {
+        const limits = { ...DEFAULT_LIMITS, maxLiveExecutions: 2 };
+        const [first] = await store.createExecutions([request(), request()], limits);
+        assert.equal(await code(store.createExecutions([request()], limits)), 'quota_exceeded');
+        await store.requestCancel(projectId, first!.executionId);
+        assert.equal((await store.createExecutions([request()], limits)).length, 1);
+      });
+
+      test('a blob or function of another project, it is as if there were none', async () => {
+        const other = await store.ensureProject('other');
+        await deploy('theirs', other);
+        const digest = `sha256:${'b'.repeat(64)}`;
+        await store.addBlob(other, { digest, bytes: 1 }, DEFAULT_LIMITS);
+        assert.equal(await code(create({ function: 'theirs' })), 'function_not_found');
+        assert.equal(await code(create({ stdin: { blob: digest } })), 'blob_not_found');
+        const attempt = await create();
+        assert.equal(await store.readExecution(other, attempt.executionId), null);
+        assert.equal(await store.requestCancel(other, attempt.executionId), null);
+      });
+
+      test('a list, newest first, page by page', async () => {
+        const ids: string[] = [];
+        for (let at = 0; at < 5; at += 1) {
+          clock.advance(1);
+          ids.unshift((await create()).executionId);
+        }
+        const first = await store.listExecutions(projectId, { limit: 3 });
+        const second = await store.listExecutions(projectId, { limit: 3, cursor: first.next! });
+        assert.deepEqual(
+          [...first.executions, ...second.executions].map(({ id }) => id),
+          ids,
+        );
+        assert.equal(second.next, null);
+      });
+    });
+
+    describe('assigning', () => {
+      test('two workers race for one attempt, exactly one gets it', async () => {
+        const [one, two] = [await join('k1', 's1'), await join('k2', 's2')];
+        for (let round = 0; round < 20; round += 1) {
+          const attempt = await create();
+          const tasks = await Promise.all([
+            store.assign(attempt, { workerId: one.workerId, sessionId: 's1' }),
+            store.assign(attempt, { workerId: two.workerId, sessionId: 's2' }),
+          ]);
+          assert.equal(tasks.filter((task) => task !== null).length, 1);
+        }
+      });
+
+      test('a session that is not the worker’s any more, it gets nothing', async () => {
+        const attempt = await create();
+        const { workerId } = await join('k1', 's1');
+        await join('k1', 's2');
+        assert.equal(await store.assign(attempt, { workerId, sessionId: 's1' }), null);
+        assert.equal((await read(attempt)).attempts[0]?.state, 'queued');
+      });
+
+      test('a cancelled execution, its attempt is not assigned', async () => {
+        const attempt = await create();
+        const { workerId } = await join('k1', 's1');
+        await store.requestCancel(projectId, attempt.executionId);
+        assert.equal(await store.assign(attempt, { workerId, sessionId: 's1' }), null);
+      });
+    });
+
+    describe('reports', () => {
+      test('each report twice, the second is known and changes nothing', async () => {
+        const { attempt } = await running();
+        assert.equal((await store.recordAccepted(attempt, 's1', SANDBOX)).reported, 'repeated');
+        clock.advance(1_000);
+        const started = await store.recordStarted(attempt, 's1', 400);
+        clock.advance(1_000);
+        assert.deepEqual(await store.recordStarted(attempt, 's1', 0), { ...started, reported: 'repeated' });
+        assert.equal(await store.recordEnd(attempt, 's1', reportedEnd()), 'recorded');
+        const record = await read(attempt);
+        assert.equal(Date.parse(record.startedAt!) - Date.parse(record.acceptedAt!), 600);
+        assert.equal(record.attempts[0]?.usage.control?.wallMs, 2_000);
+        assert.equal(record.state, 'success');
+        assert.equal(record.decidingAttempt, attempt.attemptId);
+      });
+
+      test('a start from before the acceptance, it counts from the acceptance', async () => {
+        const { attempt } = await running();
+        const { startedAtMs, deadlineAtMs } = await store.recordStarted(attempt, 's1', 1e9);
+        assert.equal(startedAtMs, clock.nowMs());
+        assert.equal(deadlineAtMs, clock.nowMs() + 60_000);
+      });
+
+      test('another acceptance than the first, it is a conflict', async () => {
+        const { attempt } = await running();
+        const other = { driver: 'qemu', isolation: 'emulated' } as const;
+        assert.equal((await store.recordAccepted(attempt, 's1', other)).reported, 'conflict');
+        assert.equal(await store.recordRefused(attempt, 's1'), 'conflict');
+      });
+
+      test('reports from an earlier session or another worker’s, they are stale', async () => {
+        const { attempt } = await running();
+        await join('k2', 's9');
+        await join('k1', 's2', [attempt.attemptId]);
+        for (const sessionId of ['s1', 's9']) {
+          assert.equal((await store.recordStarted(attempt, sessionId, 0)).reported, 'stale');
+          assert.equal(
+            await store.recordOutput(attempt, sessionId, [
+              { stream: 'stdout', from: 0, to: 1, inline: Buffer.from('x') },
+            ]),
+            'stale',
+          );
+          assert.equal(await store.recordEnd(attempt, sessionId, reportedEnd()), 'stale');
+        }
+        assert.equal((await store.recordStarted(attempt, 's2', 0)).reported, 'recorded');
+      });
+
+      test('an attempt id of another project, it is stale', async () => {
+        const { attempt } = await running();
+        const other = await store.ensureProject('other');
+        assert.equal(await store.recordEnd({ ...attempt, projectId: other }, 's1', reportedEnd()), 'stale');
+      });
+
+      test('a refusal, the attempt is queued and can be assigned again', async () => {
+        const attempt = await create();
+        const { workerId } = await join('k1', 's1');
+        await store.assign(attempt, { workerId, sessionId: 's1' });
+        assert.equal(await store.recordRefused(attempt, 's1'), 'recorded');
+        assert.equal((await store.recordAccepted(attempt, 's1', SANDBOX)).reported, 'stale');
+        assert.ok(await store.assign(attempt, { workerId, sessionId: 's1' }));
+      });
+
+      const ENDS: [Outcome, string, string | null][] = [
+        [{ kind: 'exited', code: 0 }, 'success', null],
+        [{ kind: 'exited', code: 3 }, 'failure', 'exit_code'],
+        [{ kind: 'signaled', signal: 9 }, 'failure', 'signal'],
+        [{ kind: 'oom' }, 'failure', 'oom'],
+        [{ kind: 'timed_out', clock: 'run' }, 'timeout', 'run_timeout'],
+        [{ kind: 'cancelled' }, 'cancelled', 'user_cancel'],
+        [{ kind: 'lost', cause: 'agent_lost' }, 'failure', 'agent_lost'],
+      ];
+      for (const [outcome, state, reason] of ENDS) {
+        test(`an end ${JSON.stringify(outcome)}, the execution is ${state}`, async () => {
+          const { attempt } = await running();
+          await store.recordEnd(attempt, 's1', reportedEnd({ outcome }));
+          const record = await read(attempt);
+          assert.deepEqual([record.state, record.reason], [state, reason]);
+          assert.deepEqual(record.attempts[0]?.outcome, outcome);
+        });
+      }
+
+      test('an end after the end, the first stays; only the same signature is the same end', async () => {
+        const { attempt, workerId } = await running();
+        await store.recordEnd(attempt, 's1', reportedEnd());
+        assert.equal(await store.recordEnd(attempt, 's1', reportedEnd({ outcome: { kind: 'oom' } })), 'stale');
+        assert.equal(await store.compareEnd(attempt.attemptId, workerId, 'first'), 'repeated');
+        assert.equal(await store.compareEnd(attempt.attemptId, workerId, 'other'), 'conflict');
+        assert.equal(await store.compareEnd(attempt.attemptId, 'wk_other', 'first'), 'stale');
+        assert.equal((await read(attempt)).state, 'success');
+      });
+
+      test('an end whose lengths or digests do not fit, it is recorded as output_lost', async () => {
+        for (const [index, wrong] of [
+          { intact: false },
+          { stdout: { bytes: 4, sha256: EMPTY, truncated: false } },
+        ].entries()) {
+          const { attempt } = await running(`s${index}`, `k${index}`);
+          assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd(wrong)), 'recorded');
+          assert.equal((await read(attempt)).reason, 'output_lost');
+        }
+      });
+    });
+
+    describe('output', () => {
+      test('growth in order, lengths and inline bytes are kept; growth from elsewhere is a conflict', async () => {
+        const { attempt } = await running();
+        const grow = (from: number, text: string) =>
+          store.recordOutput(attempt, 's1', [
+            { stream: 'stdout', from, to: from + text.length, inline: Buffer.from(text) },
+          ]);
+        assert.equal(await grow(0, 'hello '), 'recorded');
+        assert.equal(await grow(6, 'world'), 'recorded');
+        assert.equal(await grow(3, 'x'), 'conflict');
+        assert.equal(await grow(12, 'x'), 'conflict');
+        assert.equal((await read(attempt)).output.stdout.bytes, 11);
+        const text = (pieces: Uint8Array[]) => Buffer.concat(pieces).toString();
+        assert.equal(text(await store.readInline(attempt, 'stdout', 0)), 'hello world');
+        assert.equal(text(await store.readInline(attempt, 'stdout', 8)), 'rld');
+        assert.equal(text(await store.readInline(attempt, 'stderr', 0)), '');
+      });
+
+      test('output of an attempt that was not accepted, it is a conflict', async () => {
+        const attempt = await create();
+        const { workerId } = await join('k1', 's1');
+        await store.assign(attempt, { workerId, sessionId: 's1' });
+        assert.equal(await store.recordOutput(attempt, 's1', []), 'conflict');
+      });
+    });
+
+    describe('cancelling', () => {
+      test('an open execution, it is cancelled at once, and a second time it has ended', async () => {
+        const attempt = await create();
+        assert.equal((await store.requestCancel(projectId, attempt.executionId))?.result, 'cancelled');
+        assert.equal((await store.requestCancel(projectId, attempt.executionId))?.result, 'already_ended');
+        const record = await read(attempt);
+        assert.deepEqual(
+          [record.state, record.reason, record.attempts[0]?.state],
+          ['cancelled', 'user_cancel', 'ended'],
+        );
+      });
+
+      test('a running execution, it is asked for once, and its worker’s word decides', async () => {
+        const { attempt } = await running();
+        assert.equal((await store.requestCancel(projectId, attempt.executionId))?.result, 'requested');
+        assert.equal((await store.requestCancel(projectId, attempt.executionId))?.result, 'already_requested');
+        assert.equal((await read(attempt)).phase, 'stopping');
+        await store.recordStarted(attempt, 's1', 0);
+        assert.ok((await read(attempt)).startedAt);
+        await store.recordEnd(attempt, 's1', reportedEnd());
+        assert.equal((await read(attempt)).state, 'success');
+      });
+
+      test('a cancelled execution whose worker is lost, it is cancelled', async () => {
+        const { attempt, workerId } = await running();
+        await store.requestCancel(projectId, attempt.executionId);
+        assert.equal(await store.recordLost(attempt, workerId, null), 'ended');
+        assert.equal((await read(attempt)).state, 'cancelled');
+      });
+    });
+
+    describe('giving up', () => {
+      test('an accepted attempt whose worker is lost, it ends; its worker’s late word is stale', async () => {
+        const { attempt, workerId } = await running();
+        assert.equal(await store.recordLost(attempt, 'wk_other', null), 'stale');
+        const beat = { atMs: clock.nowMs(), agentAgeMs: 7 };
+        assert.equal(await store.recordLost(attempt, workerId, beat), 'ended');
+        assert.equal(await store.recordLost(attempt, workerId, null), 'stale');
+        assert.equal((await store.recordStarted(attempt, 's1', 0)).reported, 'stale');
+        const record = await read(attempt);
+        assert.deepEqual([record.state, record.reason, record.attempts[0]?.agentAgeMs], ['failure', 'host_lost', 7]);
+      });
+
+      test('an attempt that was only assigned, it is queued again', async () => {
+        const attempt = await create();
+        const { workerId } = await join('k1', 's1');
+        await store.assign(attempt, { workerId, sessionId: 's1' });
+        assert.equal(await store.recordLost(attempt, workerId, null), 'requeued');
+        const [live] = await store.loadLive();
+        assert.deepEqual([live?.state, live?.workerId], ['queued', null]);
+      });
+
+      test('a deadline that passed, the control server ends it by the clock that ran out', async () => {
+        const one = await running('s1', 'k1');
+        const two = await running('s2', 'k2');
+        assert.equal(await store.endByControl(one.attempt, 'prepare_deadline', null), true);
+        assert.equal(await store.endByControl(two.attempt, 'run_deadline', null), true);
+        assert.equal(await store.endByControl(two.attempt, 'run_deadline', null), false);
+        assert.equal((await read(one.attempt)).reason, 'prepare_timeout');
+        assert.equal((await read(two.attempt)).state, 'timeout');
+      });
+
+      test('an execution that waited longer than its queue time, it ends; others stay', async () => {
+        const attempt = await create();
+        assert.deepEqual(await store.expireQueue(10), []);
+        clock.advance(QUEUE_TTL_MS);
+        const later = await create();
+        assert.deepEqual(
+          (await store.expireQueue(10)).map((one) => one.attemptId),
+          [attempt.attemptId],
+        );
+        assert.deepEqual([(await read(attempt)).state, (await read(later)).state], ['timeout', 'open']);
+      });
+
+      test('an execution that nothing can run, it ends; not when it runs', async () => {
+        const attempt = await create();
+        assert.equal(await store.endByControl(attempt, 'unplaceable', null), true);
+        assert.equal((await read(attempt)).reason, 'unplaceable');
+        const other = await running();
+        assert.equal(await store.endByControl(other.attempt, 'unplaceable', null), false);
+      });
+    });
+
+    describe('a session', () => {
+      test('a worker that comes back, what it has goes on, what it lacks is released or lost, the rest is revoked', async () => {
+        const [kept, gone, assigned] = [await create(), await create(), await create()];
+        const { workerId } = await join('k1', 's1');
+        for (const attempt of [kept, gone, assigned]) await store.assign(attempt, { workerId, sessionId: 's1' });
+        for (const attempt of [kept, gone]) await store.recordAccepted(attempt, 's1', SANDBOX);
+        await store.recordOutput(kept, 's1', [{ stream: 'stderr', from: 0, to: 3, inline: Buffer.from('abc') }]);
+        const unknown = 'at_00000000000000000000000000';
+        const opened = await join('k1', 's2', [kept.attemptId, unknown]);
+        assert.equal(opened.workerId, workerId);
+        assert.deepEqual(
+          opened.resume.map(({ attemptId, stderrBytes }) => [attemptId, stderrBytes]),
+          [[kept.attemptId, 3]],
+        );
+        assert.deepEqual(
+          opened.requeued.map(({ attemptId }) => attemptId),
+          [assigned.attemptId],
+        );
+        assert.deepEqual(
+          opened.lost.map(({ attemptId }) => attemptId),
+          [gone.attemptId],
+        );
+        assert.deepEqual(opened.revoke, [unknown]);
+        assert.equal((await read(gone)).reason, 'host_lost');
+        assert.equal((await read(assigned)).state, 'open');
+      });
+
+      test('another worker’s attempt in the inventory, it is revoked and stays the other’s', async () => {
+        const { attempt } = await running();
+        const opened = await join('k2', 's2', [attempt.attemptId]);
+        assert.deepEqual(opened.revoke, [attempt.attemptId]);
+        assert.equal((await store.recordStarted(attempt, 's1', 0)).reported, 'recorded');
+      });
+
+      test('a token that is used, has expired or was never made, nobody joins by it', async () => {
+        const hello = (publicKey: string, joinTokenHash: Uint8Array | null) =>
+          store.openSession({
+            sessionId: 's',
+            publicKey,
+            joinTokenHash,
+            name: 'n',
+            daemonVersion: '1',
+            platform: 'p',
+            capabilities: CAPABILITIES,
+            inventory: [],
+          });
+        const [used, old] = [Buffer.from('used'), Buffer.from('old')];
+        await store.createJoinToken({ hash: used, ttlMs: 1e9 });
+        await store.createJoinToken({ hash: old, ttlMs: 10 });
+        clock.advance(LEASE_MS);
+        const race = await Promise.all([hello('a', used), hello('b', used)]);
+        assert.deepEqual(race.map(({ kind }) => kind).sort(), ['opened', 'token_invalid']);
+        assert.equal((await hello('c', old)).kind, 'token_invalid');
+        assert.equal((await hello('c', Buffer.from('never'))).kind, 'token_invalid');
+        assert.equal((await hello('c', null)).kind, 'unknown_key');
+        assert.equal((await store.listWorkers()).length, 1);
+      });
+    });
+
+    test('a store that is closed and opened again, everything is there', async () => {
+      const { attempt } = await running();
+      const queued = await create();
+      const before = await read(attempt);
+      await store.close();
+      store = await open(place.path, clock.nowMs);
+      assert.deepEqual(await read(attempt), before);
+      const live = await store.loadLive();
+      assert.deepEqual(
+        live.map(({ attemptId, state }) => [attemptId, state]).sort(),
+        [
+          [attempt.attemptId, 'accepted'],
+          [queued.attemptId, 'queued'],
+        ].sort(),
+      );
+      assert.equal(live.find(({ state }) => state === 'accepted')?.deadlineAtMs, clock.nowMs() + PREPARE_TIMEOUT_MS);
+    });
+
+    test('a hundred verbs at once of which some fail, each gets its own answer', async () => {
+      const answers = await Promise.all(
+        Array.from({ length: 100 }, (_, index) => code(create({ function: index % 3 === 0 ? 'nothing' : 'add' }))),
+      );
+      assert.equal(answers.filter((answer) => answer === 'function_not_found').length, 34);
+      assert.equal((await store.listExecutions(projectId, { limit: 200 })).executions.length, 66);
+    });
+  });
+}

@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { describe, test } from 'node:test';
+import { Database, openDatabase } from '../src/store/sqlite/database.ts';
+import { migrate, readMigrations } from '../src/store/sqlite/migrate.ts';
+import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
+import { storeConformance } from './store.conformance.ts';
+import { temporaryDirectory } from './support/temporary.ts';
+
+storeConformance(
+  'SQLite',
+  (path, now) => openSqliteStore({ path, now }),
+  () => {
+    const directory = temporaryDirectory();
+    return { path: join(directory.path, 'db'), [Symbol.dispose]: () => directory[Symbol.dispose]() };
+  },
+);
+
+test('a process killed with SIGKILL, every write that it acknowledged is there', async () => {
+  using directory = temporaryDirectory();
+  const path = join(directory.path, 'db');
+  const child = spawn(process.execPath, [join(import.meta.dirname, 'support', 'acknowledge-writes.ts'), path], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const acknowledged: string[] = [];
+  for await (const line of createInterface({ input: child.stdout })) {
+    acknowledged.push(line);
+    if (acknowledged.length === 500) child.kill('SIGKILL');
+  }
+  if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+  const store = await openSqliteStore({ path });
+  const projectId = await store.ensureProject('default');
+  for (const executionId of acknowledged) assert.ok(await store.readExecution(projectId, executionId), executionId);
+  assert.ok(acknowledged.length >= 500);
+  await store.close();
+});
+
+describe('group commit', () => {
+  function open(path: string): Database {
+    const database = openDatabase(path);
+    database.exec('CREATE TABLE t (value INTEGER PRIMARY KEY) STRICT');
+    return database;
+  }
+  const values = (database: Database) =>
+    database.all<{ value: number }>('SELECT value FROM t ORDER BY value').map(({ value }) => value);
+
+  test('writes of one turn, they are one transaction, and none is answered before its commit', async () => {
+    using directory = temporaryDirectory();
+    const database = open(join(directory.path, 'db'));
+    const other = openDatabase(join(directory.path, 'db'));
+    const answers = [1, 2, 3].map((value) =>
+      database
+        .write(() => {
+          // Another connection sees nothing of the group while it runs.
+          assert.deepEqual(values(other), []);
+          database.run('INSERT INTO t VALUES (?)', value);
+          return values(database).length;
+        })
+        .then((seen) => ({ seen, committed: values(other) })),
+    );
+    assert.deepEqual(
+      await Promise.all(answers),
+      [1, 2, 3].map((seen) => ({ seen, committed: [1, 2, 3] })),
+    );
+    other.close();
+    database.close();
+  });
+
+  test('a write that throws after it has written, only its own writes are undone', async () => {
+    using directory = temporaryDirectory();
+    const database = open(join(directory.path, 'db'));
+    const insert = (value: number) => () => database.run('INSERT INTO t VALUES (?)', value);
+    const results = await Promise.allSettled([
+      database.write(insert(1)),
+      database.write(() => {
+        insert(2)();
+        throw new Error('no');
+      }),
+      database.write(insert(1)),
+      database.write(insert(4)),
+    ]);
+    assert.deepEqual(
+      results.map(({ status }) => status),
+      ['fulfilled', 'rejected', 'rejected', 'fulfilled'],
+    );
+    assert.deepEqual(values(database), [1, 4]);
+    database.close();
+  });
+
+  test('a commit that fails, every write of the group is refused and none is kept', async () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    database.exec(
+      'CREATE TABLE p (id INTEGER PRIMARY KEY) STRICT; CREATE TABLE c (id INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED) STRICT',
+    );
+    const results = await Promise.allSettled([
+      database.write(() => database.run('INSERT INTO p VALUES (1)')),
+      database.write(() => database.run('INSERT INTO c VALUES (99)')),
+    ]);
+    assert.deepEqual(
+      results.map(({ status }) => status),
+      ['rejected', 'rejected'],
+    );
+    assert.deepEqual(database.all('SELECT * FROM p'), []);
+    await database.write(() => database.run('INSERT INTO p VALUES (2)'));
+    database.close();
+  });
+
+  test('a closed database, pending writes are committed and later ones refused', async () => {
+    using directory = temporaryDirectory();
+    const database = open(join(directory.path, 'db'));
+    const pending = database.write(() => database.run('INSERT INTO t VALUES (1)'));
+    database.close();
+    assert.equal(await pending, 1);
+    await assert.rejects(
+      database.write(() => 1),
+      /closed/,
+    );
+  });
+});
+
+describe('migrations', () => {
+  test('a migration whose text has changed, the database is refused', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    migrate(database, 0);
+    migrate(database, 0);
+    const changed = readMigrations().map((migration) => ({ ...migration, sha256: 'other' }));
+    assert.throws(() => migrate(database, 0, changed), /another text/);
+    assert.throws(() => migrate(database, 0, []), /newer version/);
+    database.close();
+  });
+
+  test('files that are not numbered in order, they are refused', () => {
+    using directory = temporaryDirectory();
+    const migrations = join(directory.path, 'm');
+    mkdirSync(migrations);
+    writeFileSync(join(migrations, '0002-second.sql'), '');
+    assert.throws(() => readMigrations(migrations), /is not number 1/);
+  });
+
+  test('a migration that fails half-way, nothing of it is kept', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    const broken = { number: 1, name: '0001-x.sql', sha256: 'x', sql: 'CREATE TABLE a (x INTEGER) STRICT; nonsense' };
+    assert.throws(() => migrate(database, 0, [broken]));
+    assert.deepEqual(database.all("SELECT name FROM sqlite_master WHERE name = 'a'"), []);
+    database.close();
+  });
+});
