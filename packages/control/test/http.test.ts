@@ -16,6 +16,7 @@ import {
 } from '@cocore/protocol';
 import { ScriptedWorker } from './support/scripted-worker.ts';
 import { type Body, TestServer } from './support/test-server.ts';
+import { until } from './support/until.ts';
 
 const FILE = { name: 'a.sh', contentBase64: Buffer.from('echo hello').toString('base64') };
 const FUNCTION = { name: 'fine', runtime: 'bash', file: FILE };
@@ -463,12 +464,10 @@ describe('the API', () => {
     await using worker = await ScriptedWorker.connect(server);
     const { id } = await server.run('stop');
     const assign = await worker.startNext();
-    await worker.beat(1);
-    await worker.next('HeartbeatAck');
-    const first = await cancel(id);
-    assert.equal(first.result === 'requested' || first.result === 'cancelled', true);
-    const second = await cancel(id);
-    assert.equal(second.result, 'already_requested');
+    await until('it executes', async () => (await server.execution(id)).phase === 'executing');
+    assert.equal((await cancel(id)).result, 'requested');
+    const again = await cancel(id);
+    assert.deepEqual([again.result, again.execution.phase], ['already_requested', 'stopping']);
     await worker.next('AttemptCancel', (message) => message.attemptId === assign.attemptId);
     worker.end(assign, { kind: 'cancelled' });
     assert.equal((await server.execution(id, '10s')).state, 'cancelled');

@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import type { TLSSocket } from 'node:tls';
 import { JoinTokenContent } from '@cocore/protocol';
-import { ScriptedWorker } from './support/scripted-worker.ts';
+import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { type Temporary, temporaryDirectory } from './support/temporary.ts';
 import { TestServer } from './support/test-server.ts';
 
@@ -97,7 +97,7 @@ test('a certificate that the server made itself, it names the host, stays over a
   const { sha256, token } = await fingerprint();
   const content = JoinTokenContent.parse(JSON.parse(Buffer.from(token.slice(3), 'base64url').toString()));
   assert.deepEqual([content.certificateSha256, content.serverId], [sha256, server.server.serverId]);
-  await using worker = await ScriptedWorker.connect(server, { joinToken: token });
+  await using worker = await ScriptedWorker.connect(server, { identity: new Identity(), joinToken: token });
   assert.ok(worker.welcome.workerId);
   await server.restart();
   assert.equal((await fingerprint()).sha256, sha256);

@@ -173,7 +173,7 @@ test('a cancellation that the worker does not carry out, the control server does
   assert.equal((await server.execution(id)).state, 'cancelled');
 });
 
-test('an assignment that is not answered, it is revoked, a late acceptance does not count, and a lease later another worker has it', async () => {
+test('an assignment that is not answered, it is revoked, a late acceptance does not count, and a lease later it is given out again', async () => {
   const clock = new ManualClock();
   await using server = await TestServer.start({ clock });
   await using mute = await ScriptedWorker.connect(server, { capabilities: { memoryMiB: 512 } });
@@ -191,7 +191,6 @@ test('an assignment that is not answered, it is revoked, a late acceptance does 
       worker.beat(second);
       await worker.next('HeartbeatAck');
     }
-    // The first worker has no room any more, so that the attempt has to move.
     await pass(server, clock, 2 * SWEEP_MS);
   }
   const moved = await Promise.race([other.next('AttemptAssign'), mute.next('AttemptAssign')]);

@@ -106,7 +106,7 @@ export function storeConformance(
         inventory,
       });
       assert.equal(opened.kind, 'opened');
-      return opened as SessionOpened;
+      return opened;
     };
     const running = async (sessionId = 's1', publicKey = 'k1') => {
       const attempt = await create();

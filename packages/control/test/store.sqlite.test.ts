@@ -5,7 +5,7 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
-import { Database, openDatabase } from '../src/store/sqlite/database.ts';
+import { type Database, openDatabase } from '../src/store/sqlite/database.ts';
 import { migrate, readMigrations } from '../src/store/sqlite/migrate.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
 import { storeConformance } from './store.conformance.ts';

@@ -28,8 +28,8 @@ export class EventStream implements AsyncDisposable {
 
   /** The next event; null when the stream has ended. */
   async next(): Promise<FollowEvent | null> {
-    const { done, value } = await this.#events.next();
-    return done === true ? null : value;
+    const result: IteratorResult<FollowEvent, unknown> = await this.#events.next();
+    return result.done === true ? null : result.value;
   }
 
   async nextOf<Event extends FollowEvent['event']>(event: Event): Promise<Extract<FollowEvent, { event: Event }>> {
