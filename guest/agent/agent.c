@@ -279,11 +279,11 @@ static void finish_streams(struct agent *agent)
 
 /* --- From the host */
 
-static void connection_lost(struct agent *agent)
+/* Whatever was said on the connection before, the next one begins anew. */
+static void forget_connection(struct agent *agent)
 {
   agent->greeted = false;
   agent->hello_due = agent->pong_due = false;
-  agent->in_length = 0;
   agent->out_at = agent->out_length = 0;
   ring_rewind(&agent->outputs[0].ring);
   ring_rewind(&agent->outputs[1].ring);
@@ -294,6 +294,12 @@ static void connection_lost(struct agent *agent)
   agent->stdin_ack_due = agent->phase != WAITING;
   agent->stdin_length = 0;
   agent->stdin_ended = false;
+}
+
+static void connection_lost(struct agent *agent)
+{
+  forget_connection(agent);
+  agent->in_length = 0;
 }
 
 static void take_stdin(struct agent *agent, const struct host_frame *frame)
@@ -328,10 +334,13 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
   }
   switch (frame->type) {
   case HOST_HELLO:
-    if (agent->greeted || frame->number != FRAME_VERSION) {
-      protocol_fault(agent, agent->greeted ? "a second HELLO" : "a version of frames that is not known");
+    if (frame->number != FRAME_VERSION) {
+      protocol_fault(agent, "a version of frames that is not known");
       return;
     }
+    /* A host that comes back at once: the port was closed and open again before anybody here looked at it. */
+    if (agent->greeted)
+      forget_connection(agent);
     agent->greeted = agent->hello_due = true;
     memcpy(agent->nonce, frame->data, FRAME_NONCE_BYTES);
     power_off_in(agent, agent->silence_ms);

@@ -165,7 +165,6 @@ class Loop(unittest.TestCase):
         task = seed + struct.pack("<IB", 9, TASK) + b"sleep 60"
         for what, stream in {
             "no HELLO first": struct.pack("<IBQ", 9, PING, 1),
-            "a second HELLO": hello + hello,
             "another version": struct.pack("<IB", 19, HELLO) + b"\x02\x00" + NONCE,
             "an unknown type": hello + struct.pack("<IB", 1, 0x40),
             "a frame too long": hello + struct.pack("<IB", 70000, STDIN),
@@ -185,6 +184,22 @@ class Loop(unittest.TestCase):
                 agent.socket.sendall(stream)
                 self.assertEqual(agent.until(FAULT)[1][0], 4)
                 self.assertEqual(agent.process.wait(10), 0)
+
+    def test_a_second_hello_is_a_new_connection_that_is_told_everything_again(self):
+        agent = self.agent()
+        agent.run("echo out; sleep 60", stdin=None)
+        agent.until(STDOUT, acknowledge=False)
+        agent.send(STDIN, u64(0) + b"x" * 64 * KIB)
+        agent.until(STDIN_ACK)
+        agent.send(STDIN, u64(64 * KIB) + b"forgotten")
+        agent.streams[STDOUT].clear()
+        agent.hello()
+        self.assertEqual(agent.frame()[0], STARTED)
+        self.assertEqual(agent.frame(), (STDIN_ACK, u64(64 * KIB)))
+        self.assertEqual(agent.frame(), (STDOUT, u64(0) + b"out\n"))
+        agent.send(STDIN, u64(64 * KIB) + b"again")
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
 
     def test_poweroff_ends_it_at_once(self):
         agent = self.agent()
