@@ -53,10 +53,12 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   const driver = scope.use(makeDriver(config, artifacts, identity));
   await driver.prepare();
 
-  const { name, isolation, overheadMiB } = driver.capabilities;
+  const { name, isolation, overheadMiB, overheadRatio } = driver.capabilities;
   // A quarter of the disk is for blobs; what remains is for sandboxes.
   const blobsMiB = Math.floor(lease.diskMiB / 4);
-  const share = { ...lease, diskMiB: lease.diskMiB - blobsMiB };
+  // The overhead that grows with a function's memory is taken off the whole, so that what remains is counted in functions' memory.
+  const memoryMiB = Math.floor(lease.memoryMiB / (1 + overheadRatio));
+  const share = { cpus: lease.cpus, memoryMiB, diskMiB: lease.diskMiB - blobsMiB };
   const link: Link = new Link({
     endpoint,
     identity,

@@ -46,6 +46,8 @@ export interface DriverCapabilities {
   readonly runsCode: boolean;
   /** What one sandbox costs the host beyond the function's own memory. */
   readonly overheadMiB: number;
+  /** What it costs beyond that for each MiB of the function's memory: page tables of the guest grow with it. */
+  readonly overheadRatio: number;
   /** From `start` to the agent's HELLO. Later, the boot counts as failed. */
   readonly bootDeadlineMs: number;
 }

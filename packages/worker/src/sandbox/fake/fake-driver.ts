@@ -84,6 +84,7 @@ export class FakeDriver implements SandboxDriver {
       network: false,
       runsCode: false,
       overheadMiB: 0,
+      overheadRatio: 0,
       bootDeadlineMs: options.bootDeadlineMs ?? 5_000,
     };
   }

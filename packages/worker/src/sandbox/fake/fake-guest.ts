@@ -11,6 +11,7 @@ import {
 } from '@cocore/protocol';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
+import { setImmediate } from 'node:timers/promises';
 import type { GuestDouble } from './fake-driver.ts';
 
 /** What `outbytes` repeats: 16 bytes a line. */
@@ -160,7 +161,12 @@ export class FakeGuest implements GuestDouble {
 
   async #writePattern(count: number): Promise<void> {
     const page = Buffer.alloc(MAX_GUEST_DATA_BYTES, PATTERN);
-    for (let left = count; left > 0; left -= page.length) await this.#write('stdout', page.subarray(0, left));
+    for (let left = count; left > 0; left -= page.length) {
+      await this.#write('stdout', page.subarray(0, left));
+      // Both ends are in one process: without a pause the conversation would never leave the microtask queue.
+      await setImmediate();
+      if (this.#over || this.#exited) throw new Over();
+    }
   }
 
   async #cat(): Promise<void> {

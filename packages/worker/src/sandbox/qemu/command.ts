@@ -19,7 +19,7 @@ export interface QemuCommand {
 }
 
 /** Translated code that QEMU keeps; its default is a large part of the guest's memory. */
-export const TRANSLATION_CACHE_MIB = 96;
+export const TRANSLATION_CACHE_MIB = 64;
 
 /** QEMU's command line: a `microvm` machine under software emulation, with three drives and one port to the agent. */
 export function qemuCommand({ qemu, memoryMiB, cpus, tscKhz }: QemuCommand): string[] {

@@ -27,6 +27,8 @@ export interface QemuDriverOptions {
 
 /** The guest's kernel, initramfs, agent and runtime: what the machine needs beyond the function's own memory. */
 export const GUEST_OVERHEAD_MIB = 96;
+/** The guest kernel's 64 bytes for each page of 4 KiB, and what else it sizes by the memory it finds. */
+export const GUEST_OVERHEAD_RATIO = 1 / 48;
 /** QEMU itself, with its cache of translated code. */
 export const VMM_OVERHEAD_MIB = 64 + TRANSLATION_CACHE_MIB;
 /** QEMU's own threads, beside one for each CPU. */
@@ -59,6 +61,7 @@ export class QemuDriver implements SandboxDriver {
       network: false,
       runsCode: true,
       overheadMiB: GUEST_OVERHEAD_MIB + VMM_OVERHEAD_MIB,
+      overheadRatio: GUEST_OVERHEAD_RATIO,
       bootDeadlineMs: options.bootDeadlineMs ?? 20_000,
     };
   }
@@ -94,7 +97,7 @@ export class QemuDriver implements SandboxDriver {
     await this.#scratch.write(scratch, spec.scratchMiB, uid);
     const cgroup = await cgroups.create(`${this.#options.daemonTag}.${spec.name}`);
     scope.defer(() => cgroup.remove());
-    const memoryMiB = spec.memoryMiB + GUEST_OVERHEAD_MIB;
+    const memoryMiB = Math.ceil(spec.memoryMiB * (1 + GUEST_OVERHEAD_RATIO)) + GUEST_OVERHEAD_MIB;
     await cgroup.limit({
       memoryBytes: (memoryMiB + VMM_OVERHEAD_MIB) * 2 ** 20,
       pids: VMM_THREADS + spec.cpus,

@@ -12,6 +12,7 @@ export class QemuSandbox implements Sandbox {
   readonly handle: SandboxHandle;
   readonly agent: Duplex;
   readonly exited: Promise<SandboxExit>;
+  readonly #child: ChildProcess;
   readonly #cgroup: Cgroup;
   readonly #owned: AsyncDisposableStack;
   readonly #ring = new ConsoleRing();
@@ -25,6 +26,7 @@ export class QemuSandbox implements Sandbox {
    */
   constructor(name: string, child: ChildProcess, cgroup: Cgroup, owned: AsyncDisposableStack) {
     this.handle = { version: 1, driver: 'qemu', name };
+    this.#child = child;
     this.#cgroup = cgroup;
     this.#owned = owned;
     this.agent = child.stdio[AGENT_FD] as Duplex;
@@ -66,8 +68,10 @@ export class QemuSandbox implements Sandbox {
 
   async #destroy(): Promise<void> {
     try {
-      await this.#cgroup.killAll();
+      // The launcher may not have joined the group yet; whatever it started dies with it.
+      this.#child.kill('SIGKILL');
       await this.exited;
+      await this.#cgroup.killAll();
       this.#final = await this.usage();
     } finally {
       this.agent.destroy();

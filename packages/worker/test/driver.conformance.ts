@@ -1,0 +1,141 @@
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { after, afterEach, before, describe, test } from 'node:test';
+import type { SandboxDriver, SandboxSpec } from '../src/sandbox/driver.ts';
+import { runProgram, startProgram } from './support/run-program.ts';
+import { eventually } from './support/workspace.ts';
+
+/**
+ * What is tested: a driver, and how a program of steps (see `FakeGuest`) is run in its sandboxes. The steps used here are `out`, `err`,
+ * `outbytes`, `cat`, `sleep`, `flood`, `signal`, `oom` and `exit`.
+ */
+export interface DriverTarget extends AsyncDisposable {
+  readonly driver: SandboxDriver;
+  readonly imagePath: string;
+  readonly codePath: string;
+  argv(steps: readonly string[]): string[];
+  /** What live or dead sandboxes have on the host now: empty when all are gone. */
+  leftovers(): Promise<string[]>;
+}
+
+/** Tests that a driver cannot pass, and why. */
+export type Skips = Readonly<Partial<Record<ConformanceTest, string>>>;
+export type ConformanceTest = 'usage' | 'signal';
+
+/** Runs the suite that every driver must pass. */
+export function driverConformance(name: string, makeTarget: () => Promise<DriverTarget>, skips: Skips = {}): void {
+  describe(`driver ${name}`, () => {
+    let target: DriverTarget;
+    let serial = 0;
+    const spec = (): SandboxSpec => {
+      serial += 1;
+      const { imagePath, codePath } = target;
+      return { name: `conformance_${serial}`, memoryMiB: 128, cpus: 1, scratchMiB: 512, imagePath, codePath };
+    };
+    const run = (steps: readonly string[], stdin?: Uint8Array) =>
+      runProgram(target.driver, spec(), target.argv(steps), stdin);
+    const start = (steps: readonly string[]) => startProgram(target.driver, spec(), target.argv(steps));
+
+    before(async () => {
+      target = await makeTarget();
+      await target.driver.prepare();
+    });
+    after(async () => {
+      await target[Symbol.asyncDispose]();
+    });
+    afterEach(async () => {
+      assert.deepEqual(await target.leftovers(), [], 'a sandbox left something behind');
+    });
+
+    test('a host that runs this suite, every check of the probe is passed', async () => {
+      const checks = await target.driver.probe();
+      assert.deepEqual(
+        checks.filter((check) => !check.ok),
+        [],
+      );
+    });
+
+    test('a program that writes to both streams, each stream arrives apart and whole', async () => {
+      const { end, stdout, stderr } = await run(['out:one ', 'err:E1', 'out:two', 'err:E2', 'exit:3']);
+      assert.equal(stdout.toString(), 'one two');
+      assert.equal(stderr.toString(), 'E1E2');
+      assert.ok('type' in end && end.type === 'EXIT' && end.kind === 'exited' && end.code === 3, JSON.stringify(end));
+    });
+
+    test('input of every byte value beyond the window, it comes back unchanged', async () => {
+      const every = Buffer.from(Array.from({ length: 256 }, (_, value) => value));
+      const stdin = Buffer.concat([every, randomBytes(700_000), every]);
+      const { end, stdout } = await run(['cat'], stdin);
+      assert.ok('type' in end && end.type === 'EXIT' && end.code === 0, JSON.stringify(end));
+      assert.ok(stdout.equals(stdin), 'the bytes differ');
+    });
+
+    test('output beyond the window, its digest is right', async () => {
+      const { stdout } = await run(['outbytes:3000000']);
+      const expected = Buffer.alloc(3_000_000, '0123456789abcde\n');
+      const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
+      assert.equal(stdout.length, expected.length);
+      assert.equal(sha256(stdout), sha256(expected));
+    });
+
+    test('a program that a signal ends, the signal is told', { skip: skips.signal ?? false }, async () => {
+      const { end } = await run(['signal:15']);
+      assert.ok('type' in end && end.type === 'EXIT' && end.kind === 'signaled', JSON.stringify(end));
+      assert.equal(end.code, 15);
+      assert.equal(end.oom, false);
+    });
+
+    test('a program over its memory, the agent lives to say so', async () => {
+      const { end } = await run(['oom']);
+      assert.ok('type' in end && end.type === 'EXIT' && end.oom, JSON.stringify(end));
+    });
+
+    test('a flooding sandbox that is destroyed, it is gone within a second and its usage stays', async () => {
+      await using program = await start(['flood']);
+      await eventually('output', () => program.output.stdout.length > 0);
+      const { sandbox } = program.booted;
+      const before = performance.now();
+      await Promise.all([sandbox.destroy(), sandbox.destroy()]);
+      assert.ok(performance.now() - before < 1000, `${performance.now() - before} ms`);
+      await sandbox.exited;
+      const usage = await sandbox.usage();
+      assert.ok(usage.wallMs !== null && usage.wallMs > 0);
+      assert.deepEqual(await sandbox.usage(), usage);
+    });
+
+    test('a sandbox that ran, the host measured it', { skip: skips.usage ?? false }, async () => {
+      await using program = await start(['exit:0']);
+      await program.ended;
+      const usage = await program.booted.sandbox.usage();
+      assert.ok(usage.cpuMs !== null && usage.cpuMs > 100, JSON.stringify(usage));
+      assert.ok(usage.memoryPeakBytes !== null && usage.memoryPeakBytes > 16 * 2 ** 20, JSON.stringify(usage));
+    });
+
+    test('a sandbox destroyed before its agent speaks, nothing is left', async () => {
+      const sandbox = await target.driver.start(spec(), new AbortController().signal);
+      await sandbox.destroy();
+      await sandbox.exited;
+    });
+
+    test('a start that is aborted, it rejects and nothing is left', async () => {
+      const abort = new AbortController();
+      const starting = target.driver.start(spec(), abort.signal);
+      abort.abort(new Error('not wanted'));
+      await starting.then(
+        (sandbox) => sandbox.destroy(),
+        (error: unknown) => assert.equal((error as Error).message, 'not wanted'),
+      );
+    });
+
+    test('a handle, it is plain data; without the capability nothing is recovered', async () => {
+      const sandbox = await target.driver.start(spec(), new AbortController().signal);
+      const { handle } = sandbox;
+      assert.deepEqual(JSON.parse(JSON.stringify(handle)), handle);
+      if (!target.driver.capabilities.recover) {
+        await sandbox.destroy();
+        assert.equal(await target.driver.recover(handle), null);
+      }
+      await sandbox.destroy();
+    });
+  });
+}
