@@ -1,0 +1,342 @@
+import { CocoreError, helloStatement, type OutputFrame } from '@cocore/protocol';
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash, createPublicKey, verify } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import type { WorkerConfig } from '../src/config.ts';
+import { type Daemon, startDaemon } from '../src/daemon.ts';
+import { silent } from './support/run-program.ts';
+import { assignment, type Peer, ScriptedServer, SERVER_ID, WORKER_ID } from './support/scripted-server.ts';
+import { eventually, workspace } from './support/workspace.ts';
+
+const BLOB = Buffer.from('an image');
+const REF = { digest: `sha256:${createHash('sha256').update(BLOB).digest('hex')}`, bytes: BLOB.length };
+const [ONE, TWO] = ['at_01m8515c5dec3ssmk0fssmppb1', 'at_01m8515c5dec3ssmk0fssmppb2'] as const;
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+
+const tokenFor = (serverId: string) =>
+  `cj_${Buffer.from(JSON.stringify({ serverId, certificateSha256: null, secret: 's' })).toString('base64url')}`;
+
+const hasCode = (code: string) => (error: unknown) => error instanceof CocoreError && error.code === code;
+
+describe('the daemon and a scripted server', () => {
+  let scope: AsyncDisposableStack;
+  let server: ScriptedServer;
+  let dataDir: string;
+  beforeEach(async () => {
+    scope = new AsyncDisposableStack();
+    dataDir = join(scope.use(await workspace()).path, 'data');
+    server = scope.use(await ScriptedServer.start());
+    server.blobs.set(REF.digest, BLOB);
+  });
+  afterEach(async () => {
+    // A daemon that stops waits for its last reports to be taken.
+    for (const peer of server.peers) peer.acknowledgeEnds();
+    await scope.disposeAsync();
+  });
+
+  const config = (of: Partial<WorkerConfig> = {}): WorkerConfig => ({
+    server: server.url,
+    insecure: false,
+    ca: undefined,
+    dataDir,
+    artifacts: '/nonexistent',
+    joinToken: tokenFor(SERVER_ID),
+    isolation: 'fake',
+    lease: { cpus: 2, memoryMiB: 1024, diskMiB: 8192 },
+    name: 'test',
+    ...of,
+  });
+  const start = async (of: Partial<WorkerConfig> = {}): Promise<Daemon> =>
+    scope.use(await startDaemon(config(of), silent));
+
+  /** A daemon that was welcomed, and its connection. */
+  async function welcomed(): Promise<{ daemon: Daemon; peer: Peer }> {
+    const daemon = await start();
+    const peer = await server.peer(0);
+    await peer.welcome();
+    await daemon.ready;
+    return { daemon, peer };
+  }
+
+  const acknowledge = (peer: Peer, frame: OutputFrame) =>
+    peer.send({
+      type: 'OutputAck',
+      channel: frame.channel,
+      stream: frame.stream,
+      offset: frame.offset + frame.data.length,
+    });
+
+  test('a first hello, it carries the token and proves the key that the worker made', async () => {
+    const daemon = await start();
+    const peer = await server.peer(0);
+    const hello = await peer.welcome();
+    assert.equal(await daemon.ready, WORKER_ID);
+    assert.equal(hello.joinToken, tokenFor(SERVER_ID));
+    assert.equal(hello.authority, new URL(server.url).host);
+    assert.deepEqual(hello.inventory, []);
+    assert.equal(hello.capabilities.driver, 'fake');
+    const key = createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x: hello.publicKey }, format: 'jwk' });
+    const { authority, publicKey } = hello;
+    const statement = helloStatement({ serverId: SERVER_ID, authority, nonce: 'n'.repeat(43), publicKey });
+    assert.ok(verify(null, Buffer.from(statement), key, Buffer.from(hello.signature, 'base64url')));
+    assert.equal((await stat(join(dataDir, 'identity.json'))).mode & 0o777, 0o600);
+  });
+
+  test('a daemon that joined before, it keeps its key and needs no token', async () => {
+    const first = await start();
+    const peer = await server.peer(0);
+    const { publicKey } = await peer.welcome();
+    await first.ready;
+    await first[Symbol.asyncDispose]();
+    const again = await start({ joinToken: null });
+    const hello = await (await server.peer(1)).welcome();
+    assert.equal(hello.publicKey, publicKey);
+    assert.equal(hello.joinToken, undefined);
+    assert.equal(await again.ready, WORKER_ID);
+  });
+
+  test('another server than the one joined, it is refused for good and gets no hello', async () => {
+    const daemon = await start({ joinToken: tokenFor('another') });
+    const peer = await server.peer(0);
+    peer.send({ type: 'ServerChallenge', serverId: SERVER_ID, nonce: 'n'.repeat(43) });
+    await assert.rejects(daemon.ready, hasCode('server_mismatch'));
+    assert.deepEqual(peer.messages('WorkerHello'), []);
+  });
+
+  test('a refusal that is final, the daemon gives up with its code; another, it tries again', async () => {
+    const daemon = await start();
+    const refuse = async (index: number, code: string) => {
+      const peer = await server.peer(index);
+      peer.send({ type: 'ServerRefusal', code, message: 'no' });
+    };
+    await refuse(0, 'not_ready');
+    await refuse(1, 'join_token_invalid');
+    await assert.rejects(daemon.ready, hasCode('join_token_invalid'));
+    await assert.rejects(daemon.ended, hasCode('join_token_invalid'));
+  });
+
+  test('an assignment, its facts come in order, its output before its end, and the end is signed', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 7, REF, ['out:hello', 'err:oops', 'exit:3']));
+    const ended = await peer.next('AttemptEnded');
+    const order = peer.heard.flatMap((one) =>
+      'output' in one ? [one.output.stream] : one.message.type.startsWith('Attempt') ? [one.message.type] : [],
+    );
+    assert.deepEqual(order, ['AttemptAccepted', 'AttemptStarted', 'stdout', 'stderr', 'AttemptEnded']);
+    assert.deepEqual(ended.outcome, { kind: 'exited', code: 3 });
+    assert.deepEqual(
+      peer.outputs().map(({ channel, data }) => [channel, Buffer.from(data).toString()]),
+      [
+        [7, 'hello'],
+        [7, 'oops'],
+      ],
+    );
+  });
+
+  test('no room, the assignment is refused; once there is room, the next is taken', async () => {
+    const { peer } = await welcomed();
+    const big = (attemptId: string, channel: number) => {
+      const assign = assignment(attemptId, channel, REF, ['sleep:60000']);
+      return { ...assign, task: { ...assign.task, cpus: 2 } };
+    };
+    peer.send(big(ONE, 1));
+    peer.send(big(TWO, 2));
+    const refused = await peer.next('AttemptRefused');
+    assert.deepEqual(refused, { type: 'AttemptRefused', attemptId: TWO, cause: 'no_capacity' });
+    peer.send({ type: 'AttemptCancel', attemptId: ONE });
+    assert.deepEqual((await peer.next('AttemptEnded')).outcome, { kind: 'cancelled' });
+    peer.send(big(TWO, 3));
+    await eventually('the second is taken', () => peer.messages('AttemptAccepted').length === 2);
+  });
+
+  test('heartbeats, they name each attempt until its end is acknowledged', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['sleep:100']));
+    await eventually('a beat with an age', () =>
+      peer.messages('WorkerHeartbeat').some((beat) => beat.attempts.some(({ agentAgeMs }) => agentAgeMs !== null)),
+    );
+    await peer.next('AttemptEnded');
+    const beats = peer.messages('WorkerHeartbeat').length;
+    await eventually('another beat', () => peer.messages('WorkerHeartbeat').length > beats);
+    assert.equal(peer.messages('WorkerHeartbeat').at(-1)?.attempts[0]?.attemptId, ONE);
+    peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+    const sequences = peer.messages('WorkerHeartbeat').map(({ sequence }) => sequence);
+    assert.deepEqual(
+      sequences,
+      sequences.toSorted((one, other) => one - other),
+    );
+  });
+
+  test('two floods, heartbeats keep coming, both get their turn, and a cancellation acts within a second', async () => {
+    const { peer } = await welcomed();
+    peer.socket.on('message', (_, isBinary) => {
+      if (isBinary) acknowledge(peer, peer.outputs().at(-1)!);
+    });
+    peer.send(assignment(ONE, 1, REF, ['flood']));
+    peer.send(assignment(TWO, 2, REF, ['flood']));
+    await eventually(
+      'output of both',
+      () =>
+        new Set(
+          peer
+            .outputs()
+            .slice(-20)
+            .map(({ channel }) => channel),
+        ).size === 2,
+    );
+    const beats = peer.messages('WorkerHeartbeat').length;
+    await eventually('beats beside the flood', () => peer.messages('WorkerHeartbeat').length >= beats + 5, 2_000);
+    const began = performance.now();
+    peer.send({ type: 'AttemptCancel', attemptId: ONE });
+    await eventually('the end', () => peer.messages('AttemptEnded').some(({ attemptId }) => attemptId === ONE));
+    assert.ok(performance.now() - began < 1_000, `${performance.now() - began} ms`);
+  });
+
+  test('a server that does not read, a flood waits in bounded memory', async () => {
+    const { peer } = await welcomed();
+    peer.socket.pause();
+    const before = process.memoryUsage().rss;
+    peer.send(assignment(ONE, 1, REF, ['flood']));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assert.ok(process.memoryUsage().rss - before < 64 * 2 ** 20);
+    peer.socket.resume();
+    await eventually('a window of output', () => peer.outputs().length > 0);
+    const sent = peer.outputs().reduce((sum, { data }) => sum + data.length, 0);
+    assert.ok(sent <= 512 * 1024, `${sent} bytes without an acknowledgement`);
+  });
+
+  test('a connection that breaks, the run goes on and its output is sent on from where the server says', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['out:0123456789', 'sleep:300', 'out:abcdef', 'exit:0']));
+    await eventually('output', () => peer.outputs().length === 1);
+    peer.socket.terminate();
+    const second = await server.peer(1);
+    const resume = [{ attemptId: ONE, channel: 9, stdoutOffset: 4, stderrOffset: 0 }];
+    const hello = await second.welcome({ resume });
+    assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true }]);
+    const ended = await second.next('AttemptEnded');
+    assert.ok((await second.next('AttemptStarted')).agoMs > 0);
+    const [first] = second.outputs();
+    assert.equal(first?.offset, 4);
+    assert.equal(Buffer.concat(second.outputs().map(({ data }) => data)).toString(), '456789abcdef');
+    assert.ok(second.outputs().every(({ channel }) => channel === 9));
+    assert.equal(ended.stdout.bytes, 16);
+  });
+
+  test('an end that was not acknowledged, it is told again, the very same', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['out:x', 'exit:0']));
+    const ended = await peer.next('AttemptEnded');
+    peer.socket.terminate();
+    const second = await server.peer(1);
+    const hello = await second.welcome({ resume: [{ attemptId: ONE, channel: 2, stdoutOffset: 1, stderrOffset: 0 }] });
+    assert.equal(hello.inventory.length, 1);
+    assert.deepEqual(await second.next('AttemptEnded'), ended);
+    assert.deepEqual(second.outputs(), []);
+  });
+
+  test('a revocation at the welcome, the attempt is destroyed and nothing is reported', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['sleep:60000']));
+    await peer.next('AttemptStarted');
+    peer.socket.terminate();
+    const second = await server.peer(1);
+    await second.welcome({ revoke: [ONE] });
+    await eventually('empty beats', () => second.messages('WorkerHeartbeat').length > 2);
+    assert.ok(second.messages('WorkerHeartbeat').every(({ attempts }) => attempts.length === 0));
+    assert.deepEqual(second.messages('AttemptEnded'), []);
+  });
+
+  test('a daemon that stops, its attempts end as reclaimed and are reported', async () => {
+    const { daemon, peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['sleep:60000']));
+    await peer.next('AttemptStarted');
+    const stopping = daemon[Symbol.asyncDispose]();
+    const ended = await peer.next('AttemptEnded');
+    assert.deepEqual(ended.outcome, { kind: 'lost', cause: 'host_reclaimed' });
+    peer.send(assignment(TWO, 2, REF, ['exit:0']));
+    assert.equal((await peer.next('AttemptRefused')).cause, 'stopping');
+    peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+    await stopping;
+  });
+
+  test('a data directory in use, the second daemon is refused', async () => {
+    await start();
+    await assert.rejects(startDaemon(config(), silent), hasCode('data_dir_in_use'));
+  });
+
+  test('plain text to another machine, it is refused without --insecure', async () => {
+    await assert.rejects(startDaemon(config({ server: 'http://192.0.2.1:1' }), silent), hasCode('insecure_refused'));
+  });
+
+  test('a worker that has not joined and has no token, it is refused', async () => {
+    await assert.rejects(startDaemon(config({ joinToken: null }), silent), hasCode('join_token_invalid'));
+  });
+
+  describe('as a process', () => {
+    function run(...args: string[]) {
+      const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+      const said = { stdout: '', stderr: '' };
+      child.stdout.setEncoding('utf8').on('data', (text: string) => (said.stdout += text));
+      child.stderr.setEncoding('utf8').on('data', (text: string) => (said.stderr += text));
+      const exited = new Promise<number | null>((resolve) => child.once('close', resolve));
+      return { child, said, exited };
+    }
+
+    test('a join token on standard input, it prints one line when ready, and stops cleanly on SIGTERM', async () => {
+      const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'fake', '--join-token-file', '-'];
+      const { child, said, exited } = run(...args);
+      child.stdin.end(`${tokenFor(SERVER_ID)}\n`);
+      const peer = await server.peer(0);
+      assert.equal(said.stdout, '');
+      await peer.welcome();
+      await eventually('ready', () => said.stdout !== '');
+      assert.equal(said.stdout, `ready ${WORKER_ID}\n`);
+      child.kill('SIGTERM');
+      assert.equal(await exited, 0);
+      assert.equal(said.stdout, `ready ${WORKER_ID}\n`);
+    });
+
+    test('a refusal that is final, two lines say so and the exit code is 2', async () => {
+      const { child, said, exited } = run(
+        '--server',
+        server.url,
+        '--data-dir',
+        dataDir,
+        '--isolation',
+        'fake',
+        '--join-token-file',
+        '-',
+      );
+      child.stdin.end(tokenFor(SERVER_ID));
+      const peer = await server.peer(0);
+      peer.send({ type: 'ServerRefusal', code: 'join_token_invalid', message: 'used before' });
+      assert.equal(await exited, 2);
+      assert.match(said.stderr, /^error join_token_invalid: .*used before\n.+\n$/m);
+    });
+
+    test('an unknown flag, two lines say so and the exit code is 2', async () => {
+      const { said, exited } = run('--nonsense');
+      assert.equal(await exited, 2);
+      assert.match(said.stderr, /^error usage: .*nonsense.*\n.+\n$/);
+    });
+
+    test('--probe, it prints its checks as JSON', async () => {
+      const { said, exited } = run('--probe');
+      assert.equal(await exited, 0);
+      const checks = JSON.parse(said.stdout) as { name: string; ok: boolean; reason: string; remedy: string | null }[];
+      assert.ok(checks.some(({ name }) => name === 'qemu'));
+      for (const check of checks) assert.ok(check.ok || check.remedy !== null, check.name);
+    });
+  });
+
+  test('the identity file, it holds no token', async () => {
+    await welcomed();
+    assert.doesNotMatch(await readFile(join(dataDir, 'identity.json'), 'utf8'), /cj_/);
+  });
+});
