@@ -48,6 +48,16 @@ describe('group commit', () => {
   const values = (database: Database) =>
     database.all<{ value: number }>('SELECT value FROM t ORDER BY value').map(({ value }) => value);
 
+  test('a database opened for writing, every commit waits for the disk', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    // 2 is FULL. That a process was killed cannot show it: the kernel keeps what the process wrote.
+    assert.deepEqual({ ...database.get('PRAGMA synchronous') }, { synchronous: 2 });
+    assert.deepEqual({ ...database.get('PRAGMA journal_mode') }, { journal_mode: 'wal' });
+    assert.deepEqual({ ...database.get('PRAGMA foreign_keys') }, { foreign_keys: 1 });
+    database.close();
+  });
+
   test('writes of one turn, they are one transaction, and none is answered before its commit', async () => {
     using directory = temporaryDirectory();
     const database = open(join(directory.path, 'db'));
