@@ -1,7 +1,8 @@
 import type { IsolationClass, KeyRecord, KeyRole } from '@cocore/protocol';
 import type { KeyFacts, LiveAttemptRow, SessionHello, SessionOpened, SessionRefused, StoredWorker } from '../store.ts';
-import { giveUp, liveOfWorker } from './attempts.ts';
+import { liveOfWorker } from './attempt-rows.ts';
 import { type Context, newId } from './context.ts';
+import { giveUp } from './ends.ts';
 
 interface KeyRow {
   readonly project_id: string;

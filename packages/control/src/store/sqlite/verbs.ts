@@ -1,8 +1,11 @@
 import * as access from './access.ts';
-import * as attempts from './attempts.ts';
+import * as assignments from './assignments.ts';
+import * as rows from './attempt-rows.ts';
 import type { Context } from './context.ts';
+import * as ends from './ends.ts';
 import * as executions from './executions.ts';
 import * as functions from './functions.ts';
+import * as reports from './reports.ts';
 
 /** The verbs that change something: they run in the writer's thread, each in its own part of a group's transaction. */
 export const WRITE_VERBS = {
@@ -18,14 +21,14 @@ export const WRITE_VERBS = {
   createExecutions: executions.createExecutions,
   requestCancel: executions.requestCancel,
   expireQueue: executions.expireQueue,
-  assign: attempts.assign,
-  recordAccepted: attempts.recordAccepted,
-  recordRefused: attempts.recordRefused,
-  recordStarted: attempts.recordStarted,
-  recordOutput: attempts.recordOutput,
-  recordEnd: attempts.recordEnd,
-  recordLost: attempts.recordLost,
-  endByControl: attempts.endByControl,
+  assign: assignments.assign,
+  recordAccepted: reports.recordAccepted,
+  recordRefused: reports.recordRefused,
+  recordStarted: reports.recordStarted,
+  recordOutput: reports.recordOutput,
+  recordEnd: ends.recordEnd,
+  recordLost: ends.recordLost,
+  endByControl: ends.endByControl,
 };
 
 /** The verbs that only read what is committed, by one statement each: they run on a connection of their own. */
@@ -37,9 +40,9 @@ export const READ_VERBS = {
   readFunction: functions.readFunction,
   readExecution: inOneCommit(executions.readExecution),
   listExecutions: inOneCommit(executions.listExecutions),
-  loadLive: attempts.loadLive,
-  compareEnd: attempts.compareEnd,
-  readInline: attempts.readInline,
+  loadLive: rows.loadLive,
+  compareEnd: ends.compareEnd,
+  readInline: reports.readInline,
 };
 
 /** For several statements that must see the same commit. */

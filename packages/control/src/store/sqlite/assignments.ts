@@ -1,0 +1,95 @@
+import type { Runtime } from '@cocore/protocol';
+import type { AssignedTask, AttemptKey } from '../store.ts';
+import type { Context } from './context.ts';
+
+interface TaskRow {
+  readonly execution_id: string;
+  readonly function_name: string;
+  readonly runtime: Runtime;
+  readonly file_name: string;
+  readonly args: string;
+  readonly env: string;
+  readonly function_env: string;
+  readonly image_digest: string;
+  readonly image_bytes: number;
+  readonly code_digest: string;
+  readonly code_bytes: number;
+  readonly stdin_inline: Uint8Array | null;
+  readonly stdin_digest: string | null;
+  readonly stdin_bytes: number | null;
+  readonly memory_mib: number;
+  readonly cpus: number;
+  readonly timeout_ms: number;
+  readonly output_limit_bytes: number;
+}
+
+export function assign(
+  context: Context,
+  attempt: AttemptKey,
+  worker: { workerId: string; sessionId: string },
+): AssignedTask | null {
+  const { db } = context;
+  const owner = db.get<{ owner_id: string; trust_class: string }>(
+    'SELECT owner_id, trust_class FROM workers WHERE worker_id = ? AND session_id = ?',
+    worker.workerId,
+    worker.sessionId,
+  );
+  if (owner === undefined) return null;
+  const row = db.get<TaskRow>(
+    `SELECT e.execution_id, f.name AS function_name, v.runtime, v.file_name, e.args, e.env, v.env AS function_env, v.image_digest,
+       v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.memory_mib, e.cpus,
+       e.timeout_ms, e.output_limit_bytes
+     FROM attempts a
+     JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
+     JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
+     JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
+     WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND e.state = 'open'`,
+    attempt.attemptId,
+    attempt.projectId,
+  );
+  if (row === undefined) return null;
+  db.run(
+    `UPDATE attempts SET state = 'assigned', worker_id = ?, session_id = ?, owner_id = ?, trust_class = ?, assigned_at = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'queued'`,
+    worker.workerId,
+    worker.sessionId,
+    owner.owner_id,
+    owner.trust_class,
+    context.now(),
+    attempt.projectId,
+    row.execution_id,
+    attempt.attemptId,
+  );
+  return {
+    executionId: row.execution_id,
+    functionName: row.function_name,
+    runtime: row.runtime,
+    fileName: row.file_name,
+    args: JSON.parse(row.args) as string[],
+    functionEnv: JSON.parse(row.function_env) as Record<string, string>,
+    env: JSON.parse(row.env) as Record<string, string>,
+    image: { digest: row.image_digest, bytes: row.image_bytes },
+    code: { digest: row.code_digest, bytes: row.code_bytes },
+    stdin:
+      row.stdin_inline !== null
+        ? { inline: row.stdin_inline }
+        : row.stdin_digest === null
+          ? null
+          : { digest: row.stdin_digest, bytes: row.stdin_bytes! },
+    memoryMiB: row.memory_mib,
+    cpus: row.cpus,
+    timeoutMs: row.timeout_ms,
+    outputLimitBytes: row.output_limit_bytes,
+  };
+}
+
+/** An attempt that was never accepted waits again. */
+export function requeue(context: Context, row: { project_id: string; execution_id: string; attempt_id: string }): void {
+  context.db.run(
+    `UPDATE attempts SET state = 'queued', worker_id = NULL, session_id = NULL, owner_id = NULL, trust_class = NULL, assigned_at = NULL
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'assigned'`,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+  );
+}

@@ -1,0 +1,146 @@
+import { type AttemptState, endOf, type ExecutionEvent, type Outcome } from '@cocore/protocol';
+import type { AttemptKey, Beat, Reported, ReportedEnd } from '../store.ts';
+import { requeue } from './assignments.ts';
+import { find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
+import type { Context } from './context.ts';
+import { statusOf } from './executions.ts';
+import { applyEvent } from './lifecycle.ts';
+
+const json = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
+
+export function recordEnd(context: Context, attempt: AttemptKey, sessionId: string, end: ReportedEnd): Reported {
+  const row = ofSession(context, attempt, sessionId);
+  if (row === null) return 'stale';
+  if (row.attempt_state === 'assigned') return 'conflict';
+  const whole = end.intact && end.stdout.bytes === row.stdout_bytes && end.stderr.bytes === row.stderr_bytes;
+  const outcome: Outcome = whole ? end.outcome : { kind: 'lost', cause: 'output_lost' };
+  const message = whole ? end.message : 'the committed output is not what the worker reported';
+  endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
+    stdout: whole ? end.stdout : { ...end.stdout, sha256: null },
+    stderr: whole ? end.stderr : { ...end.stderr, sha256: null },
+    usage: end.usage,
+    signature: end.signature,
+  });
+  return 'recorded';
+}
+
+/** What is known of an end only when the worker reported it. */
+interface ReportedFacts {
+  readonly stdout: { readonly truncated: boolean; readonly sha256: string | null };
+  readonly stderr: { readonly truncated: boolean; readonly sha256: string | null };
+  readonly usage: ReportedEnd['usage'];
+  readonly signature: string | null;
+}
+
+const NOTHING_REPORTED: ReportedFacts = {
+  stdout: { truncated: false, sha256: null },
+  stderr: { truncated: false, sha256: null },
+  usage: { host: null, guest: null },
+  signature: null,
+};
+
+/** Ends an accepted attempt and, by the event, its execution. */
+function endAttempt(
+  context: Context,
+  row: JoinedRow,
+  event: ExecutionEvent,
+  outcome: Outcome,
+  message: string | null,
+  beat: Beat | null,
+  facts: ReportedFacts = NOTHING_REPORTED,
+): void {
+  const nowMs = context.now();
+  const wallMs = row.attempt_accepted_at === null ? null : Math.max(0, nowMs - row.attempt_accepted_at);
+  context.db.run(
+    `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
+       stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, usage_host = ?, usage_guest = ?,
+       worker_signature = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
+    nowMs,
+    JSON.stringify(outcome),
+    json(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
+    beat?.atMs ?? null,
+    beat?.agentAgeMs ?? null,
+    Number(facts.stdout.truncated),
+    Number(facts.stderr.truncated),
+    facts.stdout.sha256,
+    facts.stderr.sha256,
+    json(facts.usage.host),
+    json(facts.usage.guest),
+    facts.signature,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+  );
+  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome });
+}
+
+export function compareEnd(context: Context, attemptId: string, workerId: string, signature: string): Reported {
+  const row = context.db.get<{ worker_id: string | null; state: AttemptState; worker_signature: string | null }>(
+    'SELECT worker_id, state, worker_signature FROM attempts WHERE attempt_id = ?',
+    attemptId,
+  );
+  if (row === undefined || row.worker_id !== workerId || row.state !== 'ended') return 'stale';
+  if (row.worker_signature === null) return 'repeated';
+  return row.worker_signature === signature ? 'repeated' : 'conflict';
+}
+
+/** Takes an attempt from its worker: queued again when it was never accepted, else ended as lost. */
+export function giveUp(context: Context, attempt: AttemptKey, beat: Beat | null): 'ended' | 'requeued' {
+  const row = find(context, attempt)!;
+  const outcome: Outcome = { kind: 'lost', cause: 'host_lost' };
+  if (row.attempt_state === 'assigned') {
+    applyEvent(context, row, { type: 'attempt_lost', cause: 'host_lost' }, {});
+    requeue(context, row);
+    return 'requeued';
+  }
+  endAttempt(context, row, { type: 'attempt_lost', cause: 'host_lost' }, outcome, null, beat);
+  return 'ended';
+}
+
+export function recordLost(
+  context: Context,
+  attempt: AttemptKey,
+  workerId: string,
+  beat: Beat | null,
+): 'ended' | 'requeued' | 'stale' {
+  const row = find(context, attempt);
+  if (row === undefined || row.worker_id !== workerId || row.attempt_state === 'ended') return 'stale';
+  return giveUp(context, attempt, beat);
+}
+
+export function endByControl(
+  context: Context,
+  execution: { projectId: string; executionId: string },
+  why: 'run_deadline' | 'prepare_deadline' | 'unplaceable',
+  beat: Beat | null,
+): boolean {
+  const status = statusOf(context, execution.projectId, execution.executionId);
+  const row = context.db.get<JoinedRow>(
+    `${SELECT_JOINED} WHERE a.project_id = ? AND a.execution_id = ? AND a.ended_at IS NULL`,
+    execution.projectId,
+    execution.executionId,
+  );
+  if (status === undefined || row === undefined) return false;
+  switch (why) {
+    case 'unplaceable':
+      if (status.state !== 'open') return false;
+      applyEvent(context, status, { type: 'found_unplaceable' }, { message: 'no worker that is online could run it' });
+      context.db.run(
+        "UPDATE attempts SET state = 'ended', ended_at = ? WHERE project_id = ? AND execution_id = ? AND ended_at IS NULL",
+        context.now(),
+        execution.projectId,
+        execution.executionId,
+      );
+      return true;
+    case 'run_deadline':
+    case 'prepare_deadline': {
+      if (status.state !== 'running') return false;
+      const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
+      const isRunTimeout = endOf(outcome).state === 'timeout' || status.cancel_requested_at !== null;
+      const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
+      endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
+      return true;
+    }
+  }
+}

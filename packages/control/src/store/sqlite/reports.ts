@@ -1,0 +1,131 @@
+import { type IsolationClass, PREPARE_TIMEOUT_MS, type StreamName } from '@cocore/protocol';
+import type { AttemptKey, OutputGrowth, Reported } from '../store.ts';
+import { requeue } from './assignments.ts';
+import { ofSession } from './attempt-rows.ts';
+import type { Context } from './context.ts';
+import { applyEvent } from './lifecycle.ts';
+
+export function recordAccepted(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  sandbox: { driver: string; isolation: IsolationClass },
+): { reported: Reported; deadlineAtMs: number | null } {
+  const row = ofSession(context, attempt, sessionId);
+  if (row === null) return { reported: 'stale', deadlineAtMs: null };
+  if (row.attempt_state !== 'assigned') {
+    const same = row.driver === sandbox.driver && row.isolation === sandbox.isolation;
+    return { reported: same ? 'repeated' : 'conflict', deadlineAtMs: row.deadline_at };
+  }
+  const nowMs = context.now();
+  const deadlineAtMs = nowMs + PREPARE_TIMEOUT_MS;
+  context.db.run(
+    `UPDATE attempts SET state = 'accepted', driver = ?, isolation = ?, accepted_at = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND session_id = ? AND state = 'assigned'`,
+    sandbox.driver,
+    sandbox.isolation,
+    nowMs,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+    sessionId,
+  );
+  const result = applyEvent(context, row, { type: 'attempt_accepted' }, { acceptedAtMs: nowMs, deadlineAtMs });
+  if (result.kind !== 'changed') throw new Error('an assigned attempt belongs to an execution that is not open');
+  return { reported: 'recorded', deadlineAtMs };
+}
+
+export function recordRefused(context: Context, attempt: AttemptKey, sessionId: string): Reported {
+  const row = ofSession(context, attempt, sessionId);
+  if (row === null) return 'stale';
+  if (row.attempt_state !== 'assigned') return 'conflict';
+  applyEvent(context, row, { type: 'attempt_refused' }, {});
+  requeue(context, row);
+  return 'recorded';
+}
+
+export function recordStarted(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  agoMs: number,
+): { reported: Reported; startedAtMs: number | null; deadlineAtMs: number | null } {
+  const row = ofSession(context, attempt, sessionId);
+  if (row === null) return { reported: 'stale', startedAtMs: null, deadlineAtMs: null };
+  if (row.attempt_state === 'started') {
+    return { reported: 'repeated', startedAtMs: row.attempt_started_at, deadlineAtMs: row.deadline_at };
+  }
+  if (row.attempt_state !== 'accepted') return { reported: 'conflict', startedAtMs: null, deadlineAtMs: null };
+  const startedAtMs = Math.max(row.attempt_accepted_at!, Math.round(context.now() - agoMs));
+  const deadlineAtMs = startedAtMs + row.timeout_ms;
+  context.db.run(
+    `UPDATE attempts SET state = 'started', started_at = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND session_id = ? AND state = 'accepted'`,
+    startedAtMs,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+    sessionId,
+  );
+  const result = applyEvent(context, row, { type: 'attempt_started' }, { startedAtMs, deadlineAtMs });
+  if (result.kind === 'unchanged') {
+    // It is being stopped: the phase stays, the facts count.
+    context.db.run(
+      'UPDATE executions SET started_at = ?, deadline_at = ? WHERE project_id = ? AND execution_id = ?',
+      startedAtMs,
+      deadlineAtMs,
+      row.project_id,
+      row.execution_id,
+    );
+  }
+  return { reported: 'recorded', startedAtMs, deadlineAtMs };
+}
+
+export function recordOutput(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  growth: readonly OutputGrowth[],
+): Reported {
+  const { db } = context;
+  const row = ofSession(context, attempt, sessionId);
+  if (row === null) return 'stale';
+  if (row.attempt_state === 'assigned') return 'conflict';
+  const lengths = { stdout: row.stdout_bytes, stderr: row.stderr_bytes };
+  for (const { stream, from, to, inline } of growth) {
+    if (lengths[stream] !== from) return 'conflict';
+    lengths[stream] = to;
+    if (inline !== null) {
+      db.run(
+        'INSERT INTO output_chunks (project_id, attempt_id, stream, offset, data) VALUES (?, ?, ?, ?, ?)',
+        row.project_id,
+        row.attempt_id,
+        stream,
+        from,
+        inline,
+      );
+    }
+  }
+  db.run(
+    'UPDATE attempts SET stdout_bytes = ?, stderr_bytes = ? WHERE project_id = ? AND execution_id = ? AND attempt_id = ?',
+    lengths.stdout,
+    lengths.stderr,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+  );
+  return 'recorded';
+}
+
+export function readInline({ db }: Context, attempt: AttemptKey, stream: StreamName, offset: number): Uint8Array[] {
+  return db
+    .all<{ offset: number; data: Uint8Array }>(
+      `SELECT offset, data FROM output_chunks WHERE project_id = ? AND attempt_id = ? AND stream = ? AND offset + length(data) > ?
+       ORDER BY offset`,
+      attempt.projectId,
+      attempt.attemptId,
+      stream,
+      offset,
+    )
+    .map((chunk) => (chunk.offset < offset ? chunk.data.subarray(offset - chunk.offset) : chunk.data));
+}
