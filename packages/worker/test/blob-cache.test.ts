@@ -70,6 +70,7 @@ test('bytes that are not the blob’s, they are refused and nothing is kept', as
     await using cache = await BlobCache.open({
       directory: directory.path,
       budgetBytes: 1000,
+      retryDelayMs: 1,
       source: async () => Readable.from([answer]),
     });
     await assert.rejects(cache.use(ref, never), isBlobError(message));
@@ -125,4 +126,19 @@ test('a file that the owner gave, it is used where it is', async () => {
   using lease = await cache.use(refOf(bytesOf('a')), never);
   assert.equal(lease.path, given);
   assert.deepEqual(asked, []);
+});
+
+test('a server that fails for a moment, the blob is asked for again', async () => {
+  await using directory = await workspace();
+  const bytes = bytesOf('a');
+  let asked = 0;
+  const source: BlobSource = async () => {
+    asked += 1;
+    if (asked === 1) throw new Error('connection refused');
+    return Readable.from(asked === 2 ? [bytes.subarray(0, 10)] : [bytes]);
+  };
+  await using cache = await BlobCache.open({ directory: directory.path, budgetBytes: 1000, source, retryDelayMs: 1 });
+  using lease = await cache.use(refOf(bytes), never);
+  assert.ok((await readFile(lease.path)).equals(bytes));
+  assert.equal(asked, 3);
 });

@@ -1,11 +1,12 @@
 import { CocoreError, helloStatement, type OutputFrame } from '@cocore/protocol';
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { createHash, createPublicKey, verify } from 'node:crypto';
+import { execFile, spawn } from 'node:child_process';
+import { createHash, createPublicKey, verify, X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import type { WorkerConfig } from '../src/config.ts';
 import { type Daemon, startDaemon } from '../src/daemon.ts';
 import { silent } from './support/run-program.ts';
@@ -17,8 +18,8 @@ const REF = { digest: `sha256:${createHash('sha256').update(BLOB).digest('hex')}
 const [ONE, TWO] = ['at_01m8515c5dec3ssmk0fssmppb1', 'at_01m8515c5dec3ssmk0fssmppb2'] as const;
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 
-const tokenFor = (serverId: string) =>
-  `cj_${Buffer.from(JSON.stringify({ serverId, certificateSha256: null, secret: 's' })).toString('base64url')}`;
+const tokenFor = (serverId: string, certificateSha256: string | null = null) =>
+  `cj_${Buffer.from(JSON.stringify({ serverId, certificateSha256, secret: 's' })).toString('base64url')}`;
 
 const hasCode = (code: string) => (error: unknown) => error instanceof CocoreError && error.code === code;
 
@@ -276,6 +277,46 @@ describe('the daemon and a scripted server', () => {
 
   test('a worker that has not joined and has no token, it is refused', async () => {
     await assert.rejects(startDaemon(config({ joinToken: null }), silent), hasCode('join_token_invalid'));
+  });
+
+  describe('a server that made its certificate itself', () => {
+    let certificateSha256: string;
+    beforeEach(async () => {
+      const { path } = scope.use(await workspace());
+      const [certPath, keyPath] = [join(path, 'cert.pem'), join(path, 'key.pem')];
+      const subject = ['-subj', '/CN=test', '-days', '2', '-keyout', keyPath, '-out', certPath];
+      const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];
+      await promisify(execFile)('openssl', ['req', '-x509', ...kind, ...subject]);
+      const [cert, key] = await Promise.all([readFile(certPath), readFile(keyPath)]);
+      certificateSha256 = new X509Certificate(cert).fingerprint256.replaceAll(':', '').toLowerCase();
+      server = scope.use(await ScriptedServer.start({ cert, key }));
+      server.blobs.set(REF.digest, BLOB);
+    });
+
+    test('its certificate is in the token, the session and the blobs go by it, also in the next life', async () => {
+      const first = await start({ joinToken: tokenFor(SERVER_ID, certificateSha256) });
+      const peer = await server.peer(0);
+      await peer.welcome();
+      peer.send(assignment(ONE, 1, REF, ['exit:0']));
+      assert.deepEqual((await peer.next('AttemptEnded')).outcome, { kind: 'exited', code: 0 });
+      peer.acknowledgeEnds();
+      await first[Symbol.asyncDispose]();
+      const again = await start({ joinToken: null });
+      await (await server.peer(1)).welcome();
+      assert.equal(await again.ready, WORKER_ID);
+    });
+
+    test('another certificate is in the token, the server is refused for good and hears nothing', async () => {
+      const daemon = await start({ joinToken: tokenFor(SERVER_ID, '0'.repeat(64)) });
+      await assert.rejects(daemon.ready, hasCode('server_mismatch'));
+      assert.deepEqual(server.peers, []);
+    });
+
+    test('no certificate is in the token, authorities are asked and it is not trusted', async () => {
+      await start();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      assert.deepEqual(server.peers, []);
+    });
   });
 
   describe('as a process', () => {

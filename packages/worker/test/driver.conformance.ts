@@ -90,6 +90,14 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       assert.ok('type' in end && end.type === 'EXIT' && end.oom, JSON.stringify(end));
     });
 
+    test('two sandboxes at once, each runs its own program', async () => {
+      const runs = await Promise.all(['one', 'two'].map((word) => run([`out:${word}`, 'exit:0'])));
+      assert.deepEqual(
+        runs.map(({ stdout }) => stdout.toString()),
+        ['one', 'two'],
+      );
+    });
+
     test('a flooding sandbox that is destroyed, it is gone within a second and its usage stays', async () => {
       await using program = await start(['flood']);
       await eventually('output', () => program.output.stdout.length > 0);

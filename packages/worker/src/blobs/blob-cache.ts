@@ -5,6 +5,7 @@ import { chmod, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/p
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 /** Fetches a blob by digest. What it yields is not believed. */
 export type BlobSource = (digest: string, signal: AbortSignal) => Promise<Readable>;
@@ -33,7 +34,12 @@ export interface BlobCacheOptions {
   readonly source: BlobSource;
   /** Files that the owner gave: used where they are, never evicted. */
   readonly given?: readonly string[];
+  /** The pause before a blob that did not come whole is asked for again. */
+  readonly retryDelayMs?: number;
 }
+
+/** How often one blob is asked for: the server may be restarted meanwhile. */
+const MAX_TRIES = 4;
 
 const FILE_NAME = /^[0-9a-f]{64}$/;
 
@@ -127,7 +133,7 @@ export class BlobCache implements AsyncDisposable {
     this.#serial += 1;
     const temporary = join(this.#options.directory, `${process.pid}-${this.#serial}.part`);
     try {
-      await this.#receive(ref, temporary, signal);
+      await this.#receiveAtLast(ref, temporary, signal);
       const path = join(this.#options.directory, ref.digest.slice('sha256:'.length));
       await rename(temporary, path);
       const entry = { path, bytes: ref.bytes, pins: 0, usedAtMs: Date.now() };
@@ -140,6 +146,19 @@ export class BlobCache implements AsyncDisposable {
       throw new CocoreError('blob_not_found', `blob ${ref.digest} cannot be fetched: ${why}`, { cause });
     } finally {
       this.#reservedBytes -= ref.bytes;
+    }
+  }
+
+  async #receiveAtLast(ref: BlobRef, path: string, signal: AbortSignal): Promise<void> {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        await this.#receive(ref, path, signal);
+        return;
+      } catch (error) {
+        if (tries === MAX_TRIES || signal.aborted) throw error;
+        await rm(path, { force: true });
+        await sleep(this.#options.retryDelayMs ?? 500, undefined, { signal });
+      }
     }
   }
 

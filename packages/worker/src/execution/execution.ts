@@ -235,7 +235,7 @@ export class Execution implements Attempt {
   /** Writes the end down, once the sandbox is gone. */
   async #conclude(): Promise<void> {
     if (this.#end === null || this.#end === 'revoked') return;
-    const host: MeterReading | null = this.#sandbox === null ? null : await this.#sandbox.usage();
+    const host = this.#sandbox === null ? null : await this.#sandbox.usage().catch(() => null);
     const facts = {
       attemptId: this.attemptId,
       outcome: this.#end.outcome,

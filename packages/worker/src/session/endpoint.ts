@@ -1,4 +1,4 @@
-import { CocoreError, GATEWAY_PATH, GATEWAY_SUBPROTOCOL } from '@cocore/protocol';
+import { CocoreError, GATEWAY_PATH, GATEWAY_SUBPROTOCOL, MAX_GATEWAY_TEXT_BYTES } from '@cocore/protocol';
 import { createHash } from 'node:crypto';
 import { type ClientRequestArgs, type IncomingMessage, request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
@@ -53,6 +53,7 @@ export class Endpoint {
     return new WebSocket(url, GATEWAY_SUBPROTOCOL, {
       ...this.#connection(),
       handshakeTimeout: CONNECT_TIMEOUT_MS,
+      maxPayload: MAX_GATEWAY_TEXT_BYTES,
       perMessageDeflate: false,
       followRedirects: false,
     });
@@ -60,13 +61,15 @@ export class Endpoint {
 
   /** The body of a blob, of which nothing is checked yet. @throws Error when the answer is not 200 */
   async blob(digest: string, token: string, signal: AbortSignal): Promise<Readable> {
+    const connection = this.#connection();
     const request = (this.#secure ? httpsRequest : httpRequest)({
-      ...this.#connection(),
+      ...connection,
+      // An agent would make the connection itself, past the pin.
+      ...(connection.createConnection === undefined ? { agent: false } : {}),
       host: this.#url.hostname.replace(/^\[|\]$/g, ''),
       port: this.authority.slice(this.authority.lastIndexOf(':') + 1),
       path: `/v1/worker/blobs/${digest}`,
       headers: { host: this.#url.host, authorization: `Bearer ${token}` },
-      agent: false,
       signal,
       timeout: IDLE_TIMEOUT_MS,
     });

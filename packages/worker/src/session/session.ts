@@ -6,7 +6,6 @@ import {
   helloStatement,
   GATEWAY_PROTOCOL_VERSION,
   isErrorCode,
-  MAX_GATEWAY_TEXT_BYTES,
   parseServerMessage,
   type ServerMessage,
   type WorkerMessage,
@@ -127,9 +126,7 @@ export class Session {
     if (this.#ended) return;
     try {
       const bytes = data as Buffer;
-      if (isBinary || bytes.length > MAX_GATEWAY_TEXT_BYTES) {
-        throw new CocoreError('protocol_violation', 'the server sent what is not a text message');
-      }
+      if (isBinary) throw new CocoreError('protocol_violation', 'the server sent what is not a text message');
       this.#receive(parseServerMessage(bytes.toString('utf8')));
     } catch (error) {
       this.#log.error({ err: error }, 'a message of the server is not accepted');

@@ -8,7 +8,8 @@ import {
   type WorkerMessage,
 } from '@cocore/protocol';
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { eventually } from './workspace.ts';
@@ -85,33 +86,42 @@ export class Peer {
   }
 }
 
+/** PEM. */
+export interface TlsFiles {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+}
+
 /** A control server whose every message the test sends itself. Blobs are served by digest. */
 export class ScriptedServer implements AsyncDisposable {
   readonly peers: Peer[] = [];
   readonly blobs = new Map<string, Buffer>();
   readonly #http: Server;
+  readonly #scheme: string;
   readonly #sockets: WebSocketServer;
 
-  private constructor() {
-    this.#http = createServer((request, response) => {
+  private constructor(tls: TlsFiles | null) {
+    const answer: RequestListener = (request, response) => {
       const bytes = this.blobs.get(request.url?.split('/').at(-1) ?? '');
       const known = request.headers.authorization === 'Bearer token';
       response.statusCode = bytes === undefined || !known ? 404 : 200;
       response.end(bytes);
-    });
+    };
+    this.#scheme = tls === null ? 'http' : 'https';
+    this.#http = tls === null ? createServer(answer) : createSecureServer(tls, answer);
     this.#sockets = new WebSocketServer({ server: this.#http, handleProtocols: () => GATEWAY_SUBPROTOCOL });
     this.#sockets.on('connection', (socket) => this.peers.push(new Peer(socket)));
   }
 
-  static async start(): Promise<ScriptedServer> {
-    const server = new ScriptedServer();
+  static async start(tls: TlsFiles | null = null): Promise<ScriptedServer> {
+    const server = new ScriptedServer(tls);
     server.#http.listen(0, '127.0.0.1');
     await once(server.#http, 'listening');
     return server;
   }
 
   get url(): string {
-    return `http://127.0.0.1:${(this.#http.address() as AddressInfo).port}`;
+    return `${this.#scheme}://127.0.0.1:${(this.#http.address() as AddressInfo).port}`;
   }
 
   /** The connection with this number, counted from 0, when it is there. */
