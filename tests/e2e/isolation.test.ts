@@ -84,7 +84,7 @@ describe('isolation', () => {
     await until('it runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
     const machine = stack.machines()[0]!;
     const status = readFileSync(`/proc/${machine.pid}/status`, 'utf8');
-    const field = (name: string) => new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)![1]!;
+    const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)![1]!;
     for (const uid of field('Uid').split('\t')) assert.ok(Number(uid) >= 100_000, `uid ${uid}`);
     for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
       assert.equal(BigInt(`0x${field(set)}`), 0n, set);

@@ -172,7 +172,7 @@ export class Apart implements AsyncDisposable {
     args.push('--allow-host', `127.0.0.1:${this.#relay.port}`);
     this.#server = start(args, this.home.env, 'keep open');
     const [, url] = await this.#server.waitFor('stdout', /^ready (https:\/\/\S+)$/m);
-    const certificate = readFileSync(join(this.#dataDir, 'tls', 'certificate.pem'), 'utf8');
+    const certificate = readFileSync(join(this.#dataDir, 'tls', 'cert.pem'), 'utf8');
     tls.setDefaultCACertificates([...tls.getCACertificates('default'), certificate]);
     const apiKey = readFileSync(join(this.#dataDir, 'operator.key'), 'utf8').trim();
     this.#client = new CocoreClient({ url: url!, apiKey });
