@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import tls from 'node:tls';
 import { CocoreClient } from '@cocore/client';
 import type { FunctionDeployInput } from '@cocore/protocol';
-import { cocore, Command, type Environment, type Result, start } from './command.ts';
+import { cocore, type Command, type Environment, type Result, start } from './command.ts';
 import { descendants, machinesOf, type Process } from './processes.ts';
 import { freePort, Relay } from './relay.ts';
 
