@@ -1,4 +1,4 @@
-import type { AttemptState } from '@cocore/protocol';
+import type { AttemptState, ExecutionPhase, ExecutionState, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow } from '../store.ts';
 import type { Context } from './context.ts';
 import type { StatusRow } from './lifecycle.ts';
