@@ -1,39 +1,22 @@
 #!/usr/bin/env bash
-# Makes the base image: the root file system of functions that bring only their source.
+# Makes the base image: the root file system of functions that bring only their source. It is the host's own distribution, from
+# the host's own package sources, with bash and Python.
 #
-#   base.sh SUITE DIRECTORY
+#   base.sh --resolve        prints a name for the versions that the image would get now; nothing when apt does not know
+#   base.sh SUITE FILE       makes FILE, an erofs image; needs root
 #
-# Needs root. Leaves `base.erofs` in DIRECTORY: the host's own distribution (from the host's own package sources), with bash
-# and Python. Times and the file system's id are fixed, so the same packages give the same bytes.
+# Times and the file system's id are fixed, so the same packages give the same bytes.
 set -euo pipefail
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+umask 022
 
-suite=$1
-directory=$2
+include=(bash ca-certificates python3)
 
-work=$(mktemp -d)
-trap 'rm -rf -- "$work"' EXIT
-
-# Only the distribution's own sources: a third party's would not know the suite, or would add to the image.
-mapfile -t sources < <(grep -lE "(^Suites:|^deb ).*\b$suite\b" /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
-  xargs -r grep -lE 'debian|ubuntu' | sort)
-
-mmdebstrap --quiet --variant=essential --include=bash,ca-certificates,python3 \
-  --dpkgopt='path-exclude=/usr/share/doc/*' \
-  --dpkgopt='path-exclude=/usr/share/man/*' \
-  --dpkgopt='path-exclude=/usr/share/info/*' \
-  --dpkgopt='path-exclude=/usr/share/locale/*' \
-  --dpkgopt='path-exclude=/usr/share/i18n/*' \
-  "$suite" "$work/base.tar" ${sources[@]+"${sources[@]}"}
-
-mkdir "$work/tree"
-# Device nodes are made in the sandbox, not brought.
-tar -C "$work/tree" -xf "$work/base.tar" --numeric-owner --exclude='./dev/*'
-cd -- "$work/tree"
-rm -rf -- var/lib/apt/lists/* var/cache/apt/* var/cache/ldconfig/* var/log/* var/cache/debconf/*-old var/lib/dpkg/*-old etc/machine-id etc/hostname etc/resolv.conf etc/apt
-find . -name '__pycache__' -prune -exec rm -rf -- {} +
-mkdir -p function work
-cd -- "$work"
-# Python compiles what it imports at every start unless it finds the result; the hash form does not depend on times.
-chroot tree /usr/bin/python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3* >/dev/null || true
-
-mkfs.erofs -d 0 -T 0 -U 00000000-0000-0000-0000-000000000000 "$directory/base.erofs" tree
+if [ "$1" = --resolve ]; then
+  # All that the named packages and the essential ones bring with them.
+  mapfile -t essential < <(dpkg-query -W -f='${Essential} ${Package}\n' | sed -n 's/^yes //p')
+  apt-cache -i --no-recommends --no-suggests depends --recurse "${include[@]}" "${essential[@]}" 2>/dev/null | grep '^[a-z0-9]' | sort -u >/dev/null || exit 0
+  apt-cache -i depends --recurse "${include[@]}" "${essential[@]}" 2>/dev/null | grep '^[a-z0-9]' | sort -u |
+    xargs apt-cache policy | sed -n 's/^\(\S*\):$/\1/p; s/^ *Candidate://p' | sha256sum | cut -c 1-16
+  exit 0
+fi

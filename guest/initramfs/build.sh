@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# Packs the initial file system of the microVM: the agent as /init, crun with its libraries, the kernel modules.
+# Packs what a microVM boots: the kernel, and the initial file system with the agent as /init, crun and the kernel's modules.
 #
 #   build.sh KERNEL AGENT DIRECTORY
 #
-# KERNEL is a directory made by ../kernel/build.sh. Leaves `initrd.img` in DIRECTORY: the same input gives the same
-# bytes. It is not compressed: unpacking in the guest costs more under software emulation than reading does.
+# KERNEL is a directory made by ../kernel/build.sh, AGENT the agent's program. Leaves `vmlinux`, `initrd.img` and `manifest.json`
+# in DIRECTORY; the same input gives the same bytes. In the initial file system:
+#   /lib/modules/load-order         absolute paths of modules, one a line, dependencies first: the agent inserts them in this order
+#   /lib/modules/load-order.vsock   the same for vsock; nobody inserts them on a machine with a virtio-serial port
+#
+# Needs no root.
 set -euo pipefail
+export LC_ALL=C
+umask 022
 
 kernel=$1
 agent=$2
-directory=$3
+directory=$(cd -- "$3" && pwd)
 
 work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
@@ -25,25 +31,27 @@ ldd "$crun" | grep -o '/[^ ]*' | while read -r library; do
   install -D -m 755 -- "$(readlink -f -- "$library")" "$tree$library"
 done
 
-# Modules in the order in which the agent inserts them; what is built into the kernel is not listed.
-version=$(cat -- "$kernel/version")
-wanted='virtio_mmio virtio_blk virtio_console erofs overlay ext4'
-for module in $wanted; do
-  /sbin/modprobe -d "$kernel/modules" -S "$version" --show-depends "$module"
-done | sed -n 's/^insmod \(\S*\).*$/\1/p' | awk '!seen[$0]++' >"$work/modules"
-while read -r path; do
-  name=$(basename -- "$path")
-  name=${name%%.ko*}.ko
-  case "$path" in
-    *.ko) cp -- "$path" "$tree/lib/modules/$name" ;;
-    *.ko.xz) xz -dc -- "$path" >"$tree/lib/modules/$name" ;;
-    *.ko.zst) zstd -dcq -- "$path" >"$tree/lib/modules/$name" ;;
-    *.ko.gz) gzip -dc -- "$path" >"$tree/lib/modules/$name" ;;
-  esac
-  echo "/lib/modules/$name" >>"$tree/lib/modules/load-order"
-done <"$work/modules"
+install -m 644 -t "$tree/lib/modules" -- "$kernel"/modules/*.ko
+for list in load-order load-order.vsock; do
+  sed 's|^|/lib/modules/|' "$kernel/$list" >"$tree/lib/modules/$list"
+done
 
 cd -- "$tree"
 find . -exec touch -h -d @0 {} +
-find . | LC_ALL=C sort | cpio --quiet -o -H newc --reproducible -R 0:0 >"$work/initrd.img"
-mv -- "$work/initrd.img" "$directory/"
+find . | sort | cpio --quiet -o -H newc --reproducible -R 0:0 >"$directory/initrd.img"
+
+cd -- "$directory"
+# A link where the cache is one file system: the kernel is 50 MB.
+ln -- "$kernel/vmlinux" vmlinux 2>/dev/null || cp -- "$kernel/vmlinux" vmlinux
+cat >manifest.json <<JSON
+{
+  "kernelVersion": "$(cat -- "$kernel/release")",
+  "crunVersion": "$(crun --version | sed -n '1s/^crun version //p')",
+  "modules": [$(sed 's/.*/"&"/' "$kernel/load-order" | paste -sd ,)],
+  "sha256": {
+    "vmlinux": "$(sha256sum <vmlinux | cut -c 1-64)",
+    "initrd.img": "$(sha256sum <initrd.img | cut -c 1-64)",
+    "init": "$(sha256sum <"$tree/init" | cut -c 1-64)"
+  }
+}
+JSON
