@@ -122,7 +122,7 @@ mkdir -- "$directory/modules"
 load_order virtio_mmio virtio_blk virtio_console 'crc32c_generic?' erofs overlay ext4 >boot
 load_order virtio_mmio vsock vmw_vsock_virtio_transport >vsock
 take load-order <boot
-grep -vxFf boot vsock | take load-order.vsock
+{ grep -vxFf boot vsock || true; } | take load-order.vsock
 
 echo "$release" >"$directory/release"
 mv -- vmlinux "$directory/"
