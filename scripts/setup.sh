@@ -1,17 +1,22 @@
 #!/usr/bin/env bash
 # Makes this machine able to run CoCore: installs missing Debian packages, then builds what a microVM starts from.
 #
-#   setup.sh [--tests]
+#   setup.sh [--tests] [--quiet]
 #
-# Runs as root, or as a user with sudo (only apt and the making of the base image need root). Says what it does; says
-# nothing when there is nothing to do. --tests adds what only the tests need.
+# Runs as root, or as a user with sudo: only apt-get and the making of the base image need root, and only they get it.
+# --tests adds what only the tests need; --quiet says nothing but errors. Where nothing is missing it takes a fraction of a second.
 #
 # The artifacts go to the cache directory: $COCORE_CACHE_DIR, else $XDG_CACHE_HOME/cocore, else ~/.cache/cocore.
-#   kernel/KEY/    vmlinux, modules/        guest/KEY/   initrd.img
-#   images/KEY/    base.erofs               current.json the paths of all of them
+#   kernel/KEY/     what was taken out of the kernel's package
+#   guest/KEY/      vmlinux, initrd.img, manifest.json: what a microVM boots
+#   images/KEY/     base.erofs, the base image
+#   current.json    the paths of what this checkout uses, for the worker and the control server
 # KEY is a hash over everything that went in, so nothing stale is ever used; each is built beside its place and renamed
-# into it, so nothing half-made is ever seen.
+# into it, so nothing half-made is ever seen. The two of each kind that were used last are kept.
 set -euo pipefail
+export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
+# An emulator that runs as a user of its own must be able to read what is made here.
+umask 022
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -21,24 +26,33 @@ fail() {
 }
 
 with_tests=no
+exec 3>&1
 for argument in "$@"; do
   case "$argument" in
     --tests) with_tests=yes ;;
-    *) fail "setup.sh does not know $argument; it takes --tests." ;;
+    --quiet) exec 3>/dev/null ;;
+    *) fail "setup.sh does not know $argument; it takes --tests and --quiet." ;;
   esac
 done
 
+say() {
+  # shellcheck disable=SC2059
+  printf "$@" >&3
+}
+
 # --- The machine
 
-[ -r /etc/os-release ] || fail 'this is not a Debian or Ubuntu system; CoCore sets itself up on Debian 12, Debian 13 and Ubuntu 22.04 or newer.'
+systems='Debian 12 and 13, Ubuntu 22.04 and 24.04'
+[ -r /etc/os-release ] || fail "this is not a Debian or Ubuntu system; CoCore sets itself up on $systems."
 # shellcheck disable=SC1091
 . /etc/os-release
-case "${ID:-}" in
-  debian) kernel_package=linux-image-cloud-amd64 ;;
-  ubuntu) kernel_package=linux-image-virtual ;;
-  *) fail "${PRETTY_NAME:-this system} is not known here; CoCore sets itself up on Debian 12, Debian 13 and Ubuntu 22.04 or newer." ;;
+system="${ID:-} ${VERSION_ID:-}"
+case "$system" in
+  'debian 12' | 'debian 13') kernel_package=linux-image-cloud-amd64 ;;
+  'ubuntu 22.04' | 'ubuntu 24.04') kernel_package=linux-image-virtual ;;
+  *) fail "${PRETTY_NAME:-this system} is not known here; CoCore sets itself up on $systems." ;;
 esac
-[ "$(dpkg --print-architecture)" = amd64 ] || fail 'this is not an x86-64 system.'
+[ "$(dpkg --print-architecture)" = amd64 ] || fail 'this is not an x86-64 system; CoCore sets itself up on x86-64 alone.'
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then
@@ -48,6 +62,47 @@ as_root() {
   else
     fail "\`$*\` needs root, and there is no sudo; run this as root once."
   fi
+}
+
+# --- One set-up at a time
+
+home=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
+cache=${COCORE_CACHE_DIR:-${XDG_CACHE_HOME:-$home/.cache}/cocore}
+mkdir -p -- "$cache" 2>/dev/null || fail "the cache directory $cache cannot be made; set COCORE_CACHE_DIR to one that can."
+cache=$(cd -- "$cache" && pwd)
+[ -w "$cache" ] || fail "the cache directory $cache cannot be written; set COCORE_CACHE_DIR to one that can."
+
+exec 9>"$cache/.lock"
+if ! flock -n 9; then
+  say 'set-up: waiting for another set-up\n'
+  flock 9
+fi
+
+# --- Steps
+
+# step WHAT LOG COMMAND...: runs COMMAND, saying what is done and how long it took; its output is shown only if it fails.
+step() {
+  local what=$1 log=$2 began=${EPOCHREALTIME/./}
+  shift 2
+  say 'set-up: %s ... ' "$what"
+  if ! "$@" </dev/null >"$log" 2>&1 3>&- 9>&-; then
+    say 'failed\n'
+    tail -n 20 -- "$log" >&2
+    rm -f -- "$log"
+    return 1
+  fi
+  rm -f -- "$log"
+  local tenths=$(((${EPOCHREALTIME/./} - began) / 100000))
+  say '%s in %d.%d s\n' "$done_word" $((tenths / 10)) $((tenths % 10))
+}
+
+apt_updated=no
+apt_update() {
+  [ "$apt_updated" = no ] || return 0
+  done_word='done'
+  step 'apt-get update' "$cache/.apt.log" as_root apt-get update -q ||
+    fail 'apt-get update failed, see above; check the network and the package sources, then run this again.'
+  apt_updated=yes
 }
 
 # --- Debian packages
@@ -64,125 +119,148 @@ erofs-utils makes read-only file systems
 e2fsprogs makes the writable layer
 mmdebstrap makes the base image
 ca-certificates is part of the base image
-cpio packs the initramfs
-kmod finds the kernel modules
+cpio packs the initial file system
+kmod orders the kernel modules
 lz4 unpacks the kernel
 xz-utils unpacks kernel modules
 zstd unpacks kernel modules
 util-linux confines the microVMs
+mount confines the microVMs
 END
   if [ "$with_tests" = yes ]; then
     cat <<'END'
 clang fuzzes the agent's frame parser
-python3 makes the golden frames
+python3 tests the agent from outside
 END
     # The fuzzer's run-time library is named for clang's version.
-    version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\).*/\1/p' | head -n 1)
+    local version
+    version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\).*/\1/p' | sed -n 1p)
     [ -z "$version" ] || echo "libclang-rt-$version-dev fuzzes the agent's frame parser"
   fi
 }
 
-is_installed() {
-  [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null || true)" = installed ]
-}
-
 missing_packages() {
+  local installed name reason
+  installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
   packages | while read -r name reason; do
-    is_installed "$name" || printf '%s %s\n' "$name" "$reason"
+    grep -qxF -- "$name" <<<"$installed" || printf '%s %s\n' "$name" "$reason"
   done
-}
-
-apt_updated=no
-apt_update() {
-  [ "$apt_updated" = no ] || return 0
-  echo 'set-up: apt-get update'
-  as_root apt-get update -qq || fail 'apt-get update failed; see its message above.'
-  apt_updated=yes
 }
 
 missing=$(missing_packages)
 if [ -n "$missing" ]; then
   apt_update
+  # What depends on a version is only known now.
   missing=$(missing_packages)
-  echo 'set-up: these Debian packages are missing'
-  while read -r name reason; do printf '  %-22s %s\n' "$name" "$reason"; done <<<"$missing"
-  began=$SECONDS
-  log=$(mktemp)
-  # shellcheck disable=SC2046
-  if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(cut -d ' ' -f 1 <<<"$missing") >"$log" 2>&1; then
-    tail -n 20 "$log" >&2
-    rm -f -- "$log"
+  say 'set-up: these Debian packages are missing\n'
+  while read -r name reason; do say '  %-22s %s\n' "$name" "$reason"; done <<<"$missing"
+  done_word=installed
+  mapfile -t names < <(cut -d ' ' -f 1 <<<"$missing")
+  step "${#names[@]} packages" "$cache/.apt.log" \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${names[@]}" ||
     fail 'apt-get install failed; see its message above.'
-  fi
-  rm -f -- "$log"
-  echo "set-up: installed in $((SECONDS - began)) s"
 fi
 
 # --- Artifacts
-
-home=${HOME:-$(getent passwd "$(id -u)" | cut -d : -f 6)}
-cache=${COCORE_CACHE_DIR:-${XDG_CACHE_HOME:-$home/.cache}/cocore}
-mkdir -p -- "$cache" || fail "the cache directory $cache cannot be made; set COCORE_CACHE_DIR to one that can."
-cache=$(cd -- "$cache" && pwd)
-
-# Two set-ups at once build once.
-exec 9>"$cache/.lock"
-flock 9
 
 hash_of() {
   sha256sum | cut -c 1-16
 }
 
-version_of() {
-  dpkg-query -W -f='${Package} ${Version}\n' "$@"
+# artifact KIND KEY WHAT COMMAND...: makes the directory $cache/KIND/KEY by COMMAND, given the directory to fill, unless it is there.
+artifact() {
+  local kind=$1 key=$2 what=$3 old
+  shift 3
+  local making=$cache/$kind/.making
+  if [ ! -d "$cache/$kind/$key" ]; then
+    # What an interrupted set-up left; the lock says that nobody else is at it.
+    rm -rf -- "$making"
+    mkdir -p -- "$making"
+    done_word=built
+    step "$what" "$cache/.$kind.log" "$@" "$making" || fail "$what could not be made; see the message above."
+    mv -- "$making" "$cache/$kind/$key"
+  fi
+  touch -- "$cache/$kind/$key"
+  # Another checkout may want the one that was used before.
+  find "$cache/$kind" -mindepth 1 -maxdepth 1 -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
+    while read -r old; do rm -rf -- "$old"; done
 }
 
-# artifact KIND KEY COMMAND...: makes $cache/KIND/KEY by running COMMAND with a directory to fill, unless it is there.
-artifact() {
-  local kind=$1 key=$2 began=$SECONDS
+# of_packages KIND RECIPE-KEY COMMAND...: prints the key of an artifact that is made of Debian packages: the recipe's, and what COMMAND
+# says of the versions that apt would take now. Where apt has no lists, the newest that the recipe made serves; nothing is printed when there is none.
+of_packages() {
+  local kind=$1 recipe=$2 versions state memo=$cache/.$1.versions
   shift 2
-  local place=$cache/$kind/$key
-  if [ ! -d "$place" ]; then
-    mkdir -p -- "$cache/$kind"
-    # What an interrupted set-up left; the lock says that nobody else is at it.
-    as_root rm -rf -- "$cache/$kind/".making-*
-    local making=$cache/$kind/.making-$key
-    mkdir -- "$making"
-    printf 'set-up: %s ... ' "$kind"
-    if ! "$@" "$making" >"$making.log" 2>&1; then
-      echo failed
-      tail -n 20 -- "$making.log" >&2
-      as_root rm -rf -- "$making" "$making.log"
-      fail "the $kind could not be made; see its message above."
-    fi
-    rm -f -- "$making.log"
-    mv -- "$making" "$place"
-    echo "built in $((SECONDS - began)) s"
-    # The newest two stay: a checkout of another version may want the other.
-    find "$cache/$kind" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' | sort -rn | tail -n +3 | cut -d ' ' -f 2- |
-      while read -r old; do rm -rf -- "$old"; done
+  # Asking apt takes seconds; its answer changes with its lists, its sources and what is installed.
+  state="$recipe $(stat -c %.Y /var/lib/apt/lists /var/lib/dpkg/status /etc/apt /etc/apt/sources.list.d 2>/dev/null | hash_of)"
+  if [ "$(sed -n 1p "$memo" 2>/dev/null)" = "$state" ]; then
+    versions=$(sed -n 2p "$memo")
+  else
+    versions=$("$@")
+    printf '%s\n' "$state" "$versions" >"$memo"
+  fi
+  if [ -n "$versions" ]; then
+    echo "$recipe-$(hash_of <<<"$versions")"
+  elif [ -d "$cache/$kind" ]; then
+    find "$cache/$kind" -mindepth 1 -maxdepth 1 -name "$recipe-*" -printf '%T@ %f\n' | sort -rn | sed -n '1s/^[^ ]* //p'
   fi
 }
 
-kernel_key=$({ cat "$root/guest/kernel/build.sh"; echo "$ID $VERSION_ID $kernel_package"; } | hash_of)
-[ -d "$cache/kernel/$kernel_key" ] || apt_update
-artifact kernel "$kernel_key" bash "$root/guest/kernel/build.sh" "$kernel_package"
-kernel=$cache/kernel/$kernel_key
+# --- The kernel
 
-make --no-print-directory -s -C "$root/guest/agent" all || fail 'the agent does not build; see its message above.'
-guest_key=$({ cat "$root/guest/initramfs/build.sh" "$root/guest/agent/build/agent"; echo "$kernel_key"; version_of crun; } | hash_of)
-artifact guest "$guest_key" bash "$root/guest/initramfs/build.sh" "$kernel" "$root/guest/agent/build/agent"
+kernel_recipe=$({ cat -- "$root/guest/kernel/build.sh"; echo "$system $kernel_package"; } | hash_of)
+kernel_key() {
+  of_packages kernel "$kernel_recipe" bash "$root/guest/kernel/build.sh" --resolve "$kernel_package"
+}
+build_kernel() {
+  local image version
+  read -r image version < <(bash "$root/guest/kernel/build.sh" --resolve "$kernel_package")
+  bash "$root/guest/kernel/build.sh" "$image" "$version" "$1"
+}
+key=$(kernel_key)
+if [ -z "$key" ] || [ ! -d "$cache/kernel/$key" ]; then
+  apt_update
+  key=$(kernel_key)
+  [ -n "$key" ] || fail "apt does not know $kernel_package; check the package sources, then run this again."
+fi
+artifact kernel "$key" "the guest's kernel" build_kernel
+kernel=$cache/kernel/$key
 
-image_key=$({ cat "$root/guest/images/base.sh"; echo "$VERSION_CODENAME"; version_of erofs-utils; } | hash_of)
-artifact images "$image_key" as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME"
+# --- The agent, and the initial file system around it
 
-cat >"$cache/current.json.new" <<END
+make --no-print-directory -s -C "$root/guest/agent" all >&2 || fail 'the agent does not build; see the message above.'
+key=$({
+  cat -- "$root/guest/initramfs/build.sh" "$root/guest/agent/build/agent"
+  echo "$kernel"
+  dpkg-query -W -f='${Package} ${Version}\n' crun libc6
+} | hash_of)
+artifact guest "$key" 'the initial file system' bash "$root/guest/initramfs/build.sh" "$kernel" "$root/guest/agent/build/agent"
+guest=$cache/guest/$key
+
+# --- The base image
+
+image_recipe=$({ cat -- "$root/guest/images/base.sh"; echo "$system"; dpkg-query -W -f='${Version}\n' erofs-utils; } | hash_of)
+image_key() {
+  of_packages images "$image_recipe" bash "$root/guest/images/base.sh" --resolve
+}
+build_image() {
+  as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME" "$1/base.erofs"
+}
+key=$(image_key)
+if [ -z "$key" ] || [ ! -d "$cache/images/$key" ]; then
+  apt_update
+  key=$(image_key)
+  [ -n "$key" ] || fail 'apt does not know the packages of the base image; check the package sources, then run this again.'
+fi
+artifact images "$key" 'the base image' build_image
+
+cat >"$cache/.current.json" <<END
 {
-  "kernel": "$kernel/vmlinux",
-  "kernelVersion": "$(cat -- "$kernel/version")",
-  "initrd": "$cache/guest/$guest_key/initrd.img",
-  "baseImage": "$cache/images/$image_key/base.erofs",
+  "kernel": "$guest/vmlinux",
+  "kernelVersion": "$(cat -- "$kernel/release")",
+  "initrd": "$guest/initrd.img",
+  "baseImage": "$cache/images/$key/base.erofs",
   "qemu": "$(command -v qemu-system-x86_64)"
 }
 END
-mv -- "$cache/current.json.new" "$cache/current.json"
+mv -- "$cache/.current.json" "$cache/current.json"

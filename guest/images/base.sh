@@ -18,9 +18,9 @@ if [ "$1" = --resolve ]; then
   names=$(apt-cache -i depends --recurse $wanted $essential 2>/dev/null | grep '^[a-z0-9]' | sort -u) || exit 0
   # apt knows what is installed also when it has no lists of what there is.
   # shellcheck disable=SC2086
-  apt-cache policy $names | grep -q '://' || exit 0
-  # shellcheck disable=SC2086
-  apt-cache policy $names | sed -n 's/^\(\S*\):$/\1/p; s/^ *Candidate://p' | sha256sum | cut -c 1-16
+  policy=$(apt-cache policy $names)
+  grep -q '://' <<<"$policy" || exit 0
+  sed -n 's/^\(\S*\):$/\1/p; s/^ *Candidate://p' <<<"$policy" | sha256sum | cut -c 1-16
   exit 0
 fi
 
@@ -75,7 +75,7 @@ cd -- "$work/tree"
 rm -rf -- etc/apt etc/hostname etc/machine-id etc/resolv.conf var/cache/apt/* var/cache/debconf/* var/cache/ldconfig/* \
   var/lib/apt/lists/* var/lib/dpkg/*-old var/log/*
 # The day on which a password was last changed is the day of the build.
-sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:1:/' etc/shadow
+if [ -e etc/shadow ]; then sed -i 's/^\([^:]*:[^:]*\):[0-9]*:/\1:1:/' etc/shadow; fi
 rm -f -- etc/*-
 mkdir -p function work
 # Python compiles what it imports at every start unless it finds the result; this form of it does not depend on times, nor on the hashes of one run.

@@ -6,7 +6,7 @@ import { until } from './support/wait.ts';
 
 /** Looks for everything that it must not find, and prints what it found. */
 const PROBE = `
-import os, socket, sys, json
+import os, socket, sys, json, time
 found = {}
 found["processes"] = [open(f"/proc/{p}/comm").read().strip() for p in os.listdir("/proc") if p.isdigit()]
 found["files"] = sorted(os.listdir("/tmp") + os.listdir("/work"))
@@ -25,14 +25,14 @@ tries("disk", lambda: open("/dev/vda", "rb"))
 tries("agent root", lambda: os.listdir("/proc/1/root"))
 tries("agent memory", lambda: open("/proc/1/mem", "rb"))
 tries("image", lambda: open("/function/" + os.path.basename(__file__), "w"))
-tries("time", lambda: __import__("time").clock_settime(0, 0))
+tries("time", lambda: time.clock_settime(0, 0))
 tries("mount", lambda: os.mkdir("/run/fn") or None)
 status = open("/proc/self/status").read()
 found["status"] = {k: v.strip() for k, v in (l.split(":", 1) for l in status.splitlines()) if k in ("CapEff", "NoNewPrivs", "Seccomp")}
 open("/tmp/mine-" + sys.argv[1], "w").write("secret")
 open("/work/mine-" + sys.argv[1], "w").write("secret")
 print(json.dumps(found), flush=True)
-sys.stdin.read()
+time.sleep(float(sys.argv[2]))
 `;
 
 interface Found {
@@ -46,14 +46,14 @@ interface Found {
 describe('isolation', () => {
   let stack: Stack;
   before(async () => {
-    stack = await Stack.dev();
+    stack = await Stack.dev('--cpus', '2');
     await stack.deploy('probe', 'python', PROBE);
     await stack.deploy('lingering', 'bash', 'touch /tmp/mine-0 /work/mine-0; echo up; sleep 600');
   });
   after(async () => stack[Symbol.asyncDispose]());
 
   const find = async (name: string): Promise<Found> => {
-    const ran = await stack.cocore(['run', 'probe', name]);
+    const ran = await stack.cocore(['run', 'probe', name, '0']);
     assert.equal(ran.code, 0, ran.stderr);
     return JSON.parse(ran.stdout.toString()) as Found;
   };
@@ -61,8 +61,12 @@ describe('isolation', () => {
   test('two executions at once, see nothing of each other, of the agent or of the host', async () => {
     const other = await stack.client.executions.create('lingering', {});
     await until('the other runs', async () => (await stack.client.executions.get(other.id)).output.stdout.bytes > 0);
-    const found = await find('1');
-    assert.equal(stack.machines().length >= 1, true);
+    const probe = stack.start(['run', 'probe', '1', '600']);
+    const [line] = await probe.waitFor('stdout', /^.+\n/m);
+    assert.equal(stack.machines().length, 2, 'both are alive');
+    const found = JSON.parse(line) as Found;
+    probe.child.kill('SIGINT');
+    await probe.ended;
     assert.deepEqual(found.processes.sort(), ['init', 'python3']);
     assert.deepEqual(found.files, []);
     assert.deepEqual(found.interfaces, ['lo']);
