@@ -14,7 +14,7 @@ import { hostResources } from './host/resources.ts';
 import { Identity } from './identity.ts';
 import type { SandboxDriver } from './sandbox/driver.ts';
 import { FakeDriver } from './sandbox/fake/fake-driver.ts';
-import { type Artifacts, readArtifacts } from './sandbox/qemu/artifacts.ts';
+import { type Artifacts, readArtifacts } from './sandbox/microvm/artifacts.ts';
 import { QemuDriver } from './sandbox/qemu/qemu-driver.ts';
 import { Endpoint } from './session/endpoint.ts';
 import { parseJoinToken } from './session/join-token.ts';

@@ -1,7 +1,7 @@
 import { accessSync, constants } from 'node:fs';
 import type { ProbeConfig } from './config.ts';
 import { failed, type HostCheck, passed } from './host/check.ts';
-import { readArtifacts } from './sandbox/qemu/artifacts.ts';
+import { readArtifacts } from './sandbox/microvm/artifacts.ts';
 import { probeQemuHost } from './sandbox/qemu/probe.ts';
 
 /** What this host can do, and for each thing that it cannot, why and what to do. */

@@ -8,7 +8,7 @@ import { deadline, uptimeClock } from '../src/host/clock.ts';
 import { takeHostLock } from '../src/host/lock.ts';
 import { ConsoleRing, lastLine } from '../src/sandbox/console-ring.ts';
 import { tscKhzOfCpuinfo, tscKhzOfLog } from '../src/sandbox/qemu/tsc.ts';
-import { UidPool } from '../src/sandbox/qemu/uid-pool.ts';
+import { UidPool } from '../src/sandbox/uid-pool.ts';
 import { eventually, workspace } from './support/workspace.ts';
 
 test('a window that is filled and emptied at random, it always holds the right bytes', () => {

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { openCgroups } from '../../src/cgroup/open.ts';
 import { defaultArtifacts } from '../../src/config.ts';
-import { readArtifacts } from '../../src/sandbox/qemu/artifacts.ts';
+import { readArtifacts } from '../../src/sandbox/microvm/artifacts.ts';
 import { QemuDriver } from '../../src/sandbox/qemu/qemu-driver.ts';
 import type { DriverTarget } from '../driver.conformance.ts';
 import { workspace } from './workspace.ts';

@@ -2,18 +2,20 @@ import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
 import { spawn } from 'node:child_process';
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
 import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxHandle, SandboxSpec } from '../driver.ts';
-import type { Artifacts } from './artifacts.ts';
-import { JAIL_PATHS, qemuCommand, TRANSLATION_CACHE_MIB } from './command.ts';
+import type { Artifacts } from '../microvm/artifacts.ts';
+import { ScratchTemplates } from '../microvm/scratch.ts';
+import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
+import { ProcessSandbox } from '../process-sandbox.ts';
+import { UidPool } from '../uid-pool.ts';
+import { AGENT_FD, JAIL_PATHS, qemuCommand, TRANSLATION_CACHE_MIB } from './command.ts';
 import { probeQemuHost } from './probe.ts';
-import { QemuSandbox } from './qemu-sandbox.ts';
-import { ScratchTemplates } from './scratch.ts';
 import { hostTscKhz } from './tsc.ts';
-import { UidPool } from './uid-pool.ts';
 
 export interface QemuDriverOptions {
   readonly artifacts: Artifacts;
@@ -25,10 +27,6 @@ export interface QemuDriverOptions {
   readonly bootDeadlineMs?: number;
 }
 
-/** The guest's kernel, initramfs, agent and runtime: what the machine needs beyond the function's own memory. */
-export const GUEST_OVERHEAD_MIB = 96;
-/** The guest kernel's 64 bytes for each page of 4 KiB, and what else it sizes by the memory it finds. */
-export const GUEST_OVERHEAD_RATIO = 1 / 48;
 /** QEMU itself, with its cache of translated code. */
 export const VMM_OVERHEAD_MIB = 64 + TRANSLATION_CACHE_MIB;
 /** QEMU's own threads, beside one for each CPU. */
@@ -45,7 +43,7 @@ export class QemuDriver implements SandboxDriver {
   readonly #options: QemuDriverOptions;
   readonly #uids: UidPool;
   readonly #scratch: ScratchTemplates;
-  readonly #alive = new Set<QemuSandbox>();
+  readonly #alive = new Set<ProcessSandbox>();
   #cgroups: CgroupHierarchy | null = null;
   #tscKhz: number | null = null;
 
@@ -97,7 +95,7 @@ export class QemuDriver implements SandboxDriver {
     await this.#scratch.write(scratch, spec.scratchMiB, uid);
     const cgroup = await cgroups.create(`${this.#options.daemonTag}.${spec.name}`);
     scope.defer(() => cgroup.remove());
-    const memoryMiB = Math.ceil(spec.memoryMiB * (1 + GUEST_OVERHEAD_RATIO)) + GUEST_OVERHEAD_MIB;
+    const memoryMiB = machineMemoryMiB(spec.memoryMiB);
     await cgroup.limit({
       memoryBytes: (memoryMiB + VMM_OVERHEAD_MIB) * 2 ** 20,
       pids: VMM_THREADS + spec.cpus,
@@ -126,7 +124,9 @@ export class QemuDriver implements SandboxDriver {
         JAIL_FSIZE: String(spec.scratchMiB * 2 ** 20),
       },
     });
-    const sandbox = new QemuSandbox(spec.name, child, cgroup, scope.move());
+    const handle: SandboxHandle = { version: 1, driver: 'qemu', name: spec.name };
+    const agent = child.stdio[AGENT_FD] as Duplex;
+    const sandbox = new ProcessSandbox({ handle, child, agent, cgroup, owned: scope.move() });
     this.#alive.add(sandbox);
     void sandbox.exited.then(() => this.#alive.delete(sandbox));
     return sandbox;

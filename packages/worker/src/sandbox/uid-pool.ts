@@ -1,5 +1,5 @@
 import { CocoreError } from '@cocore/protocol';
-import { type HostLock, takeHostLock } from '../../host/lock.ts';
+import { type HostLock, takeHostLock } from '../host/lock.ts';
 
 /** An unprivileged user id (and group id of the same number) that one live sandbox of this host has to itself. */
 export interface SandboxUid extends AsyncDisposable {

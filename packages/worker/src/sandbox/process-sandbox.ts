@@ -1,14 +1,24 @@
 import type { MeterReading } from '@cocore/protocol';
 import type { ChildProcess } from 'node:child_process';
-import type { Duplex, Readable } from 'node:stream';
-import type { Cgroup } from '../../cgroup/cgroup.ts';
-import { awakeClock } from '../../host/clock.ts';
-import { ConsoleRing } from '../console-ring.ts';
-import type { Sandbox, SandboxExit, SandboxHandle } from '../driver.ts';
-import { AGENT_FD } from './command.ts';
+import type { Duplex } from 'node:stream';
+import type { Cgroup } from '../cgroup/cgroup.ts';
+import { awakeClock } from '../host/clock.ts';
+import { ConsoleRing } from './console-ring.ts';
+import type { Sandbox, SandboxExit, SandboxHandle } from './driver.ts';
 
-/** One running QEMU with everything that is its own, which `owned` releases. */
-export class QemuSandbox implements Sandbox {
+export interface ProcessSandboxParts {
+  readonly handle: SandboxHandle;
+  /** Whose end is the sandbox's; what it prints goes to the console. */
+  readonly child: ChildProcess;
+  readonly agent: Duplex;
+  /** Every process of the sandbox is in it. */
+  readonly cgroup: Cgroup;
+  /** What to release when the processes are gone. */
+  readonly owned: AsyncDisposableStack;
+}
+
+/** A sandbox that is a child process of the daemon and whatever it started, all in one control group. */
+export class ProcessSandbox implements Sandbox {
   readonly handle: SandboxHandle;
   readonly agent: Duplex;
   readonly exited: Promise<SandboxExit>;
@@ -21,19 +31,16 @@ export class QemuSandbox implements Sandbox {
   #final: MeterReading | null = null;
   #destroyed: Promise<void> | null = null;
 
-  /**
-   * @param owned what to release when the processes are gone
-   */
-  constructor(name: string, child: ChildProcess, cgroup: Cgroup, owned: AsyncDisposableStack) {
-    this.handle = { version: 1, driver: 'qemu', name };
+  constructor({ handle, child, agent, cgroup, owned }: ProcessSandboxParts) {
+    this.handle = handle;
     this.#child = child;
     this.#cgroup = cgroup;
     this.#owned = owned;
-    this.agent = child.stdio[AGENT_FD] as Duplex;
+    this.agent = agent;
     // A machine that dies while it is written to breaks the stream; its reader learns of that by the stream's end.
     this.agent.on('error', () => undefined);
-    for (const output of [child.stdout, child.stderr] as Readable[]) {
-      output.on('data', (bytes: Buffer) => this.#ring.push(bytes)).on('error', () => undefined);
+    for (const output of [child.stdout, child.stderr]) {
+      output?.on('data', (bytes: Buffer) => this.#ring.push(bytes)).on('error', () => undefined);
     }
     this.exited = new Promise((resolve) => {
       child.once('error', (error) => {
@@ -68,7 +75,7 @@ export class QemuSandbox implements Sandbox {
 
   async #destroy(): Promise<void> {
     try {
-      // The launcher may not have joined the group yet; whatever it started dies with it.
+      // It may not have joined the group yet; whatever it started then dies with it.
       this.#child.kill('SIGKILL');
       await this.exited;
       await this.#cgroup.killAll();
