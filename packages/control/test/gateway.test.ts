@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { request } from 'node:http';
+import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import { GATEWAY_PATH, GATEWAY_SUBPROTOCOL, helloStatement, type ServerRefusal } from '@cocore/protocol';
 import type { z } from 'zod';
@@ -116,6 +117,22 @@ describe('the worker handshake', () => {
     assert.equal(await upgradeStatus(server, {}, `${GATEWAY_PATH}?x=1`), 404);
     assert.equal(await upgradeStatus(server, { 'sec-websocket-protocol': 'other' }), 400);
   });
+
+  test('a refused upgrade whose client does not hang up, the server does', { timeout: 10_000 }, async () => {
+    await using server = await TestServer.start();
+    const { hostname: host, port, host: authority } = new URL(server.url);
+    const socket = connect({ host, port: Number(port), allowHalfOpen: true });
+    socket.on('error', () => undefined);
+    const headers = `Host: ${authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n`;
+    socket.write(`GET /elsewhere HTTP/1.1\r\n${headers}\r\n`);
+    let answer = '';
+    socket.on('data', (chunk) => (answer += String(chunk)));
+    await once(socket, 'end');
+    assert.match(answer, /^HTTP\/1\.1 404 .*route_not_found/s);
+    // A server that still held the connection would never have stopped.
+    await server.restart();
+    socket.destroy();
+  });
 });
 
 describe('an attempt over the gateway', () => {
@@ -195,6 +212,8 @@ describe('an attempt over the gateway', () => {
     'a second hello': (worker) => worker.socket.send('{"type":"WorkerHello"}'),
     'a server’s message': (worker) => worker.socket.send('{"type":"HeartbeatAck","sequence":1}'),
     'a binary frame that is too short': (worker) => worker.socket.send(Buffer.alloc(3)),
+    'an unknown field with a long name in another script': (worker) =>
+      worker.socket.send(`{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"${'é'.repeat(200)}":1}`),
     'a binary frame of unknown type': (worker) => worker.socket.send(Buffer.alloc(32, 9)),
   };
   for (const [what, misbehave] of Object.entries(FAULTS)) {
@@ -208,6 +227,8 @@ describe('an attempt over the gateway', () => {
       misbehave(worker, channel);
       assert.equal((await worker.closed).code, 1008);
       assert.equal((await server.execution(id)).state, 'running');
+      const metrics = (await server.call<string>('GET', '/metrics')).body;
+      assert.match(metrics, /^cocore_worker_protocol_faults_total 1$/m);
     });
   }
 

@@ -100,6 +100,11 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     });
   }
 
+  faulted(session: WorkerSession, error: CocoreError): void {
+    this.#parts.metrics.protocolFaults.inc();
+    this.#parts.log.warn({ workerId: session.workerId, code: error.code }, error.message);
+  }
+
   closed(session: WorkerSession): void {
     const { dispatcher, store, log } = this.#parts;
     const token = this.#blobTokenOf.get(session);
@@ -199,6 +204,8 @@ export class Gateway implements SessionHandler, AsyncDisposable {
 
 function refuseUpgrade(socket: Duplex, status: number, error: CocoreError): void {
   const body = JSON.stringify({ ...problemOf(error), status });
+  // The server has let go of the socket: nobody else closes it when the other side does not.
+  socket.once('finish', () => socket.destroy());
   socket.end(
     [
       `HTTP/1.1 ${status} Refused`,

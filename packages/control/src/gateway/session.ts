@@ -19,6 +19,8 @@ const PAUSE_BYTES = 4 * 1024 * 1024;
 const RESUME_BYTES = 1 * 1024 * 1024;
 /** A worker that does not read what it is sent is cut off here. */
 const MAX_UNSENT_BYTES = 64 * 1024 * 1024;
+/** What a close frame has room for (RFC 6455, 5.5). */
+const MAX_REASON_BYTES = 123;
 
 /** What a worker says about one attempt. */
 export type AttemptReport = Extract<
@@ -40,6 +42,8 @@ export interface SessionHandler {
   report(session: WorkerSession, report: AttemptReport): Promise<void>;
   output(session: WorkerSession, attempt: LiveAttempt, frame: OutputFrame): Promise<void>;
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void;
+  /** It broke the contract, and is about to be closed for it. */
+  faulted(session: WorkerSession, error: CocoreError): void;
   closed(session: WorkerSession): void;
 }
 
@@ -121,7 +125,7 @@ export class WorkerSession implements WorkerLink {
   }
 
   close(code: number, reason: string): void {
-    this.#socket.close(code, reason.slice(0, 120));
+    this.#socket.close(code, cutReason(reason));
     // A socket that is not read any more would never see the other side's close frame.
     this.#socket.resume();
     this.#end();
@@ -130,7 +134,7 @@ export class WorkerSession implements WorkerLink {
   /** The worker broke the contract. */
   fault(error: CocoreError): void {
     if (this.#closed) return;
-    this.#log.warn({ workerId: this.workerId, code: error.code }, error.message);
+    this.#handler.faulted(this, error);
     this.close(1008, `${error.code}: ${error.message}`);
   }
 
@@ -205,4 +209,9 @@ export class WorkerSession implements WorkerLink {
         return assertNever(message);
     }
   }
+}
+
+/** The reason may quote what a worker sent, in any script: it is cut at a whole character. */
+function cutReason(reason: string): string {
+  return new TextDecoder().decode(Buffer.from(reason).subarray(0, MAX_REASON_BYTES), { stream: true });
 }
