@@ -98,6 +98,29 @@ const BAD: BadCase[] = [
     code: 'invalid_text',
   },
   { what: 'a variable with NUL', call: run({ env: { A: '\0' } }), code: 'invalid_text' },
+  {
+    what: 'a variable that is too long with its name',
+    call: run({ env: { ['A'.repeat(100)]: 'x'.repeat(128 * 1024 - 101) } }),
+    code: 'input_too_large',
+  },
+  {
+    what: 'too many variables',
+    call: run({ env: Object.fromEntries(Array.from({ length: 513 }, (_, at) => [`A${at}`, ''])) }),
+    code: 'invalid_request',
+    detail: /env: must have at most 512 names/,
+  },
+  {
+    what: 'half a million variables, none with a name',
+    call: run({ env: Object.fromEntries(Array.from({ length: 500_000 }, (_, at) => [`${at}-`, 1])) }),
+    code: 'invalid_request',
+    detail: /^.{0,1000}$/,
+  },
+  {
+    what: 'ten thousand unknown fields',
+    call: run(Object.fromEntries(Array.from({ length: 10_000 }, (_, at) => [`field${at}`, 1]))),
+    code: 'invalid_request',
+    detail: /^.{0,1000}$/,
+  },
   { what: 'an argument that is too long', call: run({ args: ['x'.repeat(128 * 1024)] }), code: 'input_too_large' },
   {
     what: 'arguments that are too long together',

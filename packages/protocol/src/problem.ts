@@ -36,9 +36,21 @@ export function errorOfProblem(problem: Problem): CocoreError {
   return new CocoreError(code, problem.detail, { details: { ...problem.details, requestId: problem.requestId } });
 }
 
-/** Turns any schema failure into the one line that names every bad field. */
+const MAX_FIELDS = 20;
+const MAX_FIELD_LENGTH = 300;
+
+/** A message can name every unknown field of a large body. */
+const cut = (text: string): string => (text.length <= MAX_FIELD_LENGTH ? text : `${text.slice(0, MAX_FIELD_LENGTH)}…`);
+
+/**
+ * Turns any schema failure into the one line that names the bad fields, the first twenty of them.
+ *
+ * @param what begins the message: `the body`
+ */
 export function invalidRequest(error: z.ZodError, what = 'the request'): CocoreError {
-  const fields = error.issues.map((issue) => ({ path: issue.path.join('.'), message: issue.message }));
+  const fields = error.issues
+    .slice(0, MAX_FIELDS)
+    .map((issue) => ({ path: cut(issue.path.join('.')), message: cut(issue.message) }));
   const text = fields.map(({ path, message }) => (path === '' ? message : `${path}: ${message}`)).join('; ');
   return new CocoreError('invalid_request', `${what} is not valid: ${text}`, { details: { fields } });
 }

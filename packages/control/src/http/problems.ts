@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { CocoreError, isErrorCode, problemOf } from '@cocore/protocol';
+import { CocoreError, invalidRequest, isErrorCode, problemOf } from '@cocore/protocol';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { z } from 'zod';
@@ -12,14 +12,13 @@ const IssueParameters = z.object({ code: z.string() });
  * @param what begins the message: `the body`
  */
 export function invalidInput(error: z.ZodError, what: string): CocoreError {
-  const fields = error.issues.map((issue) => ({ path: issue.path.join('.'), message: issue.message }));
-  const text = fields.map(({ path, message }) => (path === '' ? message : `${path}: ${message}`)).join('; ');
+  const { message, details } = invalidRequest(error, what);
   const codes = error.issues.flatMap((issue) => {
     if (issue.code !== 'custom') return [];
     const parameters = IssueParameters.safeParse(issue.params);
     return parameters.success && isErrorCode(parameters.data.code) ? [parameters.data.code] : [];
   });
-  return new CocoreError(codes[0] ?? 'invalid_request', `${what} is not valid: ${text}`, { details: { fields } });
+  return new CocoreError(codes[0] ?? 'invalid_request', message, { details });
 }
 
 /** What Fastify refuses by itself, in the words of the table. */
