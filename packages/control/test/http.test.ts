@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
 import { request } from 'node:http';
 import { connect } from 'node:net';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import {
   ERRORS,
@@ -14,6 +16,7 @@ import {
   ServerRecord,
   WorkerList,
 } from '@cocore/protocol';
+import { DEFAULT_LIMITS } from '../src/admission.ts';
 import { ScriptedWorker } from './support/scripted-worker.ts';
 import { type Body, TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
@@ -428,6 +431,20 @@ describe('the API', () => {
       body: raw(Buffer.alloc(100_001), 'application/octet-stream'),
     });
     assert.equal(blob.body.code, 'quota_exceeded');
+  });
+
+  test('bytes over the project’s quota, uploaded or deployed, none of them stay on the disk', async () => {
+    await using server = await TestServer.start({ limits: { ...DEFAULT_LIMITS, maxBlobBytes: 1 } });
+    const kept = () =>
+      readdirSync(join(server.directory.path, 'data', 'blobs'), { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile())
+        .map((entry) => entry.name)
+        .sort();
+    const before = kept();
+    const uploaded = await server.call('POST', '/v1/blobs', { body: raw('bytes', 'application/octet-stream') });
+    const deployed = await server.call('POST', '/v1/functions', { body: json(FUNCTION) });
+    assert.deepEqual([uploaded.body.code, deployed.body.code], ['quota_exceeded', 'quota_exceeded']);
+    assert.deepEqual(kept(), before);
   });
 
   test('output, it is an attachment that no browser renders, from any offset', async () => {

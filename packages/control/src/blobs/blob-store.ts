@@ -4,6 +4,9 @@ import { link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:f
 import { dirname, join } from 'node:path';
 import { type BlobRef, CocoreError } from '@cocore/protocol';
 
+/** Says whether a blob may be kept, once its size and digest are known: it throws when not. */
+export type AdmitBlob = (blob: BlobRef) => Promise<void>;
+
 /**
  * Files named by their SHA-256, under `blobs/sha256/ab/…`. A blob is written beside, synced, and renamed into place, so
  * what has its name is whole.
@@ -23,11 +26,11 @@ export class BlobStore {
   }
 
   /**
-   * Keeps a stream of bytes. Nothing is left of one that fails.
+   * Keeps a stream of bytes. Nothing is left of one that fails or is not admitted.
    *
    * @throws CocoreError `payload_too_large`
    */
-  async put(source: AsyncIterable<Uint8Array>, maxBytes: number): Promise<BlobRef> {
+  async put(source: AsyncIterable<Uint8Array>, maxBytes: number, admit?: AdmitBlob): Promise<BlobRef> {
     const temporary = join(this.#temporaryDirectory, randomUUID());
     const hash = createHash('sha256');
     let bytes = 0;
@@ -44,9 +47,10 @@ export class BlobStore {
         }
         await file.sync();
       }
-      const digest = `sha256:${hash.digest('hex')}`;
-      await this.#moveIn(temporary, digest);
-      return { digest, bytes };
+      const blob = { digest: `sha256:${hash.digest('hex')}`, bytes };
+      await admit?.(blob);
+      await this.#moveIn(temporary, blob.digest);
+      return blob;
     } finally {
       await rm(temporary, { force: true });
     }

@@ -4,7 +4,7 @@ import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { type BlobRef, CocoreError } from '@cocore/protocol';
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { AdmitBlob, BlobStore } from '../blobs/blob-store.ts';
 
 const run = promisify(execFile);
 
@@ -29,7 +29,7 @@ export class CodeImager {
    *
    * @throws CocoreError `code_invalid` for an empty file, `artifact_missing` when the host has no mkfs.erofs
    */
-  async make(fileName: string, content: Uint8Array): Promise<BlobRef> {
+  async make(fileName: string, content: Uint8Array, admit: AdmitBlob): Promise<BlobRef> {
     if (content.length === 0) throw new CocoreError('code_invalid', `the file ${fileName} is empty`);
     await mkdir(this.#directory, { recursive: true });
     const work = await mkdtemp(join(this.#directory, 'code-'));
@@ -50,7 +50,7 @@ export class CodeImager {
         }
         throw cause;
       });
-      return await this.#blobs.put(createReadStream(image), MAX_IMAGE_BYTES);
+      return await this.#blobs.put(createReadStream(image), MAX_IMAGE_BYTES, admit);
     } finally {
       await rm(work, { recursive: true, force: true });
     }

@@ -18,8 +18,9 @@ export function blobRoutes(parts: HttpParts): Route[] {
         if (Number(request.headers['content-length'] ?? 0) > MAX_BLOB_BYTES) {
           throw new CocoreError('payload_too_large', `a blob may have at most ${MAX_BLOB_BYTES} bytes`);
         }
-        const blob = await parts.blobs.put(request.body as Readable, MAX_BLOB_BYTES);
-        await parts.store.addBlob(caller.projectId, blob, parts.limits);
+        const blob = await parts.blobs.put(request.body as Readable, MAX_BLOB_BYTES, async (received) =>
+          parts.store.addBlob(caller.projectId, received, parts.limits),
+        );
         return { status: 201, body: blob };
       },
     }),

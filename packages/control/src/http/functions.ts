@@ -70,7 +70,9 @@ async function deploy(parts: HttpParts, projectId: string, body: FunctionDeploy)
       `the environment has ${envBytes} bytes; at most ${MAX_INPUT_BYTES} are taken`,
     );
   }
-  const code = await parts.imager.make(body.file.name, content);
+  const code = await parts.imager.make(body.file.name, content, async (blob) =>
+    parts.store.addBlob(projectId, blob, parts.limits),
+  );
   return parts.store.createFunctionVersion(
     {
       projectId,
