@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { ExecutionRecord } from '@cocore/protocol';
 import fastify from 'fastify';
@@ -114,6 +116,23 @@ test('20 MB of output and a follower that reads late, they are committed without
   assert.equal(hash.digest('hex'), createHash('sha256').update(bytes).digest('hex'));
   assert.match(text, /event: end\n/);
 });
+
+test(
+  'output that cannot be read, the follower is cut off instead of waiting for ever',
+  { timeout: 10_000 },
+  async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('gone');
+    const { id } = await server.run('gone');
+    const { channel } = await worker.startNext();
+    worker.output(channel, 'stdout', 0, 'x'.repeat(40_000));
+    await worker.next('OutputAck', (ack) => ack.offset === 40_000);
+    rmSync(join(server.directory.path, 'data', 'output'), { recursive: true });
+    await using events = await EventStream.open(server, id);
+    await assert.rejects(events.rest());
+  },
+);
 
 test('a follower that does not read, no more is read for it than its connection takes; one that is idle hears a comment', async () => {
   await using server = await TestServer.start();

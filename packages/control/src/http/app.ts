@@ -78,19 +78,28 @@ function addRoute(app: FastifyInstance, one: Route, parts: AppParts): void {
     handler: async (request, reply) => {
       const query = one.query === undefined ? emptyQuery(request) : parse(one.query, request.query, 'the query');
       const body = bodyOf(one, request);
-      const answer = await one.handle({
-        caller: request.caller,
-        parameters: request.params as Record<string, string>,
-        query: query as never,
-        body: body as never,
-        request,
-        reply,
-        signal: abortedWith(reply, parts.stopping),
-      });
+      const answer = await one
+        .handle({
+          caller: request.caller,
+          parameters: request.params as Record<string, string>,
+          query: query as never,
+          body: body as never,
+          request,
+          reply,
+          signal: abortedWith(reply, parts.stopping),
+        })
+        .catch((error: unknown) => breakOff(error, request, reply, parts.log));
       if (answer === undefined) return reply;
       return reply.code(answer.status).send(answer.body);
     },
   });
+}
+
+/** An answer that has begun cannot become a problem: its connection is cut, so that the client does not wait for more. */
+function breakOff(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Logger): undefined {
+  if (!reply.raw.headersSent) throw error;
+  log.error({ err: error, requestId: request.id, url: request.url }, 'an answer broke off');
+  reply.raw.destroy();
 }
 
 declare module 'fastify' {
