@@ -16,6 +16,10 @@
 #define INPUT_BYTES (128u * 1024)
 /* How long the FAULT to a host that broke the contract has to reach it. */
 #define LAST_WORD_MS 1000
+/* The host's silence is counted in so many steps. */
+#define SILENCE_STEPS 4
+/* How many times the limit of silence a host may take for its first word. */
+#define FIRST_WORD_LIMITS 3
 
 enum source
 {
@@ -54,7 +58,7 @@ struct agent
   timer_t silence;
   int silence_ms;
   enum phase phase;
-  /* A SEED came: nothing starts before. */
+  /* A SEED came on this connection: nothing starts before. */
   bool seeded;
   /* The host broke the contract: nothing more is read from it, and the guest powers off soon. */
   bool broken;
@@ -101,27 +105,41 @@ static void watch(struct agent *agent, int fd, enum source source, uint32_t even
   (void) epoll_ctl(agent->epoll, operation, fd, &event);
 }
 
+/* For the handler of the timer, which has no other way to them. */
+static struct agent *silenced;
+static volatile sig_atomic_t silent_steps;
+
+/*
+ * A guest that was restored from a snapshot may find that its clock has jumped, by any time. While it waits for a task, that counts as one
+ * step, so that its new host has time to speak. With a task, time is time: nobody knows what became of the host.
+ */
+static void on_silence(int number, siginfo_t *signal, void *context)
+{
+  (void) number;
+  (void) context;
+  long steps = 1 + (silenced->phase == WAITING ? 0 : signal->si_overrun);
+  if (silent_steps + steps >= SILENCE_STEPS)
+    silenced->platform->power_off();
+  silent_steps += (int) steps;
+}
+
 /* The guest powers off after so long, unless the time is set anew. */
 static void power_off_in(struct agent *agent, int ms)
 {
-  struct itimerspec limit = {.it_value = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}};
+  int step = ms / SILENCE_STEPS;
+  struct timespec period = {.tv_sec = step / 1000, .tv_nsec = step % 1000 * 1000000L};
+  struct itimerspec limit = {.it_value = period, .it_interval = period};
   timer_settime(agent->silence, 0, &limit, NULL);
+  silent_steps = 0;
 }
 
-static const struct platform *silenced;
-
-static void on_silence(int number)
-{
-  (void) number;
-  silenced->power_off();
-}
 
 /* A signal and not an event, so that the dead man's chain also holds while the loop waits for the runtime to start the task. */
 static int make_silence_timer(struct agent *agent)
 {
   struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
-  struct sigaction action = {.sa_handler = on_silence};
-  silenced = agent->platform;
+  struct sigaction action = {.sa_sigaction = on_silence, .sa_flags = SA_SIGINFO};
+  silenced = agent;
   return sigaction(SIGALRM, &action, NULL) < 0 || timer_create(CLOCK_BOOTTIME, &event, &agent->silence) < 0 ? -1 : 0;
 }
 
@@ -174,8 +192,9 @@ static void read_output(struct agent *agent, enum source source)
       return;
     }
     long count = RETRY(read(output->fd, at, space));
-    if (count < 0 && errno == EAGAIN)
+    if (count < 0 && errno == EAGAIN && agent->phase != ENDING)
       break;
+    /* When nothing is left that could write, an empty pipe has ended, whoever may still hold its other end. */
     if (count <= 0) {
       close_fd(&output->fd);
       return;
@@ -252,6 +271,8 @@ static void first_process_ended(struct agent *agent, int status)
   close_fd(&agent->task.stdin_fd);
   write_stdin(agent);
   agent->phase = ENDING;
+  read_output(agent, FROM_STDOUT);
+  read_output(agent, FROM_STDERR);
 }
 
 static void reap(struct agent *agent, int signals)
@@ -294,6 +315,8 @@ static void forget_connection(struct agent *agent)
   agent->stdin_ack_due = agent->phase != WAITING;
   agent->stdin_length = 0;
   agent->stdin_ended = false;
+  /* It may be the first one of a restored guest, whose clock and entropy are those of every other that was restored from the same. */
+  agent->seeded = false;
 }
 
 static void connection_lost(struct agent *agent)
@@ -540,11 +563,12 @@ _Noreturn void agent_run(int host, const struct platform *platform, int silence_
   if (agent == NULL || in == NULL || signals < 0 || epoll < 0)
     platform->power_off();
   agent->platform = platform;
-  if (make_silence_timer(agent) < 0)
-    platform->power_off();
   agent->host = host;
   agent->epoll = epoll;
   agent->silence_ms = silence_ms;
+  if (make_silence_timer(agent) < 0)
+    platform->power_off();
+  power_off_in(agent, FIRST_WORD_LIMITS * silence_ms);
   agent->in = in;
   agent->in_capacity = INPUT_BYTES;
   agent->task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};

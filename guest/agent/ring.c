@@ -28,14 +28,18 @@ size_t ring_take(struct ring *ring, uint8_t *out, size_t max, uint64_t *offset)
   memcpy(out, ring->bytes + from, first);
   memcpy(out + first, ring->bytes, length - first);
   ring->sent += length;
+  if (ring->reached < ring->sent)
+    ring->reached = ring->sent;
   return length;
 }
 
 bool ring_acknowledge(struct ring *ring, uint64_t offset)
 {
-  if (offset < ring->acked || offset > ring->sent)
+  if (offset < ring->acked || offset > ring->reached)
     return false;
   ring->acked = offset;
+  if (ring->sent < offset)
+    ring->sent = offset;
   return true;
 }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "agent.h"
@@ -51,6 +52,8 @@ static int start(const uint8_t *config, size_t length, struct task *task, struct
 static void kill_rest(void)
 {
   kill(-group, SIGKILL);
+  while (waitpid(-group, NULL, 0) > 0 || errno == EINTR)
+    ;
 }
 
 static void usage(struct task_usage *usage)
@@ -73,5 +76,7 @@ int main(int count, char **arguments)
 {
   static const struct platform platform = {start, kill_rest, usage, seed, power_off};
   fcntl(3, F_SETFL, O_NONBLOCK);
+  /* What the first process left is waited for here. */
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
   agent_run(3, &platform, count > 1 ? atoi(arguments[1]) : 20000);
 }

@@ -201,6 +201,32 @@ class Loop(unittest.TestCase):
         agent.send(PING, u64(1))
         self.assertEqual(agent.frame(), (PONG, u64(1)))
 
+    def test_a_new_connection_may_acknowledge_what_the_old_one_brought(self):
+        agent = self.agent()
+        agent.run("head -c 1000 /dev/zero; read line; echo $line", stdin=None)
+        while len(agent.streams[STDOUT]) < 1000:
+            agent.until(STDOUT, acknowledge=False)
+        # Together, so that the agent has no time to send the bytes again.
+        hello = struct.pack("<IB", 19, HELLO) + b"\x01\x00" + NONCE
+        agent.socket.sendall(hello + struct.pack("<IBBQ", 10, ACK, 1, 1000) + struct.pack("<IBQ", 12, STDIN, 0) + b"on\n")
+        agent.exit()
+        self.assertEqual(agent.streams[STDOUT][1000:], b"on\n")
+
+    def test_each_connection_needs_its_own_seed_before_the_task(self):
+        agent = self.agent()
+        agent.hello()
+        agent.seed()
+        agent.hello()
+        agent.send(TASK, b"true")
+        self.assertEqual(agent.fault(), (4, 0, "TASK before SEED"))
+
+    def test_who_holds_the_pipes_without_being_of_the_function_does_not_delay_the_end(self):
+        agent = self.agent()
+        agent.run("setsid sleep 6 & sleep 0.2; head -c 100000 /dev/zero")
+        began = time.monotonic()
+        self.assertEqual(agent.exit()["out"], 100000)
+        self.assertLess(time.monotonic() - began, 4)
+
     def test_poweroff_ends_it_at_once(self):
         agent = self.agent()
         agent.run("sleep 60")
@@ -217,6 +243,34 @@ class Loop(unittest.TestCase):
             agent.until(PONG)
         self.assertIsNone(agent.process.poll())
         self.assertEqual(agent.process.wait(10), 0)
+
+    def test_a_host_that_never_speaks_ends_it_after_three_times_the_limit(self):
+        agent = self.agent(silence_ms=400)
+        time.sleep(0.7)
+        self.assertIsNone(agent.process.poll())
+        self.assertEqual(agent.process.wait(10), 0)
+
+    def frozen(self, agent, seconds):
+        """To the agent this is a clock that jumps."""
+        agent.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        agent.process.send_signal(signal.SIGCONT)
+
+    def test_a_jump_of_the_clock_does_not_end_one_that_waits_for_its_task(self):
+        agent = self.agent(silence_ms=2000)
+        agent.hello()
+        self.frozen(agent, 3)
+        time.sleep(0.2)
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
+        self.assertEqual(agent.process.wait(10), 0)
+
+    def test_a_jump_of_the_clock_ends_one_that_runs_its_task(self):
+        agent = self.agent(silence_ms=2000)
+        agent.run("sleep 60")
+        agent.until(STARTED)
+        self.frozen(agent, 3)
+        self.assertEqual(agent.process.wait(0.4), 0)
 
     def test_a_start_that_hangs_does_not_outlive_the_limit(self):
         agent = self.agent(silence_ms=600)

@@ -176,6 +176,11 @@ static void ring(void)
   ring_rewind(ring);
   ring_take(ring, out, 100, &offset);
   check(offset == acked, "after a rewind, what was not acknowledged is sent again");
+  ring_rewind(ring);
+  check(!ring_acknowledge(ring, acked + 101), "what was sent on no connection cannot be acknowledged on the next");
+  check(ring_acknowledge(ring, acked + 60), "what an earlier connection brought can be acknowledged on the next");
+  ring_take(ring, out, 100, &offset);
+  check(offset == acked + 60, "what is acknowledged is not sent again");
   free(ring);
 }
 
