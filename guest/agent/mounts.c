@@ -1,4 +1,5 @@
 #include "mounts.h"
+#include "drives.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -75,9 +76,15 @@ int guest_set_up(struct fault *fault)
   return insert_modules(fault);
 }
 
-/* Finds the block device with a serial number. Returns 0, 1 when there is none, or -1. */
+/* Finds a drive by the order on the kernel's command line, or else by its serial number. Returns 0, 1 when there is none, or -1. */
 static int find_drive(const char *serial, char *path, size_t size)
 {
+  char line[4096];
+  if (read_file("/proc/cmdline", line, sizeof line) < 0)
+    return -1;
+  int by_order = drive_by_order(line, serial, path, size);
+  if (by_order >= 0)
+    return by_order;
   DIR *devices = opendir("/sys/block");
   if (devices == NULL)
     return -1;

@@ -1,9 +1,10 @@
-/* Unit tests of the frames and the ring. `unit GOLDEN` also reads the golden frames of the host. */
+/* Unit tests of the frames, the ring and the order of drives. `unit GOLDEN` also reads the golden frames of the host. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "drives.h"
 #include "frame.h"
 #include "ring.h"
 
@@ -184,11 +185,26 @@ static void ring(void)
   free(ring);
 }
 
+static void drives(void)
+{
+  char path[32] = "";
+  const char *line = "console=ttyS0 xcocore.drives=no cocore.drives=rootfs,code,scratch quiet\n";
+  check(drive_by_order(line, "rootfs", path, sizeof path) == 0 && strcmp(path, "/dev/vda") == 0, "the first drive is vda");
+  check(drive_by_order(line, "scratch", path, sizeof path) == 0 && strcmp(path, "/dev/vdc") == 0, "the third drive is vdc");
+  check(drive_by_order(line, "cod", path, sizeof path) == 1, "a part of a name is no name");
+  check(drive_by_order(line, "quiet", path, sizeof path) == 1, "the order ends at a space");
+  check(drive_by_order("cocore.drives=a,,scratch\n", "scratch", path, sizeof path) == 0 && strcmp(path, "/dev/vdc") == 0,
+        "a drive without a name has its letter");
+  check(drive_by_order("cocore.drives=", "", path, sizeof path) == 1, "nothing is no name");
+  check(drive_by_order("console=ttyS0 quiet\n", "rootfs", path, sizeof path) == -1, "without an order there is none");
+}
+
 int main(int count, char **arguments)
 {
   if (count > 1)
     golden(arguments[1]);
   ring();
+  drives();
   printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? 0 : 1;
 }
