@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -36,17 +37,17 @@ static int hide(void)
   return prctl(PR_SET_DUMPABLE, 0);
 }
 
-/* The whole life of the keeper. `mapped` is readable once its ids exist. */
-static _Noreturn void keep(int mapped)
+/* The whole life of the keeper. `agent` is readable once its ids exist, and is told when there is nothing left to see. */
+static _Noreturn void keep(int agent)
 {
   char byte;
-  if (RETRY(read(mapped, &byte, 1)) != 1)
+  if (RETRY(read(agent, &byte, 1)) != 1)
     _exit(1);
-  syscall(SYS_close_range, 0, ~0U, 0);
   /* A PID 1 gets from its own namespace only the signals that it has a handler for: it must have none. */
   signal(SIGALRM, SIG_DFL);
-  if (hide() < 0)
+  if (hide() < 0 || RETRY(write(agent, "", 1)) != 1)
     _exit(1);
+  syscall(SYS_close_range, 0, ~0U, 0);
   sigset_t child;
   sigemptyset(&child);
   sigaddset(&child, SIGCHLD);
@@ -80,19 +81,21 @@ static int bind_namespace(pid_t pid, const char *name, struct fault *fault)
 
 int keeper_start(struct keeper *keeper, struct fault *fault)
 {
-  int pipe_fds[2];
+  int pair[2];
+  char byte;
   if (mkdir("/run/fn", 0755) < 0 || mkdir("/run/fn/ns", 0700) < 0 || mkdir(EMPTY_DIRECTORY, 0555) < 0)
     return fail(fault, STAGE_SETUP, errno, "mkdir below /run/fn");
-  if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-    return fail(fault, STAGE_SETUP, errno, "pipe");
-  scoped_fd wait_end = pipe_fds[0];
-  scoped_fd go_end = pipe_fds[1];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+    return fail(fault, STAGE_SETUP, errno, "socketpair");
+  scoped_fd ours = pair[0];
+  scoped_fd keepers = pair[1];
   /* Both namespaces in one call: the PID namespace is then owned by the user namespace, which may mount its /proc. */
   keeper->pid = (pid_t) syscall(SYS_clone, CLONE_NEWUSER | CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, NULL);
   if (keeper->pid < 0)
     return fail(fault, STAGE_SETUP, errno, "clone");
   if (keeper->pid == 0)
-    keep(wait_end);
+    keep(keepers);
+  close_fd(&keepers);
 
   char map[64];
   snprintf(map, sizeof map, "0 %d %d\n", CONTAINER_ID, CONTAINER_IDS);
@@ -106,7 +109,7 @@ int keeper_start(struct keeper *keeper, struct fault *fault)
   keeper->user_namespace = open("/run/fn/ns/user", O_RDONLY | O_CLOEXEC);
   if (keeper->user_namespace < 0)
     return fail(fault, STAGE_SETUP, errno, "open the user namespace");
-  if (RETRY(write(go_end, "", 1)) != 1)
-    return fail(fault, STAGE_SETUP, errno, "release the keeper");
+  if (RETRY(write(ours, "", 1)) != 1 || RETRY(read(ours, &byte, 1)) != 1)
+    return fail(fault, STAGE_SETUP, 0, "the keeper died of its set-up");
   return 0;
 }

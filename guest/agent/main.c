@@ -54,6 +54,16 @@ static int open_port(void)
   }
 }
 
+/* A kernel without a console starts its first process without standard streams; the numbers must not go to other files. */
+static void hold_standard_streams(void)
+{
+  int fd;
+  do
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+  while (fd >= 0 && fd <= 2);
+  close_fd(&fd);
+}
+
 int main(void)
 {
   struct fault fault = {0};
@@ -63,6 +73,7 @@ int main(void)
     microvm_platform.power_off();
     return 1;
   }
+  hold_standard_streams();
   int port = open_port();
   if (port < 0) {
     fprintf(stderr, "agent: the port " PORT_NAME " cannot be opened: %s\n", strerror(errno));

@@ -90,7 +90,7 @@ static int read_pid(pid_t *pid)
   return *pid > 1 ? 0 : -1;
 }
 
-static int start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
+static int try_start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
 {
   char *const create[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "create",
                           "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
@@ -112,11 +112,29 @@ static int start(const uint8_t *config, size_t length, struct task *task, struct
   return 0;
 }
 
+
 static void kill_rest(void)
 {
   /* The keeper's end ends its PID namespace: the kernel kills all that is in it before the keeper can be waited for. */
   kill(keeper.pid, SIGKILL);
   RETRY(waitpid(keeper.pid, NULL, 0));
+}
+
+static int start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
+{
+  *task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
+  if (try_start(config, length, task, fault) == 0)
+    return 0;
+  close_fd(&task->stdin_fd);
+  close_fd(&task->stdout_fd);
+  close_fd(&task->stderr_fd);
+  /* A first process may be there already, or even run. Whoever of the namespace is the agent's child must be waited for before the keeper can be. */
+  if (keeper.pid > 0) {
+    kill(keeper.pid, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+      ;
+  }
+  return -1;
 }
 
 /* A number from a line `KEY NUMBER` of a control group's file; 0 when it is not there. */

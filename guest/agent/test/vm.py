@@ -195,6 +195,34 @@ class Vm(unittest.TestCase):
         self.assertEqual(guest.exit()["code"], 0)
         self.assertTrue(guest.quiet(1))
 
+    def test_a_bomb_of_processes_that_floods_leaves_the_agent_alive_and_dies_with_the_first_process(self):
+        guest = self.guest()
+        guest.run("bomb() { while :; do bomb & echo flood; done; }; (bomb) 2>/dev/null & wait")
+        for token in range(1, 7):
+            guest.until(STDOUT)
+            time.sleep(1)
+            guest.send(PING, u64(token))
+            self.assertEqual(guest.until(PONG), (PONG, u64(token)))
+        guest.send(SIGNAL, struct.pack("<I", signal.SIGKILL))
+        end = guest.exit()
+        self.assertEqual((end["kind"], end["code"], end["oom"]), (1, signal.SIGKILL, 0))
+        self.assertTrue(guest.quiet(1))
+
+    def test_a_function_that_closes_its_streams_ends_as_itself_and_not_before(self):
+        guest = self.guest()
+        guest.run("echo out; exec <&- >&- 2>&-; sleep 1; exit 6")
+        began = time.monotonic()
+        end = guest.exit()
+        self.assertEqual((end["code"], end["out"], end["err"]), (6, 4, 0))
+        self.assertGreater(time.monotonic() - began, 0.8)
+
+    def test_a_full_scratch_drive_is_an_error_of_the_writer(self):
+        guest = self.guest()
+        guest.run("head -c 300000000 /dev/zero >/work/big || echo $?; rm /work/big; echo small >/work/small && cat /work/small")
+        self.assertEqual(guest.exit()["code"], 0)
+        self.assertEqual(guest.output(), "1\nsmall\n")
+        self.assertIn(b"No space left on device", guest.streams[STDERR])
+
     def test_standard_input_reaches_the_function_whole(self):
         guest = self.guest()
         data = bytes(range(256)) * 4 * KIB
