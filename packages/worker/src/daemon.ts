@@ -105,7 +105,12 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
 
 function makeDriver(config: WorkerConfig, artifacts: Artifacts | null, identity: Identity): SandboxDriver {
   if (artifacts === null) return new FakeDriver();
-  return new QemuDriver({ artifacts, runDir: join(config.dataDir, 'run'), daemonTag: identity.daemonTag });
+  return new QemuDriver({
+    artifacts,
+    runDir: join(config.dataDir, 'run'),
+    daemonTag: identity.daemonTag,
+    snapshots: null,
+  });
 }
 
 /** Makes the data directory and holds it for this process. @throws CocoreError `data_dir_in_use` or `file_unreadable` */

@@ -56,7 +56,10 @@ describe('qemu confinement', { skip }, () => {
     }
     const mounts = (await readFile(`/proc/${pid}/mountinfo`, 'latin1')).trim().split('\n');
     const points = mounts.map((line) => line.split(' ')).map((fields) => ({ at: fields[4]!, options: fields[5]! }));
-    const files = ['/vm/kernel', '/vm/initrd', '/vm/rootfs', '/vm/code', '/vm/scratch', '/etc/ld.so.cache'];
+    const files = [
+      ...['/vm/kernel', '/vm/initrd', '/etc/ld.so.cache'],
+      ...['/vm/drives/rootfs', '/vm/drives/code', '/vm/drives/scratch'],
+    ];
     const devices = ['/dev/null', '/dev/zero', '/dev/urandom'];
     const libraries = /^\/(?:usr|bin|sbin|lib|lib32|lib64|libx32)$/;
     const expected = new Set(['/', ...files, ...devices]);
@@ -67,7 +70,7 @@ describe('qemu confinement', { skip }, () => {
     const writable = points.filter(({ options }) => options.split(',').includes('rw')).map(({ at }) => at);
     assert.deepEqual(
       writable.filter((at) => !devices.includes(at)),
-      ['/vm/scratch'],
+      ['/vm/drives/scratch'],
     );
     const limits = await readFile(`/proc/${pid}/limits`, 'latin1');
     assert.match(limits, /^Max core file size\s+0\s+0/m);

@@ -52,17 +52,40 @@ export interface DriverCapabilities {
   readonly bootDeadlineMs: number;
 }
 
-export interface SandboxSpec {
-  /** Names the sandbox on this host: letters, digits and `_`; unique among those alive. */
-  readonly name: string;
+/** What is known of a sandbox before it is known what runs in it. */
+export interface SandboxShape {
   /** The function's own memory; the driver adds its overhead. */
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly scratchMiB: number;
+}
+
+export interface SandboxSpec extends SandboxShape {
+  /** Names the sandbox on this host: letters, digits and `_`; unique among those alive. */
+  readonly name: string;
   /** Root file system, an erofs file. */
   readonly imagePath: string;
   /** The function's code, an erofs file. */
   readonly codePath: string;
+}
+
+/**
+ * A further power of some drivers: sandboxes that are started before it is known what runs in them, and wait with nothing of any
+ * function inside.
+ */
+export interface BlankSandboxes {
+  /** Resolves when the sandbox waits. When it rejects, or `signal` aborts, nothing is left. */
+  startBlank(name: string, shape: SandboxShape, signal: AbortSignal): Promise<BlankSandbox>;
+}
+
+/** Disposing it destroys the sandbox, unless it was filled: then it is the sandbox's own business. */
+export interface BlankSandbox extends AsyncDisposable {
+  /** As `Sandbox.exited`. */
+  readonly exited: Promise<SandboxExit>;
+  /**
+   * Makes it the sandbox of `spec`, which has its shape; once. Metering begins here. When it rejects, nothing is left.
+   */
+  fill(spec: SandboxSpec): Promise<Sandbox>;
 }
 
 /** Names a sandbox across the daemon's lives: plain JSON. */

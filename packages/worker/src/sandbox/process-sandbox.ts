@@ -26,7 +26,8 @@ export class ProcessSandbox implements Sandbox {
   readonly #cgroup: Cgroup;
   readonly #owned: AsyncDisposableStack;
   readonly #ring = new ConsoleRing();
-  readonly #beganMs = awakeClock();
+  #beganMs = awakeClock();
+  #cpuMsBefore = 0;
   #wallMs: number | null = null;
   #final: MeterReading | null = null;
   #destroyed: Promise<void> | null = null;
@@ -60,8 +61,18 @@ export class ProcessSandbox implements Sandbox {
 
   async usage(): Promise<MeterReading> {
     if (this.#final !== null) return this.#final;
-    const usage = await this.#cgroup.usage();
-    return { ...usage, wallMs: this.#wallMs ?? awakeClock() - this.#beganMs };
+    const { cpuMs, memoryPeakBytes } = await this.#cgroup.usage();
+    return {
+      cpuMs: cpuMs === null ? null : Math.max(0, cpuMs - this.#cpuMsBefore),
+      memoryPeakBytes,
+      wallMs: this.#wallMs ?? awakeClock() - this.#beganMs,
+    };
+  }
+
+  /** What was used so far is nobody's: usage counts from now. */
+  async beginMetering(): Promise<void> {
+    this.#cpuMsBefore = (await this.#cgroup.usage()).cpuMs ?? 0;
+    this.#beganMs = awakeClock();
   }
 
   destroy(): Promise<void> {

@@ -1,12 +1,13 @@
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, readdir, readFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { openCgroups } from '../../src/cgroup/open.ts';
 import { defaultArtifacts } from '../../src/config.ts';
 import { readArtifacts } from '../../src/sandbox/microvm/artifacts.ts';
+import { SnapshotStore } from '../../src/sandbox/microvm/snapshot-store.ts';
 import { QemuDriver } from '../../src/sandbox/qemu/qemu-driver.ts';
 import type { DriverTarget } from '../driver.conformance.ts';
 import { workspace } from './workspace.ts';
@@ -20,8 +21,18 @@ export function qemuSkip(): string | false {
   return process.geteuid?.() === 0 ? false : 'sandboxes are made by root';
 }
 
+/** The snapshots that daemons of this host share: what an earlier test made serves the next. */
+export const hostSnapshots = () =>
+  new SnapshotStore({
+    directory: join(dirname(defaultArtifacts(process.env)), 'snapshots'),
+    budgetBytes: 2 ** 31,
+  });
+
 /** The QEMU driver on this host, with a code drive that plays steps. */
-export async function qemuTarget(daemonTag: string): Promise<DriverTarget & { driver: QemuDriver; runDir: string }> {
+export async function qemuTarget(
+  daemonTag: string,
+  snapshots: SnapshotStore | null = hostSnapshots(),
+): Promise<DriverTarget & { driver: QemuDriver; runDir: string }> {
   await using scope = new AsyncDisposableStack();
   const { path } = scope.use(await workspace());
   const artifacts = readArtifacts(defaultArtifacts(process.env));
@@ -31,7 +42,7 @@ export async function qemuTarget(daemonTag: string): Promise<DriverTarget & { dr
   const codePath = join(path, 'code.erofs');
   await promisify(execFile)('mkfs.erofs', ['--quiet', codePath, code]);
   const runDir = join(path, 'run');
-  const driver = scope.use(new QemuDriver({ artifacts, runDir, daemonTag }));
+  const driver = scope.use(new QemuDriver({ artifacts, runDir, daemonTag, snapshots }));
   const cgroups = await openCgroups();
   const owned = scope.move();
   return {

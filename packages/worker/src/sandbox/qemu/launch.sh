@@ -1,14 +1,15 @@
 #!/bin/sh
 # Starts one QEMU in its own jail: launch.sh STAGE QEMU [ARGUMENT...]
 #
-# It is started by the daemon as root with descriptor 3 being the agent's socket, and these in the environment:
+# It is started by the daemon as root, hands the descriptors from 3 on to QEMU, and has these in the environment:
 #   JAIL_DAEMON   the daemon's process id
 #   JAIL_ROOT     an empty directory
 #   JAIL_UID      the user and group id that QEMU gets
 #   JAIL_CGROUPS  files to write the process id to, one a line
 #   JAIL_BINDS    SOURCE:TARGET, one a line: files that QEMU sees, read-only
-#   JAIL_SCRATCH  SOURCE:TARGET: the one file that it may write, and
-#   JAIL_FSIZE    how long that may become, in bytes
+#   JAIL_SHARED   SOURCE:TARGET, one a line: files and directories in which it may write what its user may write, and
+#   JAIL_FSIZE    how long a file may become, in bytes
+#   JAIL_KVM      not empty: QEMU gets /dev/kvm
 #
 # Death of the daemon, however it dies, ends QEMU: the kernel kills `unshare` with the daemon, and the process 1 of the
 # PID namespace with `unshare`. A signal set for the parent's death is lost when the user id changes, so the
@@ -38,22 +39,21 @@ enter) ;;
 esac
 
 bind() { # SOURCE TARGET OPTIONS
+	if [ -d "$1" ]; then mkdir -p "$JAIL_ROOT$2"; else touch "$JAIL_ROOT$2"; fi
 	mount --bind -- "$1" "$JAIL_ROOT$2"
 	mount -o "remount,bind,nosuid,nodev,$3" -- "$JAIL_ROOT$2"
 }
 
 mount -t tmpfs -o size=1m,nosuid,mode=755 jail "$JAIL_ROOT"
-mkdir -p "$JAIL_ROOT/dev" "$JAIL_ROOT/etc" "$JAIL_ROOT/vm" "$JAIL_ROOT/usr" "$JAIL_ROOT/old" "$JAIL_ROOT/proc"
+mkdir -p "$JAIL_ROOT/dev" "$JAIL_ROOT/etc" "$JAIL_ROOT/vm/drives" "$JAIL_ROOT/old" "$JAIL_ROOT/proc"
 bind /usr /usr ro
 for name in bin sbin lib lib32 lib64 libx32; do
 	if [ -L "/$name" ]; then
 		ln -s "$(readlink "/$name")" "$JAIL_ROOT/$name"
 	elif [ -d "/$name" ]; then
-		mkdir "$JAIL_ROOT/$name"
 		bind "/$name" "/$name" ro
 	fi
 done
-touch "$JAIL_ROOT/etc/ld.so.cache"
 bind /etc/ld.so.cache /etc/ld.so.cache ro,noexec
 for name in null zero urandom; do
 	touch "$JAIL_ROOT/dev/$name"
@@ -61,12 +61,12 @@ for name in null zero urandom; do
 	mount -o remount,bind,nosuid,noexec "$JAIL_ROOT/dev/$name"
 done
 IFS=$newline
-for pair in $JAIL_BINDS; do
-	touch "$JAIL_ROOT${pair##*:}"
-	bind "${pair%:*}" "${pair##*:}" ro,noexec
-done
-touch "$JAIL_ROOT${JAIL_SCRATCH##*:}"
-bind "${JAIL_SCRATCH%:*}" "${JAIL_SCRATCH##*:}" rw,noexec
+for pair in $JAIL_BINDS; do bind "${pair%:*}" "${pair##*:}" ro,noexec; done
+for pair in $JAIL_SHARED; do bind "${pair%:*}" "${pair##*:}" rw,noexec; done
+if [ -n "$JAIL_KVM" ]; then
+	mknod -m 600 "$JAIL_ROOT/dev/kvm" c 10 232
+	chown "$JAIL_UID:$JAIL_UID" "$JAIL_ROOT/dev/kvm"
+fi
 
 uid=$JAIL_UID fsize=$JAIL_FSIZE
 cd "$JAIL_ROOT"

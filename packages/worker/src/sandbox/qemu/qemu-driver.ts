@@ -1,20 +1,30 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
-import { spawn } from 'node:child_process';
-import { mkdir, rm } from 'node:fs/promises';
+import { link, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
-import { fileURLToPath } from 'node:url';
+import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
-import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxHandle, SandboxSpec } from '../driver.ts';
+import type {
+  BlankSandbox,
+  BlankSandboxes,
+  DriverCapabilities,
+  Sandbox,
+  SandboxDriver,
+  SandboxHandle,
+  SandboxShape,
+  SandboxSpec,
+} from '../driver.ts';
 import type { Artifacts } from '../microvm/artifacts.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
-import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
-import { ProcessSandbox } from '../process-sandbox.ts';
+import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO } from '../microvm/shape.ts';
+import type { SnapshotStore } from '../microvm/snapshot-store.ts';
+import type { ProcessSandbox } from '../process-sandbox.ts';
 import { UidPool } from '../uid-pool.ts';
-import { AGENT_FD, JAIL_PATHS, qemuCommand, TRANSLATION_CACHE_MIB } from './command.ts';
+import { type Accelerator, type DriveName, driveOptions, drivePath, DRIVES, JAIL_PATHS } from './command.ts';
+import { type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
 import { probeQemuHost } from './probe.ts';
+import { QemuSnapshots } from './snapshots.ts';
 import { hostTscKhz } from './tsc.ts';
 
 export interface QemuDriverOptions {
@@ -23,38 +33,44 @@ export interface QemuDriverOptions {
   readonly runDir: string;
   /** Names this daemon on the host, the same in each of its lives. */
   readonly daemonTag: string;
+  /** Null: every sandbox boots cold. */
+  readonly snapshots: SnapshotStore | null;
+  readonly accelerator?: Accelerator;
+  readonly log?: Logger;
   readonly uids?: UidPool;
   readonly bootDeadlineMs?: number;
 }
 
-/** QEMU itself, with its cache of translated code. */
-export const VMM_OVERHEAD_MIB = 64 + TRANSLATION_CACHE_MIB;
-/** QEMU's own threads, beside one for each CPU. */
-const VMM_THREADS = 96;
-
-const LAUNCHER = fileURLToPath(new URL('launch.sh', import.meta.url));
+/** What is known once the driver is prepared. */
+interface Prepared {
+  readonly cgroups: CgroupHierarchy;
+  readonly launcher: QemuLauncher;
+  readonly snapshots: QemuSnapshots | null;
+}
 
 /**
- * Sandboxes that are QEMU machines of type `microvm` under software emulation: real microVMs, but emulation is no wall that its makers
- * answer for (isolation class `emulated`). Every QEMU has its own user id, namespaces, root, and control group (`launch.sh`).
+ * Sandboxes that are QEMU machines of type `microvm`. Under KVM their class is `microvm`. Under software emulation they are real microVMs
+ * too, but emulation is no wall that its makers answer for: class `emulated`. A start restores the snapshot of its shape, which
+ * the first start makes; without one it boots.
  */
-export class QemuDriver implements SandboxDriver {
+export class QemuDriver implements SandboxDriver, BlankSandboxes {
   readonly capabilities: DriverCapabilities;
   readonly #options: QemuDriverOptions;
+  readonly #accelerator: Accelerator;
   readonly #uids: UidPool;
   readonly #scratch: ScratchTemplates;
   readonly #alive = new Set<ProcessSandbox>();
-  #cgroups: CgroupHierarchy | null = null;
-  #tscKhz: number | null = null;
+  #prepared: Prepared | null = null;
 
   constructor(options: QemuDriverOptions) {
     this.#options = options;
+    this.#accelerator = options.accelerator ?? 'tcg';
     this.#uids = options.uids ?? new UidPool();
     this.#scratch = new ScratchTemplates(options.runDir);
     this.capabilities = {
       name: 'qemu',
-      isolation: 'emulated',
-      snapshot: false,
+      isolation: this.#accelerator === 'kvm' ? 'microvm' : 'emulated',
+      snapshot: options.snapshots !== null,
       recover: false,
       network: false,
       runsCode: true,
@@ -74,73 +90,102 @@ export class QemuDriver implements SandboxDriver {
       const { name, reason, remedy } = missing;
       throw new CocoreError('host_unfit', `${name}: ${reason}${remedy === null ? '' : ` (${remedy})`}`);
     }
-    this.#cgroups = await openCgroups();
-    await this.#reclaim(this.#cgroups);
-    await mkdir(this.#options.runDir, { recursive: true, mode: 0o700 });
+    const cgroups = await openCgroups();
+    await this.#reclaim(cgroups);
+    const { runDir, artifacts, daemonTag, snapshots: store, log } = this.#options;
+    await mkdir(runDir, { recursive: true, mode: 0o700 });
     await this.#scratch.prepare(SCRATCH_MIB);
-    this.#tscKhz = await hostTscKhz();
+    const accelerator = this.#accelerator;
+    const tscKhz = await hostTscKhz();
+    const launcher = new QemuLauncher({ artifacts, accelerator, runDir, daemonTag, uids: this.#uids, cgroups, tscKhz });
+    const { bootDeadlineMs } = this.capabilities;
+    const snapshots =
+      store === null ? null : await QemuSnapshots.open({ store, launcher, artifacts, bootDeadlineMs, log });
+    this.#prepared = { cgroups, launcher, snapshots };
   }
 
   async start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox> {
-    if (!/^\w{1,64}$/.test(spec.name)) throw new RangeError(`${JSON.stringify(spec.name)} cannot name a sandbox`);
-    const cgroups = this.#cgroups;
-    if (cgroups === null) throw new Error('the driver is not prepared');
-    signal.throwIfAborted();
-    await using scope = new AsyncDisposableStack();
-    const { uid } = scope.use(await this.#uids.take());
-    const directory = join(this.#options.runDir, spec.name);
-    const [root, scratch] = [join(directory, 'root'), join(directory, 'scratch')];
-    scope.defer(() => rm(directory, { recursive: true, force: true }));
-    await mkdir(root, { recursive: true });
-    await this.#scratch.write(scratch, spec.scratchMiB, uid);
-    const cgroup = await cgroups.create(`${this.#options.daemonTag}.${spec.name}`);
-    scope.defer(() => cgroup.remove());
-    const memoryMiB = machineMemoryMiB(spec.memoryMiB);
-    await cgroup.limit({
-      memoryBytes: (memoryMiB + VMM_OVERHEAD_MIB) * 2 ** 20,
-      pids: VMM_THREADS + spec.cpus,
-      cpus: spec.cpus,
-    });
-    signal.throwIfAborted();
-    const { kernel, initrd, qemu } = this.#options.artifacts;
-    const binds: [string, string][] = [
-      [kernel, JAIL_PATHS.kernel],
-      [initrd, JAIL_PATHS.initrd],
-      [spec.imagePath, JAIL_PATHS.rootfs],
-      [spec.codePath, JAIL_PATHS.code],
-    ];
-    const command = qemuCommand({ qemu, memoryMiB, cpus: spec.cpus, tscKhz: this.#tscKhz });
-    const child = spawn(LAUNCHER, ['join', ...command], {
-      cwd: '/',
-      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-      env: {
-        PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
-        JAIL_DAEMON: String(process.pid),
-        JAIL_ROOT: root,
-        JAIL_UID: String(uid),
-        JAIL_CGROUPS: cgroup.procsFiles.join('\n'),
-        JAIL_BINDS: binds.map((pair) => pair.join(':')).join('\n'),
-        JAIL_SCRATCH: `${scratch}:${JAIL_PATHS.scratch}`,
-        JAIL_FSIZE: String(spec.scratchMiB * 2 ** 20),
-      },
-    });
-    const handle: SandboxHandle = { version: 1, driver: 'qemu', name: spec.name };
-    const agent = child.stdio[AGENT_FD] as Duplex;
-    const sandbox = new ProcessSandbox({ handle, child, agent, cgroup, owned: scope.move() });
-    this.#alive.add(sandbox);
-    void sandbox.exited.then(() => this.#alive.delete(sandbox));
+    const furnish = async (directory: string, uid: number) => {
+      const scratch = join(directory, 'scratch');
+      await this.#scratch.write(scratch, spec.scratchMiB, uid);
+      const binds: [string, string][] = [
+        [spec.imagePath, drivePath('rootfs')],
+        [spec.codePath, drivePath('code')],
+      ];
+      return { binds, shared: [[scratch, drivePath('scratch')] as [string, string]] };
+    };
+    const { sandbox } = await this.#launch(spec.name, spec, 'files', furnish, signal);
     return sandbox;
   }
 
+  async startBlank(name: string, shape: SandboxShape, signal: AbortSignal): Promise<BlankSandbox> {
+    const drivesOf = (directory: string) => join(directory, 'drives');
+    const furnish = async (directory: string) => {
+      await mkdir(drivesOf(directory));
+      return { binds: [], shared: [[drivesOf(directory), JAIL_PATHS.drives] as [string, string]] };
+    };
+    const machine = await this.#launch(name, shape, 'placeholders', furnish, signal);
+    const { sandbox } = machine;
+    let filled = false;
+    return {
+      exited: sandbox.exited,
+      fill: async (spec) => {
+        filled = true;
+        try {
+          await this.#fill(machine, drivesOf(machine.directory), spec);
+          return sandbox;
+        } catch (error) {
+          await sandbox.destroy();
+          throw error;
+        }
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (!filled) await sandbox.destroy();
+      },
+    };
+  }
+
+  /** The files appear in the directory that the jail shows, and QEMU puts them below the devices in the placeholders' place. */
+  async #fill({ sandbox, qmp, uid }: Machine, drives: string, spec: SandboxSpec): Promise<void> {
+    const metering = sandbox.beginMetering();
+    await Promise.all([
+      link(spec.imagePath, join(drives, 'rootfs')),
+      link(spec.codePath, join(drives, 'code')),
+      this.#scratch.write(join(drives, 'scratch'), spec.scratchMiB, uid),
+    ]);
+    await Promise.all(DRIVES.map((name) => exchange(qmp, name)));
+    await metering;
+  }
+
+  async #launch(
+    name: string,
+    shape: SandboxShape,
+    drives: 'files' | 'placeholders',
+    furnish: (directory: string, uid: number) => Promise<{ binds: [string, string][]; shared: [string, string][] }>,
+    signal: AbortSignal,
+  ): Promise<Machine> {
+    if (this.#prepared === null) throw new Error('the driver is not prepared');
+    const { launcher, snapshots } = this.#prepared;
+    signal.throwIfAborted();
+    await using snapshot = (await snapshots?.open(shape)) ?? null;
+    const machine = await launcher.launch({ name, shape, drives, snapshotFd: snapshot?.fd ?? null, furnish }, signal);
+    const { sandbox } = machine;
+    this.#alive.add(sandbox);
+    void sandbox.exited.then(() => this.#alive.delete(sandbox));
+    if (snapshot !== null) snapshots?.judge(shape, machine);
+    return machine;
+  }
+
   async recover(handle: SandboxHandle): Promise<Sandbox | null> {
-    await this.#cgroups?.open(`${this.#options.daemonTag}.${handle.name}`).remove();
+    await this.#prepared?.cgroups.open(`${this.#options.daemonTag}.${handle.name}`).remove();
     return null;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#prepared?.snapshots?.[Symbol.asyncDispose]();
     await Promise.all([...this.#alive].map((sandbox) => sandbox.destroy()));
     await rm(this.#options.runDir, { recursive: true, force: true });
-    await this.#cgroups?.tidy();
+    await this.#prepared?.cgroups.tidy();
   }
 
   /** Kills and removes what a dead life of this daemon left: its machines die with it, but groups and files stay. */
@@ -149,4 +194,17 @@ export class QemuDriver implements SandboxDriver {
     for (const name of ours) await cgroups.open(name).remove();
     await rm(this.#options.runDir, { recursive: true, force: true });
   }
+}
+
+async function exchange(qmp: Machine['qmp'], name: DriveName): Promise<void> {
+  const node = `${name}-given`;
+  const options = driveOptions(name);
+  await qmp.execute('blockdev-add', {
+    driver: 'file',
+    'node-name': node,
+    filename: drivePath(name),
+    locking: 'off',
+    ...options,
+  });
+  await qmp.execute('blockdev-reopen', { options: [{ driver: 'raw', 'node-name': name, file: node, ...options }] });
 }

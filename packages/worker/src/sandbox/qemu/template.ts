@@ -1,0 +1,83 @@
+import { once } from 'node:events';
+import { createServer, type Socket } from 'node:net';
+import { chmod, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { deadline } from '../../host/clock.ts';
+import type { SandboxShape } from '../driver.ts';
+import { AGENT_PORT_ID, JAIL_PATHS } from './command.ts';
+import type { QemuLauncher } from './launcher.ts';
+
+/** As fast as the disk takes it: QEMU's default is made for a network in use. */
+const BYTES_PER_SECOND = 100 * 2 ** 30;
+/** The machine's last state, after its memory: the machine stands still for this long at most. */
+const DOWNTIME_MS = 10_000;
+
+/**
+ * Boots a machine of the shape with placeholders for drives, until its agent has opened its port, and writes it down. Nothing was said to
+ * the agent, and nothing of a function was ever in the machine.
+ *
+ * The machine is not stopped before: a clone would wait to be resumed. Its memory goes through a socket, because QEMU, forbidden to
+ * start programs, takes no descriptor of a file to write to from its command line.
+ *
+ * @throws Error when the machine is not ready or not written within `deadlineMs`; `path` may be half-written then
+ */
+export async function makeTemplate(
+  launcher: QemuLauncher,
+  name: string,
+  shape: SandboxShape,
+  path: string,
+  deadlineMs: number,
+): Promise<void> {
+  await using scope = new AsyncDisposableStack();
+  const late = Promise.withResolvers<never>();
+  late.promise.catch(() => undefined);
+  scope.use(deadline(deadlineMs, () => late.reject(new Error(`no snapshot within ${deadlineMs} ms`))));
+  const inTime = <T>(work: Promise<T>): Promise<T> => Promise.race([work, late.promise]);
+
+  await using file = await open(path, 'w', 0o400);
+  const server = createServer({ allowHalfOpen: false });
+  scope.defer(() => void server.close());
+  const written = once(server, 'connection').then(async ([socket]: Socket[]) => {
+    scope.defer(() => void socket!.destroy());
+    for await (const bytes of socket!) await file.appendFile(bytes as Buffer);
+  });
+  written.catch(() => undefined);
+  const { sandbox, qmp } = scope.use(
+    await launchBlank(launcher, name, shape, async (directory) => {
+      // A socket's address is short; the directory's path may be long.
+      await using handle = await open(directory);
+      await new Promise<void>((resolve) => server.listen(`/proc/self/fd/${handle.fd}/snapshot`, resolve));
+      const socket = join(directory, 'snapshot');
+      await chmod(socket, 0o666);
+      return [socket, JAIL_PATHS.snapshot];
+    }),
+  );
+  const gone = sandbox.exited.then(({ code, signal }) => {
+    throw new Error(`the machine ended (${code ?? signal}) before its snapshot was written: ${sandbox.console()}`);
+  });
+  gone.catch(() => undefined);
+  const opened = qmp.event(
+    (event, data) => event === 'VSERPORT_CHANGE' && data['id'] === AGENT_PORT_ID && data['open'] === true,
+  );
+  await inTime(Promise.race([opened, gone]));
+  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': BYTES_PER_SECOND, 'downtime-limit': DOWNTIME_MS });
+  await qmp.execute('migrate', { uri: `unix:${JAIL_PATHS.snapshot}` });
+  await inTime(Promise.race([written, gone]));
+  const { status } = (await inTime(qmp.execute('query-migrate'))) as { status?: string };
+  if (status !== 'completed') throw new Error(`QEMU’s snapshot is ${status}`);
+  await file.sync();
+}
+
+async function launchBlank(
+  launcher: QemuLauncher,
+  name: string,
+  shape: SandboxShape,
+  socket: (directory: string) => Promise<[string, string]>,
+) {
+  const furnish = async (directory: string) => ({ binds: [], shared: [await socket(directory)] });
+  const machine = await launcher.launch(
+    { name, shape, drives: 'placeholders', snapshotFd: null, furnish },
+    new AbortController().signal,
+  );
+  return { ...machine, [Symbol.asyncDispose]: () => machine.sandbox.destroy() };
+}
