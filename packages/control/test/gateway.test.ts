@@ -300,6 +300,25 @@ describe('an attempt over the gateway', () => {
     assert.equal((await server.execution(id, '5s')).state, 'success');
   });
 
+  test('a worker that refuses because it stops, and then ends what it had, it is given nothing more', async () => {
+    await using server = await TestServer.start();
+    await using leaving = await ScriptedWorker.connect(server);
+    await server.deploy('leave');
+    await server.run('leave');
+    const last = await leaving.startNext();
+    const { id } = await server.run('leave', {});
+    const refused = await leaving.next('AttemptAssign');
+    leaving.send({ type: 'AttemptRefused', attemptId: refused.attemptId, cause: 'stopping' });
+    leaving.end(last);
+    await leaving.next('AttemptEndedAck');
+    await using other = await ScriptedWorker.connect(server);
+    assert.equal((await other.next('AttemptAssign')).executionId, id);
+    assert.deepEqual(
+      leaving.received.filter(({ type }) => type === 'AttemptAssign'),
+      [],
+    );
+  });
+
   test('a flood of output from one worker, another’s heartbeats are answered at once', async () => {
     await using server = await TestServer.start();
     await using flooder = await ScriptedWorker.connect(server);

@@ -106,6 +106,20 @@ test('a closed worker, it gets nothing until it is opened or gives room back', (
   assert.deepEqual(placements(made), ['b>w', 'c>w']);
 });
 
+test('a stopping worker, it gets nothing more, also when it gives room back, until it comes back', () => {
+  const made = scheduler({ w: { memoryMiB: 1024, cpus: 8 } });
+  queue(made, item('a'));
+  placements(made);
+  made.apply({ type: 'worker_stopping', workerId: 'w' });
+  queue(made, item('b'));
+  made.apply({ type: 'released', attemptId: 'a' });
+  assert.deepEqual(placements(made), []);
+  made.apply({ type: 'worker_offline', workerId: 'w' });
+  const room = { memoryMiB: 1024, cpus: 8, sandboxOverheadMiB: 0 };
+  made.apply({ type: 'worker_online', workerId: 'w', attempts: [], ...room });
+  assert.deepEqual(placements(made), ['b>w']);
+});
+
 test('attempts that no online worker could run, they are named; none while no worker is online', () => {
   const made = scheduler({});
   queue(made, item('huge', { memoryMiB: 16_384 }), item('a'));

@@ -111,7 +111,8 @@ export function storeConformance(
     const running = async (sessionId = 's1', publicKey = 'k1') => {
       const attempt = await create();
       const { workerId } = await join(publicKey, sessionId);
-      assert.ok(await store.assign(attempt, { workerId, sessionId }));
+      const task = await store.assign(attempt, { workerId, sessionId });
+      assert.ok(task !== null && task !== 'stale');
       assert.equal((await store.recordAccepted(attempt, sessionId, SANDBOX)).reported, 'recorded');
       return { attempt, workerId };
     };
@@ -214,7 +215,7 @@ export function storeConformance(
         const attempt = await create();
         const { workerId } = await join('k1', 's1');
         await join('k1', 's2');
-        assert.equal(await store.assign(attempt, { workerId, sessionId: 's1' }), null);
+        assert.equal(await store.assign(attempt, { workerId, sessionId: 's1' }), 'stale');
         assert.equal((await read(attempt)).attempts[0]?.state, 'queued');
       });
 
@@ -285,7 +286,8 @@ export function storeConformance(
         await store.assign(attempt, { workerId, sessionId: 's1' });
         assert.equal(await store.recordRefused(attempt, 's1'), 'recorded');
         assert.equal((await store.recordAccepted(attempt, 's1', SANDBOX)).reported, 'stale');
-        assert.ok(await store.assign(attempt, { workerId, sessionId: 's1' }));
+        const again = await store.assign(attempt, { workerId, sessionId: 's1' });
+        assert.ok(again !== null && again !== 'stale');
       });
 
       const ENDS: [Outcome, string, string | null][] = [

@@ -115,8 +115,11 @@ export class Dispatcher {
   refused(attempt: LiveAttempt, cause: 'no_capacity' | 'stopping'): void {
     const { link, workerId } = attempt;
     this.requeue(attempt);
+    if (cause === 'stopping') {
+      this.scheduler.apply({ type: 'worker_stopping', workerId });
+      return;
+    }
     this.scheduler.apply({ type: 'worker_closed', workerId });
-    if (cause === 'stopping') return;
     setTimeout(() => {
       if (this.#links.get(workerId) !== link) return;
       this.scheduler.apply({ type: 'worker_opened', workerId });
@@ -190,13 +193,12 @@ export class Dispatcher {
       this.scheduler.apply({ type: 'released', attemptId });
       return;
     }
-    const task = await this.#parts.store.assign(queued, link);
-    if (task === null) {
+    const task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId });
+    if (task === null || task === 'stale') {
       this.scheduler.apply({ type: 'released', attemptId });
-      // Another session of the worker came between: the attempt still waits.
-      const waits = this.#links.get(workerId) !== link && this.#queued.has(attemptId);
-      if (waits) this.scheduler.apply({ type: 'queued', ...queued });
-      else this.#queued.delete(attemptId);
+      // Another session of the worker came between, of which this server may not have heard yet: the attempt still waits.
+      if (task === null) this.#queued.delete(attemptId);
+      else if (this.#queued.has(attemptId)) this.scheduler.apply({ type: 'queued', ...queued });
       this.pump();
       return;
     }

@@ -19,7 +19,7 @@ export class Scheduler {
   apply(event: SchedulerEvent): void {
     switch (event.type) {
       case 'worker_online':
-        this.#workers.set(event.workerId, { ...event, usedMemoryMiB: 0, usedCpus: 0, open: true });
+        this.#workers.set(event.workerId, { ...event, usedMemoryMiB: 0, usedCpus: 0, open: true, stopping: false });
         for (const attempt of event.attempts) this.#reserve(attempt, event.workerId);
         return;
       case 'worker_offline':
@@ -34,6 +34,11 @@ export class Scheduler {
       case 'worker_opened':
         this.#open(event.workerId, true);
         return;
+      case 'worker_stopping': {
+        const worker = this.#workers.get(event.workerId);
+        if (worker !== undefined) worker.stopping = true;
+        return;
+      }
       case 'queued':
         this.#enqueue(event);
         return;
@@ -152,7 +157,7 @@ export class Scheduler {
     let best: WorkerRoom | null = null;
     let bestLeft = Infinity;
     for (const worker of this.#workers.values()) {
-      if (!worker.open || worker.usedCpus + item.cpus > worker.cpus) continue;
+      if (!worker.open || worker.stopping || worker.usedCpus + item.cpus > worker.cpus) continue;
       const left = worker.memoryMiB - worker.usedMemoryMiB - worker.sandboxOverheadMiB - item.memoryMiB;
       if (left < 0) continue;
       const isTighter = left < bestLeft || (left === bestLeft && cpusLeft(worker) < cpusLeft(best!));
@@ -205,6 +210,8 @@ export type SchedulerEvent =
   /** It refused: nothing is placed on it until it is opened, or gives room back. */
   | { type: 'worker_closed'; workerId: string }
   | { type: 'worker_opened'; workerId: string }
+  /** Nothing more is placed on it until it has been offline. */
+  | { type: 'worker_stopping'; workerId: string }
   | ({ type: 'queued' } & SchedulerItem)
   /** It does not wait any more (cancelled, expired). */
   | { type: 'dequeued'; attemptId: string }
@@ -223,6 +230,7 @@ interface WorkerRoom extends SchedulerShape {
   usedCpus: number;
   /** Takes placements. */
   open: boolean;
+  stopping: boolean;
 }
 
 interface QueuedItem extends SchedulerItem {

@@ -240,8 +240,8 @@ export interface OutputGrowth {
 export interface AttemptStore {
   /** Queued attempts and those with a worker, oldest first. */
   loadLive(): Promise<LiveAttemptRow[]>;
-  /** Null when the attempt is not queued any more, or the session not the worker's. */
-  assign(attempt: AttemptKey, worker: { workerId: string; sessionId: string }): Promise<AssignedTask | null>;
+  /** Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, and the attempt may still be queued. */
+  assign(attempt: AttemptKey, worker: { workerId: string; sessionId: string }): Promise<AssignedTask | 'stale' | null>;
   recordAccepted(
     attempt: AttemptKey,
     sessionId: string,

@@ -27,14 +27,14 @@ export function assign(
   context: Context,
   attempt: AttemptKey,
   worker: { workerId: string; sessionId: string },
-): AssignedTask | null {
+): AssignedTask | 'stale' | null {
   const { db } = context;
   const owner = db.get<{ owner_id: string; trust_class: string }>(
     'SELECT owner_id, trust_class FROM workers WHERE worker_id = ? AND session_id = ?',
     worker.workerId,
     worker.sessionId,
   );
-  if (owner === undefined) return null;
+  if (owner === undefined) return 'stale';
   const row = db.get<TaskRow>(
     `SELECT e.execution_id, f.name AS function_name, v.runtime, v.file_name, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.memory_mib, e.cpus,
