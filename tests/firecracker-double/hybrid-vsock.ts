@@ -1,0 +1,73 @@
+import { createServer, type Server, type Socket } from 'node:net';
+import type { QemuMachine } from './qemu-machine.ts';
+
+/** The longest that Firecracker reads: `CONNECT 4294967295\n` fits. */
+const MAX_REQUEST_BYTES = 32;
+const AGENT_PORT = 1024;
+
+/**
+ * The Unix socket of the vsock device, as documented: `CONNECT <port>\n` is answered by `OK <host's port>\n` when somebody listens in the
+ * guest, else by the end of the connection. The guest's port 1024 is the port of the emulated serial device; nobody listens on any other.
+ */
+export class HybridVsock {
+  readonly #server: Server;
+  #machine: QemuMachine | null = null;
+  #connected: Socket | null = null;
+  /** Firecracker counts the host's ports from 2^30 on. */
+  #nextPort = 2 ** 30;
+
+  private constructor() {
+    this.#server = createServer({ allowHalfOpen: false }, (socket) => this.#accept(socket));
+  }
+
+  static async listen(path: string): Promise<HybridVsock> {
+    const vsock = new HybridVsock();
+    await new Promise<void>((resolve, reject) => {
+      vsock.#server.once('error', reject).listen(path, () => resolve());
+    });
+    return vsock;
+  }
+
+  attach(machine: QemuMachine): void {
+    this.#machine = machine;
+    // Without a connection, what the guest says is heard by nobody.
+    machine.agent.on('data', (bytes: Buffer) => {
+      if (this.#connected?.write(bytes) === false) machine.agent.pause();
+    });
+    machine.agent.on('drain', () => this.#connected?.resume());
+  }
+
+  #accept(socket: Socket): void {
+    socket.on('error', () => undefined);
+    let request = Buffer.alloc(0);
+    const onData = (bytes: Buffer) => {
+      request = Buffer.concat([request, bytes]);
+      const end = request.indexOf('\n');
+      if (end === -1 && request.length < MAX_REQUEST_BYTES) return;
+      socket.off('data', onData);
+      const port = /^connect (\d+)$/i.exec(request.subarray(0, Math.max(0, end)).toString('latin1'))?.[1];
+      if (end >= MAX_REQUEST_BYTES || Number(port) !== AGENT_PORT || this.#machine?.isListening !== true) {
+        socket.destroy();
+        return;
+      }
+      this.#bridge(socket, this.#machine, request.subarray(end + 1));
+    };
+    socket.on('data', onData);
+  }
+
+  #bridge(socket: Socket, machine: QemuMachine, first: Buffer): void {
+    this.#connected?.destroy();
+    this.#connected = socket;
+    socket.write(`OK ${this.#nextPort}\n`);
+    this.#nextPort += 1;
+    if (first.length > 0) machine.agent.write(first);
+    socket.on('data', (bytes: Buffer) => {
+      if (!machine.agent.write(bytes)) socket.pause();
+    });
+    socket.on('drain', () => machine.agent.resume());
+    socket.once('close', () => {
+      if (this.#connected === socket) this.#connected = null;
+      machine.agent.resume();
+    });
+  }
+}

@@ -1,0 +1,80 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Duplex } from 'node:stream';
+import type { Settings } from './place.ts';
+import { Qmp } from './qmp.ts';
+
+/** What was configured over the API, as far as the machine is made of it. */
+export interface MachineConfig {
+  readonly memoryMiB: number;
+  readonly cpus: number;
+  readonly kernel: string;
+  readonly initrd: string | null;
+  readonly bootArgs: string;
+  /** In the order of `/dev/vda`, `/dev/vdb` and so on. */
+  readonly drives: readonly { readonly id: string; readonly path: string; readonly readOnly: boolean }[];
+  readonly entropy: boolean;
+}
+
+const AGENT_FD = 3;
+const QMP_FD = 4;
+
+/** What Firecracker's hardware is told, changed to what emulated hardware needs to be told. */
+export function adaptedBootArgs(bootArgs: string, tscKhz: number | null): string {
+  const words = bootArgs
+    .split(' ')
+    // There is no keyboard controller to reset by, and none to probe; the agent's port is not a vsock.
+    .filter((word) => word !== '' && !word.startsWith('i8042.') && !word.startsWith('cocore.vsock'))
+    .map((word) => (word === 'reboot=k' ? 'reboot=t' : word));
+  return [...words, ...(tscKhz === null ? [] : ['tsc=reliable', `tsc_early_khz=${tscKhz}`])].join(' ');
+}
+
+export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incoming: boolean): string[] {
+  // No drive has a serial number of ours: the guest has only their order to go by.
+  const drives = config.drives.flatMap(({ id, path, readOnly }) => [
+    '-drive',
+    `if=none,id=${id},file=${path},format=raw,file.locking=off,${readOnly ? 'readonly=on' : 'cache=unsafe'}`,
+    ...['-device', `virtio-blk-device,drive=${id}`],
+  ]);
+  return [
+    ['-M', 'microvm', '-accel', 'tcg,tb-size=64', '-cpu', 'max'],
+    ['-m', String(config.memoryMiB), '-smp', String(config.cpus)],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
+    ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
+    ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
+    ['-kernel', config.kernel, ...(config.initrd === null ? [] : ['-initrd', config.initrd])],
+    ['-append', adaptedBootArgs(config.bootArgs, tscKhz)],
+    drives,
+    config.entropy
+      ? ['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-device,rng=rng']
+      : [],
+    ['-device', 'virtio-serial-device', '-chardev', `socket,id=agent,fd=${AGENT_FD}`],
+    ['-device', 'virtserialport,chardev=agent,name=cocore.agent,id=agent'],
+    ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
+    incoming ? ['-incoming', 'defer'] : [],
+  ].flat();
+}
+
+/** The machine in QEMU, and the one stream to its agent. */
+export class QemuMachine {
+  readonly agent: Duplex;
+  readonly qmp: Qmp;
+  readonly exited: Promise<number>;
+  /** Whether somebody in the guest has the port open: whether "the port is listened on". */
+  isListening = false;
+  readonly #child: ChildProcess;
+
+  constructor(config: MachineConfig, settings: Settings, incoming = false) {
+    this.#child = spawn(settings.qemu, qemuArguments(config, settings, incoming), {
+      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
+    });
+    this.agent = this.#child.stdio[AGENT_FD] as Duplex;
+    this.agent.on('error', () => undefined);
+    this.qmp = new Qmp(this.#child.stdio[QMP_FD] as Duplex, (event, data) => {
+      if (event === 'VSERPORT_CHANGE' && data['id'] === 'agent') this.isListening = data['open'] === true;
+    });
+    this.exited = new Promise((resolve) => {
+      this.#child.once('error', () => resolve(1));
+      this.#child.once('exit', (code) => resolve(code ?? 1));
+    });
+  }
+}

@@ -1,0 +1,43 @@
+import { createInterface } from 'node:readline';
+import type { Duplex } from 'node:stream';
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** QEMU's monitor: one command at a time, and its events. */
+export class Qmp {
+  readonly #stream: Duplex;
+  readonly #ready: Promise<void>;
+  #waiting: PromiseWithResolvers<Json>[] = [];
+
+  constructor(stream: Duplex, onEvent: (name: string, data: Json) => void) {
+    this.#stream = stream;
+    stream.on('error', () => undefined);
+    const greeted = Promise.withResolvers<void>();
+    createInterface({ input: stream })
+      .on('line', (line) => {
+        const message = JSON.parse(line) as Json;
+        if ('QMP' in message) greeted.resolve();
+        else if (typeof message['event'] === 'string') onEvent(message['event'], (message['data'] ?? {}) as Json);
+        else if ('error' in message) this.#waiting.shift()?.reject(new Error(JSON.stringify(message['error'])));
+        else this.#waiting.shift()?.resolve(message['return'] as Json);
+      })
+      .on('close', () => {
+        for (const one of this.#waiting) one.reject(new Error('QEMU’s monitor is closed'));
+        this.#waiting = [];
+      });
+    this.#ready = greeted.promise.then(async () => void (await this.#send('qmp_capabilities')));
+    this.#ready.catch(() => undefined);
+  }
+
+  async execute(command: string, parameters: Json = {}): Promise<Json> {
+    await this.#ready;
+    return this.#send(command, parameters);
+  }
+
+  #send(command: string, parameters: Json = {}): Promise<Json> {
+    const answer = Promise.withResolvers<Json>();
+    this.#waiting.push(answer);
+    this.#stream.write(`${JSON.stringify({ execute: command, arguments: parameters })}\n`);
+    return answer.promise;
+  }
+}
