@@ -199,6 +199,12 @@ const BAD: BadCase[] = [
     code: 'function_not_found',
   },
   { what: 'a list that is too long', call: ['GET', '/v1/executions?limit=201'], code: 'invalid_request' },
+  { what: 'a length that is not in digits', call: ['GET', '/v1/executions?limit=0x10'], code: 'invalid_request' },
+  {
+    what: 'an empty offset',
+    call: ['GET', `/v1/executions/${UNKNOWN_ID}/output/stdout?offset=`],
+    code: 'invalid_request',
+  },
   { what: 'a cursor that is none', call: ['GET', '/v1/executions?cursor=x'], code: 'invalid_request' },
   {
     what: 'a join token for too long',

@@ -244,7 +244,12 @@ const Wait = z
 /** `GET /v1/executions/{id}?wait=30s` and `POST …/executions?wait=30s`: milliseconds after parsing. */
 export const WaitQuery = z.strictObject({ wait: Wait.optional() });
 
-const PageLimit = z.coerce.number().int().min(1).max(200);
+/** A number in a query: digits, and neither `0x10` nor nothing. */
+const Digits = z
+  .string()
+  .regex(/^\d{1,15}$/, 'must be a whole number')
+  .transform(Number);
+const PageLimit = Digits.pipe(z.int().min(1).max(200));
 
 export const ExecutionListQuery = z.strictObject({
   state: ExecutionState.optional(),
@@ -259,7 +264,7 @@ export const ExecutionList = z.object({ executions: z.array(ExecutionRecord), ne
 export type ExecutionList = z.infer<typeof ExecutionList>;
 
 /** `GET /v1/executions/{id}/output/{stream}`: raw bytes from an offset. */
-export const OutputQuery = z.strictObject({ offset: z.coerce.number().int().min(0).default(0) });
+export const OutputQuery = z.strictObject({ offset: Digits.default(0) });
 
 export const FunctionList = z.object({ functions: z.array(FunctionRecord) });
 export type FunctionList = z.infer<typeof FunctionList>;
