@@ -168,3 +168,16 @@ test('bytes beyond the inline part, they are on disk before their length is comm
   assert.deepEqual(seen, [0, 0, 0, 0]);
   await store.close();
 });
+
+test('a session that is replaced while its output waits for the commit, the new one goes on from what is committed', async () => {
+  using directory = temporaryDirectory();
+  const { store, attempt, output } = await accepted(directory);
+  const all = pattern(INLINE_OUTPUT_BYTES * 2);
+  await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+  const stale = await writer.append([frame(0, pattern(50_000))], 'replaced');
+  const { reported } = await writer.append([frame(0, all)], 's');
+  assert.deepEqual([await stale.reported, await reported], ['stale', 'recorded']);
+  assert.equal(await writer.digest('stdout'), digest(all));
+  assert.ok(all.equals(await output.readAll(attempt, 'stdout', 0, all.length)));
+  await store.close();
+});

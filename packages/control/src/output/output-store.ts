@@ -92,6 +92,7 @@ export class OutputWriter implements AsyncDisposable {
   readonly #limitBytes: number;
   readonly #streams: Record<StreamName, StreamState>;
   #lastCommit: Promise<unknown> = Promise.resolve();
+  #lastSession = '';
 
   constructor(
     store: Store,
@@ -118,6 +119,11 @@ export class OutputWriter implements AsyncDisposable {
    * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
    */
   async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
+    if (sessionId !== this.#lastSession) {
+      // What an earlier session sent and was not committed does not count: the new one begins at what is.
+      await this.#lastCommit;
+      this.#lastSession = sessionId;
+    }
     const fresh: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [] };
     const starts = { stdout: this.#streams.stdout.asked, stderr: this.#streams.stderr.asked };
     const ends = { ...starts };
