@@ -1,6 +1,7 @@
 import {
   BlobRecord,
   CancelAnswer,
+  CocoreError,
   ExecutionAnswer,
   type ExecutionCreateInput,
   ExecutionList,
@@ -36,7 +37,11 @@ interface Waiting {
 const waitQuery = (options: Waiting): Query => ({
   wait: options.waitMs === undefined ? undefined : `${options.waitMs}ms`,
 });
-const part = encodeURIComponent;
+/** One part of a path. A name of dots would lead to another path, an empty one to none. */
+const part = (name: string): string => {
+  if (!/^\.{0,2}$/.test(name)) return encodeURIComponent(name);
+  throw new CocoreError('invalid_request', `"${name}" is neither a name nor an id`);
+};
 
 /** Every method throws `CocoreError`. Functions are named by their name or id. */
 export class CocoreClient {

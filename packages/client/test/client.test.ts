@@ -135,3 +135,16 @@ test('nobody listens, the error names the address', async () => {
       error instanceof CocoreError && error.code === 'server_unreachable' && /127\.0\.0\.1:1/.test(error.message),
   );
 });
+
+test('a name of dots, or none, it is refused before it could lead to another path', async () => {
+  const paths: (string | undefined)[] = [];
+  await using server = await serve((request, response) => {
+    paths.push(request.url);
+    response.writeHead(500).end();
+  });
+  for (const name of ['', '.', '..']) {
+    await assert.rejects(server.client.executions.get(name), { code: 'invalid_request' });
+    await assert.rejects(server.client.keys.revoke(name), { code: 'invalid_request' });
+  }
+  assert.deepEqual(paths, []);
+});
