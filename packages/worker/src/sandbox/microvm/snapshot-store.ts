@@ -12,6 +12,8 @@ export interface SnapshotStoreOptions {
   readonly directory: string;
   /** Of all snapshots together; the least recently used go first. The one that was made last always stays. */
   readonly budgetBytes: number;
+  /** Milliseconds since the epoch; the order of use is kept in the files' times. */
+  readonly now?: () => number;
 }
 
 const MAKING = '.making-';
@@ -59,13 +61,17 @@ export class SnapshotStore {
     const path = join(this.#options.directory, name);
     try {
       const file = await open(path);
-      // For the order of eviction.
-      await utimes(path, new Date(), new Date()).catch(() => undefined);
+      await this.#touch(path);
       return file;
     } catch (error) {
       if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
       throw error;
     }
+  }
+
+  async #touch(path: string): Promise<void> {
+    const seconds = (this.#options.now ?? Date.now)() / 1000;
+    await utimes(path, seconds, seconds).catch(() => undefined);
   }
 
   async #make(name: string, make: (path: string) => Promise<void>): Promise<void> {
@@ -84,6 +90,7 @@ export class SnapshotStore {
     try {
       await rm(unfinished, { force: true });
       await make(unfinished);
+      await this.#touch(unfinished);
       await rename(unfinished, path);
     } catch (error) {
       await rm(unfinished, { force: true });

@@ -12,6 +12,7 @@ import type { UidPool } from '../uid-pool.ts';
 import {
   type Accelerator,
   AGENT_FD,
+  AGENT_PORT_ID,
   JAIL_PATHS,
   QMP_FD,
   qemuCommand,
@@ -50,7 +51,13 @@ export interface Launch {
    * Puts into the sandbox's own directory what the machine needs there. `binds` are read-only in the jail; what is `shared` may be
    * written by the sandbox's user where the file's own mode allows it.
    */
-  furnish(directory: string, uid: number): Promise<{ binds: [string, string][]; shared: [string, string][] }>;
+  readonly furnish: (directory: string, uid: number) => Promise<Furniture>;
+}
+
+/** Pairs of a file's path outside and inside the jail. */
+export interface Furniture {
+  readonly binds: readonly (readonly [string, string])[];
+  readonly shared: readonly (readonly [string, string])[];
 }
 
 export interface Machine {
@@ -58,6 +65,8 @@ export interface Machine {
   /** The sandbox's stream, as what it is. */
   readonly agent: Socket;
   readonly qmp: Qmp;
+  /** Resolves when a restored machine runs, or when the agent of one that boots has opened its port. Rejects when QEMU ends before. */
+  readonly ready: Promise<void>;
   readonly uid: number;
   /** The sandbox's own, gone with it. */
   readonly directory: string;
@@ -98,12 +107,12 @@ export class QemuLauncher {
       cpus: shape.cpus,
     });
     signal.throwIfAborted();
-    const files: [string, string][] = [
+    const files: Furniture['binds'] = [
       [artifacts.kernel, JAIL_PATHS.kernel],
       [artifacts.initrd, JAIL_PATHS.initrd],
       ...binds,
     ];
-    const lines = (pairs: readonly [string, string][]) => pairs.map((pair) => pair.join(':')).join('\n');
+    const lines = (pairs: Furniture['binds']) => pairs.map((pair) => pair.join(':')).join('\n');
     const child = spawn(LAUNCHER, ['join', ...this.command(shape, drives, snapshotFd !== null)], {
       cwd: '/',
       stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', ...(snapshotFd === null ? [] : [snapshotFd])],
@@ -121,8 +130,13 @@ export class QemuLauncher {
     });
     const agent = child.stdio[AGENT_FD] as Socket;
     const qmp = new Qmp(child.stdio[QMP_FD] as Socket);
+    const ready = qmp.event((event, data) =>
+      snapshotFd === null
+        ? event === 'VSERPORT_CHANGE' && data['id'] === AGENT_PORT_ID && data['open'] === true
+        : event === 'RESUME',
+    );
     const handle = { version: 1, driver: 'qemu', name } as const;
     const sandbox = new ProcessSandbox({ handle, child, agent, cgroup, owned: scope.move() });
-    return { sandbox, agent, qmp, uid, directory };
+    return { sandbox, agent, qmp, ready, uid, directory };
   }
 }

@@ -22,7 +22,7 @@ import type { SnapshotStore } from '../microvm/snapshot-store.ts';
 import type { ProcessSandbox } from '../process-sandbox.ts';
 import { UidPool } from '../uid-pool.ts';
 import { type Accelerator, type DriveName, driveOptions, drivePath, DRIVES, JAIL_PATHS } from './command.ts';
-import { type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
+import { type Furniture, type Launch, type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
 import { probeQemuHost } from './probe.ts';
 import { QemuSnapshots } from './snapshots.ts';
 import { hostTscKhz } from './tsc.ts';
@@ -108,11 +108,13 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     const furnish = async (directory: string, uid: number) => {
       const scratch = join(directory, 'scratch');
       await this.#scratch.write(scratch, spec.scratchMiB, uid);
-      const binds: [string, string][] = [
-        [spec.imagePath, drivePath('rootfs')],
-        [spec.codePath, drivePath('code')],
-      ];
-      return { binds, shared: [[scratch, drivePath('scratch')] as [string, string]] };
+      return {
+        binds: [
+          [spec.imagePath, drivePath('rootfs')],
+          [spec.codePath, drivePath('code')],
+        ],
+        shared: [[scratch, drivePath('scratch')]],
+      } satisfies Furniture;
     };
     const { sandbox } = await this.#launch(spec.name, spec, 'files', furnish, signal);
     return sandbox;
@@ -122,10 +124,19 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     const drivesOf = (directory: string) => join(directory, 'drives');
     const furnish = async (directory: string) => {
       await mkdir(drivesOf(directory));
-      return { binds: [], shared: [[drivesOf(directory), JAIL_PATHS.drives] as [string, string]] };
+      return { binds: [], shared: [[drivesOf(directory), JAIL_PATHS.drives]] } satisfies Furniture;
     };
     const machine = await this.#launch(name, shape, 'placeholders', furnish, signal);
     const { sandbox } = machine;
+    try {
+      const aborted = Promise.withResolvers<never>();
+      const onAbort = () => aborted.reject(signal.reason as Error);
+      signal.addEventListener('abort', onAbort);
+      await Promise.race([machine.ready, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
+    } catch (error) {
+      await sandbox.destroy();
+      throw error;
+    }
     let filled = false;
     return {
       exited: sandbox.exited,
@@ -161,7 +172,7 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     name: string,
     shape: SandboxShape,
     drives: 'files' | 'placeholders',
-    furnish: (directory: string, uid: number) => Promise<{ binds: [string, string][]; shared: [string, string][] }>,
+    furnish: Launch['furnish'],
     signal: AbortSignal,
   ): Promise<Machine> {
     if (this.#prepared === null) throw new Error('the driver is not prepared');

@@ -4,7 +4,7 @@ import { chmod, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deadline } from '../../host/clock.ts';
 import type { SandboxShape } from '../driver.ts';
-import { AGENT_PORT_ID, JAIL_PATHS } from './command.ts';
+import { JAIL_PATHS } from './command.ts';
 import type { QemuLauncher } from './launcher.ts';
 
 /** As fast as the disk takes it: QEMU's default is made for a network in use. */
@@ -42,7 +42,7 @@ export async function makeTemplate(
     for await (const bytes of socket!) await file.appendFile(bytes as Buffer);
   });
   written.catch(() => undefined);
-  const { sandbox, qmp } = scope.use(
+  const { sandbox, qmp, ready } = scope.use(
     await launchBlank(launcher, name, shape, async (directory) => {
       // A socket's address is short; the directory's path may be long.
       await using handle = await open(directory);
@@ -56,10 +56,7 @@ export async function makeTemplate(
     throw new Error(`the machine ended (${code ?? signal}) before its snapshot was written: ${sandbox.console()}`);
   });
   gone.catch(() => undefined);
-  const opened = qmp.event(
-    (event, data) => event === 'VSERPORT_CHANGE' && data['id'] === AGENT_PORT_ID && data['open'] === true,
-  );
-  await inTime(Promise.race([opened, gone]));
+  await inTime(Promise.race([ready, gone]));
   await qmp.execute('migrate-set-parameters', { 'max-bandwidth': BYTES_PER_SECOND, 'downtime-limit': DOWNTIME_MS });
   await qmp.execute('migrate', { uri: `unix:${JAIL_PATHS.snapshot}` });
   await inTime(Promise.race([written, gone]));

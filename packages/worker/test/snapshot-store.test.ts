@@ -1,0 +1,119 @@
+import assert from 'node:assert/strict';
+import { readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
+import { type SnapshotKey, SnapshotStore } from '../src/sandbox/microvm/snapshot-store.ts';
+import { workspace } from './support/workspace.ts';
+
+const KEY: SnapshotKey = { kernel: 'k', initrd: 'i', vmm: 'v', cpu: 'c', memoryMiB: 128, cpus: 1 };
+
+/** Writes so many bytes, and counts how often it was asked to. */
+function maker(bytes = 100) {
+  const make = async (path: string) => {
+    make.times += 1;
+    await writeFile(path, Buffer.alloc(bytes, 's'));
+  };
+  make.times = 0;
+  return make;
+}
+
+async function read(store: SnapshotStore, key: SnapshotKey, make: (path: string) => Promise<void>): Promise<number> {
+  await using file = await store.open(key, make);
+  return (await file.readFile()).length;
+}
+
+describe('snapshot store', () => {
+  test('ten that ask at once, one snapshot is made and all get it', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+    const make = maker();
+    const sizes = await Promise.all(Array.from({ length: 10 }, () => read(store, KEY, make)));
+    assert.deepEqual(
+      sizes,
+      Array.from({ length: 10 }, () => 100),
+    );
+    assert.equal(make.times, 1);
+  });
+
+  test('two daemons that ask at once, one of them makes it', async () => {
+    await using space = await workspace();
+    const stores = [1, 2].map(() => new SnapshotStore({ directory: space.path, budgetBytes: 1000 }));
+    const make = maker();
+    const sizes = await Promise.all(stores.map((store) => read(store, KEY, make)));
+    assert.deepEqual(sizes, [100, 100]);
+    assert.equal(make.times, 1);
+  });
+
+  for (const [field, value] of Object.entries({
+    kernel: 'x',
+    initrd: 'x',
+    vmm: 'x',
+    cpu: 'x',
+    memoryMiB: 256,
+    cpus: 2,
+  })) {
+    test(`another ${field}, another snapshot`, async () => {
+      await using space = await workspace();
+      const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+      const make = maker();
+      await read(store, KEY, make);
+      await read(store, { ...KEY, [field]: value }, make);
+      assert.equal(make.times, 2);
+    });
+  }
+
+  test('more than the budget, the one used longest ago goes', async () => {
+    await using space = await workspace();
+    let nowMs = 0;
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 250, now: () => (nowMs += 1_000) });
+    const make = maker();
+    const keys = ['a', 'b', 'c'].map((kernel) => ({ ...KEY, kernel }));
+    await read(store, keys[0]!, make);
+    await read(store, keys[1]!, make);
+    await read(store, keys[0]!, make);
+    await read(store, keys[2]!, make);
+    assert.equal(make.times, 3);
+    assert.equal((await readdir(space.path)).length, 2);
+    await read(store, keys[0]!, make);
+    assert.equal(make.times, 3, 'the one used later stayed');
+  });
+
+  test('one that is larger than the budget, it is made and stays alone', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 10 });
+    assert.equal(await read(store, KEY, maker()), 100);
+    assert.equal((await readdir(space.path)).length, 1);
+  });
+
+  test('an eviction while it is read, the reader reads it to its end', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+    await using file = await store.open(KEY, maker());
+    await store.discard(KEY);
+    assert.equal((await file.readFile()).length, 100);
+    assert.deepEqual(await readdir(space.path), []);
+  });
+
+  test('making fails, it is told, nothing is left, and the next one makes it', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+    const fail = async (path: string) => {
+      await writeFile(path, 'half');
+      throw new Error('no machine');
+    };
+    await assert.rejects(store.open(KEY, fail), /no machine/);
+    assert.deepEqual(await readdir(space.path), []);
+    assert.equal(await read(store, KEY, maker()), 100);
+  });
+
+  test('what a dead daemon left half-made, it is made anew', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+    await read(store, KEY, maker());
+    const [name] = await readdir(space.path);
+    await store.discard(KEY);
+    await writeFile(join(space.path, `.making-${name}`), 'half of it');
+    assert.equal(await read(store, KEY, maker()), 100);
+    assert.deepEqual(await readdir(space.path), [name]);
+  });
+});
