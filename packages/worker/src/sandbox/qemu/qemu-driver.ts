@@ -1,5 +1,5 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
-import { link, mkdir, rm } from 'node:fs/promises';
+import { constants, copyFile, link, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
@@ -160,8 +160,8 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
   async #fill({ sandbox, qmp, uid }: Machine, drives: string, spec: SandboxSpec): Promise<void> {
     const metering = sandbox.beginMetering();
     await Promise.all([
-      link(spec.imagePath, join(drives, 'rootfs')),
-      link(spec.codePath, join(drives, 'code')),
+      linkOrCopy(spec.imagePath, join(drives, 'rootfs')),
+      linkOrCopy(spec.codePath, join(drives, 'code')),
       this.#scratch.write(join(drives, 'scratch'), spec.scratchMiB, uid),
     ]);
     await Promise.all(DRIVES.map((name) => exchange(qmp, name)));
@@ -204,6 +204,16 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     const ours = (await cgroups.list()).filter((name) => name.startsWith(`${this.#options.daemonTag}.`));
     for (const name of ours) await cgroups.open(name).remove();
     await rm(this.#options.runDir, { recursive: true, force: true });
+  }
+}
+
+/** Another name for the file; on another file system, a copy. */
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to);
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EXDEV')) throw error;
+    await copyFile(from, to, constants.COPYFILE_FICLONE);
   }
 }
 
