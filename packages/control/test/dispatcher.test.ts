@@ -1,22 +1,23 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import type { ServerMessage } from '@cocore/protocol';
+import { LEASE_MS, type ServerMessage } from '@cocore/protocol';
 import { pino } from 'pino';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
-import { SYSTEM_CLOCK } from '../src/clock.ts';
 import { Dispatcher } from '../src/dispatch/dispatcher.ts';
 import type { WorkerLink } from '../src/dispatch/live-attempt.ts';
+import { Sweeper, SWEEP_MS } from '../src/dispatch/sweeper.ts';
 import { EventHub } from '../src/events.ts';
 import { Metrics } from '../src/metrics.ts';
 import { OutputStore } from '../src/output/output-store.ts';
 import type { SessionOpened, Store } from '../src/store/store.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
+import { ManualClock } from './support/manual-clock.ts';
 import { CAPABILITIES } from './support/scripted-worker.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 import { until } from './support/until.ts';
 
-async function openSession(store: Store, sessionId: string): Promise<SessionOpened> {
+async function openSession(store: Store, sessionId: string, inventory: string[] = []): Promise<SessionOpened> {
   const hash = Buffer.from('token');
   await store.createJoinToken({ hash, ttlMs: 60_000 }).catch(() => undefined);
   const opened = await store.openSession({
@@ -27,55 +28,108 @@ async function openSession(store: Store, sessionId: string): Promise<SessionOpen
     daemonVersion: '1',
     platform: 'test',
     capabilities: CAPABILITIES,
-    inventory: [],
+    inventory,
   });
   assert.equal(opened.kind, 'opened');
   return opened;
 }
 
-const linkOf = (workerId: string, sessionId: string, sent: ServerMessage[]): WorkerLink => ({
-  workerId,
-  sessionId,
-  capabilities: CAPABILITIES,
-  lastBeatAtMs: 0,
-  send: (message) => sent.push(message),
-  bind: () => 1,
-  unbind: () => undefined,
-  close: () => undefined,
-});
+/** Remembers what it was sent. */
+class Link implements WorkerLink {
+  readonly workerId: string;
+  readonly sessionId: string;
+  readonly capabilities = CAPABILITIES;
+  readonly lastBeatAtMs = 0;
+  readonly sent: ServerMessage[] = [];
 
-test('a new session that is committed while an attempt is placed on the old one, the new one gets the attempt', async () => {
-  using directory = temporaryDirectory();
-  await using scope = new AsyncDisposableStack();
-  const store = scope.adopt(await openSqliteStore({ path: join(directory.path, 'db') }), (open) => open.close());
-  const projectId = await store.ensureProject('p');
+  constructor({ workerId }: SessionOpened, sessionId: string) {
+    this.workerId = workerId;
+    this.sessionId = sessionId;
+  }
+
+  send(message: ServerMessage): void {
+    this.sent.push(message);
+  }
+
+  bind(): number {
+    return 1;
+  }
+
+  unbind(): void {}
+
+  close(): void {}
+}
+
+/** A dispatcher on a store with one function, whose verbs a test may watch or delay. */
+async function parts(scope: AsyncDisposableStack, change: (store: Store) => Partial<Store>) {
+  const directory = scope.use(temporaryDirectory());
+  const real = scope.adopt(await openSqliteStore({ path: join(directory.path, 'db') }), (open) => open.close());
+  const projectId = await real.ensureProject('p');
   const blob = { digest: `sha256:${'a'.repeat(64)}`, bytes: 1 };
   const shape = { memoryMiB: 128, cpus: 1, timeoutMs: 1000, outputLimitBytes: 1, env: {} };
   const file = { name: 'f', runtime: 'bash', fileName: 'f.sh', code: blob, image: blob } as const;
-  await store.createFunctionVersion({ projectId, ...file, ...shape }, DEFAULT_LIMITS);
+  await real.createFunctionVersion({ projectId, ...file, ...shape }, DEFAULT_LIMITS);
+  const store: Store = { ...real, ...change(real) };
+  const output = new OutputStore(join(directory.path, 'output'), store);
+  const common = { store, hub: new EventHub(), clock: new ManualClock(), log: pino({ level: 'silent' }) };
+  const dispatcher = new Dispatcher({ ...common, output, metrics: new Metrics() });
+  scope.defer(() => dispatcher.stop());
+  const create = async () => {
+    const execution = { function: 'f', args: [], env: {}, stdin: null, timeoutMs: null, outputLimitBytes: null };
+    const [created] = await real.createExecutions([{ projectId, idempotencyKey: null, ...execution }], DEFAULT_LIMITS);
+    return created!.queued!;
+  };
+  return { ...common, store: real, dispatcher, create, sweeper: new Sweeper({ ...common, dispatcher }) };
+}
+
+test('a new session that is committed while an attempt is placed on the old one, the new one gets the attempt', async () => {
+  await using scope = new AsyncDisposableStack();
   const answers: unknown[] = [];
-  const watched: Store = {
-    ...store,
+  const { store, dispatcher, create } = await parts(scope, (real) => ({
     assign: async (attempt, worker) => {
-      const task = await store.assign(attempt, worker);
+      const task = await real.assign(attempt, worker);
       answers.push(task);
       return task;
     },
-  };
-  const output = new OutputStore(join(directory.path, 'output'), watched);
-  const log = pino({ level: 'silent' });
-  const parts = { store: watched, output, hub: new EventHub(), clock: SYSTEM_CLOCK, metrics: new Metrics(), log };
-  const dispatcher = new Dispatcher(parts);
-  scope.defer(() => dispatcher.stop());
-  const sent: ServerMessage[] = [];
+  }));
   const first = await openSession(store, 's1');
-  dispatcher.sessionOpened(linkOf(first.workerId, 's1', []), first);
+  dispatcher.sessionOpened(new Link(first, 's1'), first);
   // Committed, and not yet known to the dispatcher.
   const second = await openSession(store, 's2');
-  const execution = { function: 'f', args: [], env: {}, stdin: null, timeoutMs: null, outputLimitBytes: null };
-  const [created] = await store.createExecutions([{ projectId, idempotencyKey: null, ...execution }], DEFAULT_LIMITS);
-  dispatcher.enqueue(created!.queued!);
+  dispatcher.enqueue(await create());
   await until('the old session was refused', () => answers.length > 0);
-  dispatcher.sessionOpened(linkOf(second.workerId, 's2', sent), second);
-  await until('the new session has it', () => sent.some(({ type }) => type === 'AttemptAssign'));
+  const link = new Link(second, 's2');
+  dispatcher.sessionOpened(link, second);
+  await until('the new session has it', () => link.sent.some(({ type }) => type === 'AttemptAssign'));
+});
+
+test('a worker that resumes an attempt while its lease runs out, it is told to drop what was given up', async () => {
+  await using scope = new AsyncDisposableStack();
+  let resumed: Link | null = null;
+  let attemptId = '';
+  const { store, dispatcher, create, sweeper, clock } = await parts(scope, (real) => ({
+    recordLost: async (...lost) => {
+      const opened = await openSession(real, 's2', [attemptId]);
+      resumed = new Link(opened, 's2');
+      assert.equal(dispatcher.sessionOpened(resumed, opened).length, 1);
+      return real.recordLost(...lost);
+    },
+  }));
+  const first = await openSession(store, 's1');
+  const link = new Link(first, 's1');
+  dispatcher.sessionOpened(link, first);
+  const queued = await create();
+  ({ attemptId } = queued);
+  dispatcher.enqueue(queued);
+  await until('it is assigned', () => link.sent.length > 0);
+  await store.recordAccepted(queued, 's1', { driver: 'fake', isolation: 'container' });
+  dispatcher.sessionClosed(link);
+  for (let passedMs = 0; passedMs <= LEASE_MS; passedMs += SWEEP_MS) {
+    clock.advance(SWEEP_MS);
+    await sweeper.sweep();
+  }
+  assert.deepEqual(
+    (resumed as Link | null)?.sent.map(({ type }) => type),
+    ['AttemptRevoke'],
+  );
 });

@@ -97,6 +97,8 @@ export class Sweeper {
     const { store, dispatcher } = this.#parts;
     const result = await store.recordLost(attempt, attempt.workerId, attempt.beat);
     if (attempt.over || result === 'stale') return;
+    // Its worker may have come back, and resumed it, in the same moment.
+    attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its lease ran out' });
     if (result === 'ended') dispatcher.ended(attempt, 'control');
     else dispatcher.requeue(attempt);
   }
