@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
+import { lastLine } from '../console-ring.ts';
 import type {
   BlankSandbox,
   BlankSandboxes,
@@ -133,9 +134,10 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
       const onAbort = () => aborted.reject(signal.reason as Error);
       signal.addEventListener('abort', onAbort);
       await Promise.race([machine.ready, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
-    } catch (error) {
+    } catch (cause) {
       await sandbox.destroy();
-      throw error;
+      signal.throwIfAborted();
+      throw new CocoreError('host_unfit', `a machine did not become ready: ${lastLine(sandbox.console())}`, { cause });
     }
     let filled = false;
     return {
