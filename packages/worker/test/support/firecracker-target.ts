@@ -33,6 +33,7 @@ const DOUBLE_OVERHEAD_MIB = 320;
 
 export interface FirecrackerTarget extends DriverTarget {
   readonly driver: FirecrackerDriver;
+  readonly tools: ProbedTools;
   /** A directory of the test's own, above the driver's. */
   readonly path: string;
 }
@@ -79,6 +80,7 @@ export async function firecrackerTarget(
   const owned = scope.move();
   return {
     driver,
+    tools,
     path,
     imagePath: artifacts.baseImage,
     codePath,

@@ -1,5 +1,6 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
 import { mkdir, rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
@@ -38,7 +39,7 @@ export interface FirecrackerDriverOptions {
   readonly uids?: UidPool;
   readonly driveRate?: DeviceRate;
   readonly bootDeadlineMs?: number;
-  /** From the jailer's start to the socket of its API. */
+  /** From the jailer's start to the socket of the API, and for each call of it. */
   readonly apiDeadlineMs?: number;
   /** What the monitor needs beside the guest's memory. */
   readonly vmmOverheadMiB?: number;
@@ -48,6 +49,8 @@ export interface FirecrackerDriverOptions {
 export const VMM_OVERHEAD_MIB = 32;
 /** Its threads beside one for each CPU, and the launcher's processes. */
 const VMM_THREADS = 96;
+/** How long a monitor that failed is given to end, and to say why. */
+const LAST_WORD_MS = 200;
 /** `PUT /serial` takes a rate from here on. */
 const SERIAL_RATE_SINCE = [1, 16] as const;
 
@@ -142,7 +145,8 @@ export class FirecrackerDriver implements SandboxDriver {
     const agent = new HybridVsock({
       open: () => jail.socketWhenThere(JAIL_PATHS.vsock, gone.signal),
       port: AGENT_PORT,
-      deadlineMs: this.capabilities.bootDeadlineMs,
+      // Whoever waits for the agent gives up before.
+      deadlineMs: this.capabilities.bootDeadlineMs + 5_000,
       signal: gone.signal,
     });
     const handle: SandboxHandle = { version: 1, driver: 'firecracker', name: spec.name };
@@ -156,9 +160,12 @@ export class FirecrackerDriver implements SandboxDriver {
       await this.#boot(sandbox, jail, { cpus: spec.cpus, memoryMiB }, AbortSignal.any([signal, gone.signal]));
       return sandbox;
     } catch (cause) {
+      // A broken connection is often the first sign of a monitor that ended by itself; how it ended says more.
+      if (!signal.aborted) await Promise.race([sandbox.exited, sleep(LAST_WORD_MS)]);
+      const reason: unknown = gone.signal.aborted ? gone.signal.reason : cause;
       await sandbox.destroy();
       signal.throwIfAborted();
-      const why = cause instanceof Error ? cause.message : String(cause);
+      const why = reason instanceof Error ? reason.message : String(reason);
       const said = lastLine(sandbox.console());
       const message = `Firecracker did not start a machine: ${why}${said === '' ? '' : `; it said last: ${said}`}`;
       throw new CocoreError('host_unfit', message, { cause });
@@ -191,7 +198,7 @@ export class FirecrackerDriver implements SandboxDriver {
         signal.throwIfAborted();
         throw due.aborted ? new Error(`there is no API socket within ${apiDeadlineMs} ms`) : error;
       });
-    using api = new ApiClient({ socketPath: socket.path, signal });
+    using api = new ApiClient({ socketPath: socket.path, deadlineMs: apiDeadlineMs, signal });
     sandbox.take({ log: jail.fifo(JAIL_PATHS.log), metrics: jail.fifo(JAIL_PATHS.metrics) });
     await api.putLogger({ log_path: JAIL_PATHS.log, level: 'Warning', show_level: true });
     await api.putMetrics({ metrics_path: JAIL_PATHS.metrics });

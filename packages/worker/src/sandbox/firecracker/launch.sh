@@ -41,6 +41,10 @@ enter) ;;
 esac
 
 bind() { # SOURCE TARGET OPTIONS
+	if ! [ -e "$1" ]; then
+		echo "launch.sh: $1 is not there" >&2
+		exit 66
+	fi
 	: >"$JAIL_ROOT$2"
 	mount --bind -- "$1" "$JAIL_ROOT$2"
 	mount -o "remount,bind,nosuid,nodev,noexec,$3" -- "$JAIL_ROOT$2"
