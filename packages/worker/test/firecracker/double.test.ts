@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
-import { request } from 'node:http';
+import { type IncomingMessage, request } from 'node:http';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -41,7 +41,7 @@ async function monitor() {
   await writeFile(file, 'x');
   await eventually('the API', async () => (await readdir(path)).includes('api.sock'));
   const ask = async (method: string, url: string, body?: unknown) => {
-    const response = await new Promise<import('node:http').IncomingMessage>((resolve, reject) => {
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
       const sent = request({ socketPath, method, path: url });
       sent.once('response', resolve).once('error', reject);
       sent.end(typeof body === 'string' || body === undefined ? body : JSON.stringify(body));
