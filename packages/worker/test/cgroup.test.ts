@@ -51,6 +51,7 @@ describe('control groups of this host', { skip }, () => {
     assert.ok(((await group.usage()).memoryPeakBytes ?? 0) > 0);
     assert.ok((await cgroups.list()).includes(NAME));
     await group.killAll();
+    assert.equal(await group.oomKills(), 0, 'this was not for memory');
     assert.deepEqual(await group.pids(), []);
     assert.deepEqual((await exited)[1], 'SIGKILL');
     await group.remove();
@@ -91,6 +92,7 @@ describe('control groups of this host', { skip }, () => {
     assert.equal(signal, 'SIGKILL');
     const peak = (await group.usage()).memoryPeakBytes ?? 0;
     assert.ok(peak > LIMITS.memoryBytes * 0.9 && peak <= LIMITS.memoryBytes, `${peak}`);
+    assert.equal(await group.oomKills(), 1);
   });
 });
 
@@ -117,6 +119,7 @@ describe('control groups version 2, on a tree of files', () => {
       'cpu.max': 'max 100000\n',
       'cpu.stat': 'usage_usec 2500\nuser_usec 1\n',
       'memory.peak': '8192\n',
+      'memory.events': 'low 0\nhigh 0\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n',
       'cgroup.procs': '',
     });
     const cgroups = await openCgroups(directory.path);
@@ -129,6 +132,7 @@ describe('control groups version 2, on a tree of files', () => {
     assert.match(await read('pids.max'), /^9/);
     assert.match(await read('cpu.max'), /^150000 100000/);
     assert.deepEqual(await group.usage(), { cpuMs: 2.5, memoryPeakBytes: 8192 });
+    assert.equal(await group.oomKills(), 2);
     assert.deepEqual(group.procsFiles, [join(directory.path, 'cocore/run/d.one/cgroup.procs')]);
     const control = await readFile(join(directory.path, 'cocore/run/cgroup.subtree_control'), 'utf8');
     assert.equal(control, '+memory +cpu +pids');

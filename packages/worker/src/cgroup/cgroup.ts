@@ -21,6 +21,8 @@ export interface Cgroup {
   readonly procsFiles: readonly string[];
   limit(limits: CgroupLimits): Promise<void>;
   usage(): Promise<CgroupUsage>;
+  /** How many of its processes the kernel killed because the group met its memory limit; null is "not counted here". */
+  oomKills(): Promise<number | null>;
   freeze(frozen: boolean): Promise<void>;
   pids(): Promise<number[]>;
   /** Kills every process of the group, and resolves when none is left. */

@@ -1,6 +1,13 @@
 import { join } from 'node:path';
 import { exists, groupPids, makeGroup, put, readOrNull, removeGroup, subgroups, until } from './base.ts';
-import { type Cgroup, type CgroupHierarchy, type CgroupLimits, type CgroupUsage, singleValue } from './cgroup.ts';
+import {
+  type Cgroup,
+  type CgroupHierarchy,
+  type CgroupLimits,
+  type CgroupUsage,
+  keyedValue,
+  singleValue,
+} from './cgroup.ts';
 
 const CONTROLLERS = ['memory', 'cpu', 'cpuacct', 'pids', 'freezer'] as const;
 type Controller = (typeof CONTROLLERS)[number];
@@ -56,6 +63,11 @@ class CgroupV1 implements Cgroup {
     const cpuNs = singleValue((await this.#read('cpuacct', 'cpuacct.usage')) ?? '');
     const peak = singleValue((await this.#read('memory', 'memory.max_usage_in_bytes')) ?? '');
     return { cpuMs: cpuNs === null ? null : cpuNs / 1e6, memoryPeakBytes: peak };
+  }
+
+  async oomKills(): Promise<number | null> {
+    // The line came with Linux 4.13.
+    return keyedValue((await this.#read('memory', 'memory.oom_control')) ?? '', 'oom_kill');
   }
 
   async freeze(frozen: boolean): Promise<void> {

@@ -43,6 +43,10 @@ class CgroupV2 implements Cgroup {
     return { cpuMs: cpuUs === null ? null : cpuUs / 1000, memoryPeakBytes: peak };
   }
 
+  async oomKills(): Promise<number | null> {
+    return keyedValue((await readOrNull(join(this.#path, 'memory.events'))) ?? '', 'oom_kill');
+  }
+
   async freeze(frozen: boolean): Promise<void> {
     const path = join(this.#path, 'cgroup.freeze');
     if (!(await exists(path))) return;
