@@ -110,11 +110,12 @@ apt_update() {
 # NAME REASON, a line each.
 packages() {
   cat <<'END'
-gcc builds the agent
+gcc builds the agent and the launcher
 libc6-dev builds the agent
 make builds the agent
 qemu-system-x86 runs the microVMs
 crun starts the container inside the microVM
+runsc isolates functions where there is no KVM
 erofs-utils makes read-only file systems
 e2fsprogs makes the writable layer
 mmdebstrap makes the base image
@@ -225,6 +226,10 @@ if [ -z "$key" ] || [ ! -d "$cache/kernel/$key" ]; then
 fi
 artifact kernel "$key" "the guest's kernel" build_kernel
 kernel=$cache/kernel/$key
+
+# --- The launcher of containers, for workers without microVMs
+
+make --no-print-directory -s -C "$root/packages/worker/launcher" all >&2 || fail 'the launcher does not build; see the message above.'
 
 # --- The agent, and the initial file system around it
 

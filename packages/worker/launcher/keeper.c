@@ -1,0 +1,213 @@
+#include "keeper.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "util.h"
+
+#define IDS 65536
+#define NAME "init"
+
+struct task
+{
+  const struct runtime *runtime;
+  const struct streams *streams;
+  /* The runtime's process, or 0. */
+  pid_t runs;
+  /* The container's process, where it is one of this namespace and has started, or 0. */
+  pid_t container;
+  bool started;
+};
+
+static void set_up(void)
+{
+  /* The daemon and its launcher die before this does: either way the socket ends, and this with it. */
+  if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)
+    fault(SETUP, "become the sandbox's root");
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
+    fault(SETUP, "confine the sandbox's root");
+  if (unshare(CLONE_NEWNS) < 0 || chdir("/") < 0 || setsid() < 0)
+    fault(SETUP, "unshare the sandbox's mounts");
+  if (prctl(PR_SET_NAME, NAME) < 0)
+    fault(SETUP, "take the name " NAME);
+  size_t length = strlen(program_invocation_name);
+  memset(program_invocation_name, 0, length);
+  memcpy(program_invocation_name, NAME, length < strlen(NAME) ? length : strlen(NAME));
+}
+
+/* The container's processes see this one: it shows and offers nothing. It must still be able to signal what changed its user. */
+static void hide(void)
+{
+  struct __user_cap_header_struct version = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct only[2] = {{.effective = 1U << CAP_KILL, .permitted = 1U << CAP_KILL}};
+  if (chroot("/empty") < 0 || chdir("/") < 0 || syscall(SYS_capset, &version, only) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
+    fault(SETUP, "hide the keeper");
+}
+
+/* All bytes of the function are in its pipes by then, and nobody writes more. */
+static void end_all(void)
+{
+  kill(-1, SIGKILL);
+  while (RETRY(waitpid(-1, NULL, 0)) > 0)
+    ;
+}
+
+static void report(int status)
+{
+  if (WIFSIGNALED(status))
+    say("signaled %d", WTERMSIG(status));
+  else
+    say("exited %d", WEXITSTATUS(status));
+}
+
+static void begin(struct task *task)
+{
+  if (task->runs != 0 || task->started)
+    return;
+  task->runs = runtime_run(task->runtime->run, task->streams);
+  if (task->runs < 0)
+    fault(START, "fork");
+  for (int at = 0; at < 3; at += 1) {
+    close(task->streams->ends[at]);
+    close(task->streams->held[at]);
+  }
+}
+
+static void started(struct task *task)
+{
+  if (task->started)
+    return;
+  task->started = true;
+  say("started");
+}
+
+/* The runtime has ended: when it leaves containers running that is the start, else it is the end. */
+static void runtime_ended(struct task *task, int status)
+{
+  task->runs = 0;
+  bool well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (task->runtime->kill == NULL && well) {
+    task->container = runtime_container();
+    hide();
+    return started(task);
+  }
+  int noted;
+  bool known = task->runtime->kill != NULL && runtime_noted(&noted);
+  end_all();
+  if (known) {
+    started(task);
+    report(noted);
+  } else {
+    say(task->started ? "lost" : "refused");
+  }
+}
+
+static void reap(struct task *task)
+{
+  int status;
+  /* Until the container's process is known, what else ended waits. */
+  if (task->runs != 0 && waitpid(task->runs, &status, WNOHANG) == task->runs)
+    runtime_ended(task, status);
+  if (task->runs != 0 && task->runtime->kill == NULL)
+    return;
+  for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+    if (pid == task->runs)
+      runtime_ended(task, status);
+    if (pid != task->container)
+      continue;
+    task->container = 0;
+    end_all();
+    report(status);
+  }
+}
+
+static void obey(struct task *task)
+{
+  unsigned char order[2];
+  long count = RETRY(recv(CONTROL_FD, order, sizeof order, MSG_WAITALL));
+  if (count != sizeof order)
+    _exit(0);
+  if (order[0] == 'r')
+    begin(task);
+  else if (order[0] == 's' && task->container > 0)
+    kill(task->container, order[1]);
+  else if (order[0] == 's' && task->runs > 0 && task->started)
+    runtime_signal(task->runtime, order[1]);
+}
+
+static _Noreturn void keep(struct task *task)
+{
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGCHLD);
+  sigaddset(&signals, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &signals, NULL);
+  int news = signalfd(-1, &signals, SFD_CLOEXEC);
+  if (news < 0)
+    fault(SETUP, "signalfd");
+  say("ready");
+  for (;;) {
+    struct pollfd sources[2] = {{.fd = CONTROL_FD, .events = POLLIN}, {.fd = news, .events = POLLIN}};
+    if (RETRY(poll(sources, 2, -1)) < 0)
+      _exit(1);
+    if (sources[1].revents != 0) {
+      struct signalfd_siginfo signal;
+      if (RETRY(read(news, &signal, sizeof signal)) != sizeof signal)
+        _exit(1);
+      /* The runtime's hook, run when the container's process has begun. */
+      if (signal.ssi_signo == SIGUSR1 && task->runs != 0 && task->runtime->kill != NULL)
+        started(task);
+      reap(task);
+    } else if (sources[0].revents != 0) {
+      obey(task);
+    }
+  }
+}
+
+static void map_ids(pid_t pid, const char *name, uid_t base)
+{
+  char path[64], map[64];
+  snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
+  snprintf(map, sizeof map, "0 %u %d\n", base, IDS);
+  if (write_file(path, map) < 0)
+    fault(SETUP, "map the sandbox's ids");
+}
+
+struct keeper keeper_start(uid_t base, const struct runtime *runtime, const struct streams *streams)
+{
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) < 0)
+    fault(SETUP, "pipe");
+  /* All in one call: the other namespaces are then owned by the user namespace. */
+  const unsigned long flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD;
+  pid_t pid = (pid_t) syscall(SYS_clone, flags, NULL, NULL, NULL, NULL);
+  if (pid < 0)
+    fault(SETUP, "make the sandbox's namespaces");
+  if (pid == 0) {
+    char byte;
+    close(ends[1]);
+    if (RETRY(read(ends[0], &byte, 1)) != 1)
+      _exit(1);
+    close(ends[0]);
+    struct task task = {.runtime = runtime, .streams = streams};
+    set_up();
+    keep(&task);
+  }
+  close(ends[0]);
+  map_ids(pid, "uid_map", base);
+  map_ids(pid, "gid_map", base);
+  return (struct keeper){.pid = pid, .go = ends[1]};
+}
