@@ -115,8 +115,8 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       await using program = await start(['exit:0']);
       await program.ended;
       const usage = await program.booted.sandbox.usage();
-      assert.ok(usage.cpuMs !== null && usage.cpuMs > 100, JSON.stringify(usage));
-      assert.ok(usage.memoryPeakBytes !== null && usage.memoryPeakBytes > 16 * 2 ** 20, JSON.stringify(usage));
+      assert.ok(usage.cpuMs !== null && usage.cpuMs > 5, JSON.stringify(usage));
+      assert.ok(usage.memoryPeakBytes !== null && usage.memoryPeakBytes > 2 ** 20, JSON.stringify(usage));
     });
 
     test('a sandbox destroyed before its agent speaks, nothing is left', async () => {

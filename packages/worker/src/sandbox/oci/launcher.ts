@@ -1,0 +1,78 @@
+import { FAULT_STAGES, type FaultStage } from '@cocore/protocol';
+import type { Duplex } from 'node:stream';
+
+/** What the launcher says, a line each (`launcher/keeper.c`). */
+export type LauncherNews =
+  /** The jail stands; the function's pipes can be opened. */
+  | { readonly type: 'ready' }
+  | { readonly type: 'started' }
+  /** The function's process has ended, and so has every other of the sandbox. */
+  | { readonly type: 'exited'; readonly code: number }
+  | { readonly type: 'signaled'; readonly signal: number }
+  /** The runtime ended, before or after the start, and did not say how the container did. */
+  | { readonly type: 'refused' }
+  | { readonly type: 'lost' }
+  | { readonly type: 'fault'; readonly stage: FaultStage; readonly errno: number; readonly message: string };
+
+const MAX_LINE_BYTES = 2048;
+
+export function parseNews(line: string): LauncherNews | null {
+  const [word, number] = line.split(' ');
+  switch (word) {
+    case 'ready':
+    case 'started':
+    case 'refused':
+    case 'lost':
+      return { type: word };
+    case 'exited':
+      return { type: 'exited', code: Number(number) & 0xff };
+    case 'signaled':
+      return { type: 'signaled', signal: Number(number) };
+    case 'fault': {
+      const match = /^fault (\w+) (\d+) (.*)$/.exec(line);
+      const stage = FAULT_STAGES.find((name) => name === match?.[1]);
+      if (match === null || stage === undefined) return null;
+      return { type: 'fault', stage, errno: Number(match[2]), message: match[3]! };
+    }
+    default:
+      return null;
+  }
+}
+
+/** The control socket of one launcher: orders go out, news come in until it ends. */
+export class LauncherControl {
+  readonly #socket: Duplex;
+
+  constructor(socket: Duplex, onNews: (news: LauncherNews) => void) {
+    this.#socket = socket;
+    let held = '';
+    socket.on('data', (bytes: Buffer) => {
+      const lines = `${held}${bytes.toString('utf8')}`.split('\n');
+      held = lines.pop()!.slice(0, MAX_LINE_BYTES);
+      for (const line of lines) {
+        const news = parseNews(line);
+        if (news !== null) onNews(news);
+      }
+    });
+    // A launcher that is gone takes no orders; its end is seen at the process.
+    socket.on('error', () => undefined);
+  }
+
+  /** Starts the runtime; the bundle is written and the pipes are open. */
+  run(): void {
+    this.#order('r', 0);
+  }
+
+  signal(number: number): void {
+    this.#order('s', number);
+  }
+
+  /** Ends the sandbox. */
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #order(letter: string, value: number): void {
+    if (this.#socket.writable) this.#socket.write(Buffer.from([letter.charCodeAt(0), value]));
+  }
+}

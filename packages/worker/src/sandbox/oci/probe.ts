@@ -1,0 +1,87 @@
+import { execFile } from 'node:child_process';
+import { access, constants } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { openCgroups } from '../../cgroup/open.ts';
+import { failed, type HostCheck, passed } from '../../host/check.ts';
+import { LAUNCHER } from './oci-sandbox.ts';
+import type { OciRuntime } from './runtimes.ts';
+import { tryRuntime } from './trial.ts';
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message.split('\n')[0]! : String(error));
+
+export interface OciProbe {
+  readonly checks: readonly HostCheck[];
+  /** The platform that a trial has found to work, unless a check failed. */
+  readonly platform: string | null;
+}
+
+/** Whether this host can run sandboxes of a runtime. Where nothing is missing, one is run. */
+export async function probeOciHost(runtime: OciRuntime): Promise<OciProbe> {
+  const checks = await Promise.all([
+    checkUser(),
+    checkFile(runtime.name, runtime.program, `Install the package ${runtime.from}.`),
+    checkFile('launcher', LAUNCHER, 'Run npm run setup in the checkout.'),
+    checkProgram('mkfs.erofs', 'erofs-utils'),
+    checkProgram('mkfs.ext4', 'e2fsprogs'),
+    checkFile('loop devices', '/dev/loop-control', 'Load the kernel module loop.'),
+    checkUserNamespaces(),
+    checkCgroups(),
+  ]);
+  if (checks.some((check) => !check.ok)) return { checks, platform: null };
+  const name = `${runtime.name} trial`;
+  try {
+    const verdict = await tryRuntime(runtime, await openCgroups());
+    if (verdict.platform !== null) {
+      return { checks: [...checks, passed(name, `a container ran (${verdict.platform})`)], ...verdict };
+    }
+    return { checks: [...checks, failed(name, verdict.reason, TRIAL_REMEDY)], platform: null };
+  } catch (error) {
+    return { checks: [...checks, failed(name, messageOf(error), TRIAL_REMEDY)], platform: null };
+  }
+}
+
+const TRIAL_REMEDY =
+  'A host needs Linux 5.19 or later with erofs, overlay, user namespaces and loop devices; a daemon in a container needs them allowed.';
+
+async function checkUser(): Promise<HostCheck> {
+  if (process.platform !== 'linux') return failed('root', `this is ${process.platform}, not Linux`, 'Run it on Linux.');
+  if (process.geteuid?.() === 0) return passed('root', 'runs as root');
+  return failed('root', 'sandboxes are made by root, and each then runs with ids of its own', 'Run it with sudo.');
+}
+
+async function checkFile(name: string, path: string, remedy: string): Promise<HostCheck> {
+  try {
+    await access(path, constants.R_OK);
+    return passed(name, path);
+  } catch {
+    return failed(name, `${path} is not there`, remedy);
+  }
+}
+
+async function checkProgram(program: string, from: string): Promise<HostCheck> {
+  try {
+    await promisify(execFile)('/bin/sh', ['-c', 'command -v "$1"', 'sh', program]);
+    return passed(program, 'is installed');
+  } catch {
+    return failed(program, 'is not installed', `Install the package ${from}.`);
+  }
+}
+
+async function checkUserNamespaces(): Promise<HostCheck> {
+  try {
+    await promisify(execFile)('unshare', ['--user', 'true']);
+    return passed('user namespaces', 'can be made');
+  } catch (error) {
+    return failed('user namespaces', messageOf(error), 'Set the sysctl user.max_user_namespaces above 0.');
+  }
+}
+
+async function checkCgroups(): Promise<HostCheck> {
+  try {
+    const { version } = await openCgroups();
+    return passed('control groups', `version ${version}, with memory, cpu and pids`);
+  } catch (error) {
+    const remedy = 'Mount control groups with the memory, cpu and pids controllers.';
+    return failed('control groups', messageOf(error), remedy);
+  }
+}
