@@ -1,11 +1,12 @@
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, IsolationClass } from '@cocore/protocol';
 import { readFileSync } from 'node:fs';
 import { homedir, hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { LeaseWish } from './capacity/lease.ts';
+import { DRIVER_NAMES } from './drivers.ts';
 
-export const ISOLATIONS = ['auto', 'qemu', 'fake'] as const;
+export const ISOLATIONS = ['auto', ...DRIVER_NAMES] as const;
 export type Isolation = (typeof ISOLATIONS)[number];
 
 /** What the daemon was asked to be: everything that comes from its arguments and environment. */
@@ -18,6 +19,10 @@ export interface WorkerConfig {
   readonly artifacts: string;
   readonly joinToken: string | null;
   readonly isolation: Isolation;
+  /** The weakest class that `auto` may choose. */
+  readonly atLeast: IsolationClass;
+  /** Whether sandboxes may wait, ready, in memory that is leased and free. */
+  readonly pool: boolean;
   readonly lease: LeaseWish;
   readonly name: string;
 }
@@ -47,6 +52,10 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   if (values.probe === true) return { verb: 'probe', config: { artifacts } };
   const isolation = ISOLATIONS.find((one) => one === (values.isolation ?? 'auto'));
   if (isolation === undefined) throw usage(`--isolation must be one of ${ISOLATIONS.join(', ')}`);
+  const atLeast = IsolationClass.safeParse(values['at-least'] ?? 'gvisor');
+  if (!atLeast.success) throw usage(`--at-least must be one of ${IsolationClass.options.join(', ')}`);
+  const pool = values.pool ?? 'auto';
+  if (pool !== 'auto' && pool !== 'off') throw usage('--pool must be auto or off');
   const name = values.name ?? hostname();
   if (name.length === 0 || name.length > 128) throw usage('--name must be 1 to 128 characters');
   const config: WorkerConfig = {
@@ -57,6 +66,8 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
     artifacts,
     joinToken: values['join-token-file'] === undefined ? null : readText(values['join-token-file']).trim(),
     isolation,
+    atLeast: atLeast.data,
+    pool: pool === 'auto',
     lease: {
       cpus: count(values.cpus, '--cpus'),
       memoryMiB: count(values.memory, '--memory'),
@@ -79,6 +90,8 @@ function parse(argv: readonly string[]) {
         artifacts: { type: 'string' },
         'join-token-file': { type: 'string' },
         isolation: { type: 'string' },
+        'at-least': { type: 'string' },
+        pool: { type: 'string' },
         cpus: { type: 'string' },
         memory: { type: 'string' },
         disk: { type: 'string' },

@@ -6,16 +6,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import { BlobCache } from './blobs/blob-cache.ts';
 import { leaseOf } from './capacity/lease.ts';
-import { CapacityLedger } from './capacity/ledger.ts';
+import { CapacityLedger, type Share } from './capacity/ledger.ts';
 import type { WorkerConfig } from './config.ts';
+import { type ChosenDriver, driverNamed, strongestDriver } from './drivers.ts';
 import { Attempts } from './execution/attempts.ts';
 import { takeHostLock } from './host/lock.ts';
 import { hostResources } from './host/resources.ts';
 import { Identity } from './identity.ts';
-import type { SandboxDriver } from './sandbox/driver.ts';
-import { FakeDriver } from './sandbox/fake/fake-driver.ts';
 import { type Artifacts, readArtifacts } from './sandbox/microvm/artifacts.ts';
-import { QemuDriver } from './sandbox/qemu/qemu-driver.ts';
+import { PooledDriver } from './sandbox/pool/pooled-driver.ts';
 import { Endpoint } from './session/endpoint.ts';
 import { parseJoinToken } from './session/join-token.ts';
 import { Link } from './session/link.ts';
@@ -24,6 +23,11 @@ export const DAEMON_VERSION = '0.1.0';
 
 /** How long a stopping daemon waits for the control server to take its last reports. */
 const LAST_REPORTS_MS = 4_000;
+
+/** The part of the leased disk that snapshots of booted machines may fill. */
+const SNAPSHOTS_OF_DISK = 1 / 8;
+/** The part of the host's memory that sandboxes which only wait leave free. */
+const HOST_RESERVE = 1 / 10;
 
 /** A running daemon. Disposing it ends its attempts as reclaimed, reports them, and leaves nothing. */
 export interface Daemon extends AsyncDisposable {
@@ -34,7 +38,7 @@ export interface Daemon extends AsyncDisposable {
 }
 
 /**
- * Builds the daemon from its parts and starts it. This is the only place that names concrete drivers.
+ * Builds the daemon from its parts and starts it.
  *
  * @throws CocoreError when the configuration, the data directory or the host will not do
  */
@@ -50,10 +54,9 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   const resources = hostResources(config.dataDir);
   const lease = leaseOf(config.lease, resources);
   const artifacts = config.isolation === 'fake' ? null : readArtifacts(config.artifacts);
-  const driver = scope.use(makeDriver(config, artifacts, identity));
-  await driver.prepare();
-
-  const { name, isolation, overheadMiB, overheadRatio } = driver.capabilities;
+  const chosen = await chooseDriver(config, artifacts, identity, lease, log);
+  const prepared = scope.use(chosen.driver);
+  const { name, isolation, overheadMiB, overheadRatio } = prepared.capabilities;
   // A quarter of the disk is for blobs; what remains is for sandboxes.
   const blobsMiB = Math.floor(lease.diskMiB / 4);
   // The overhead that grows with a function's memory is taken off the whole, so that what remains is counted in functions' memory.
@@ -78,7 +81,10 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     }),
   );
   let bootRetries = 0;
-  const attempts = new Attempts(new CapacityLedger(share), {
+  const ledger = new CapacityLedger(share);
+  const driver =
+    chosen.blanks === null || !config.pool ? prepared : scope.use(pooled(chosen.blanks, ledger, config, log));
+  const attempts = new Attempts(ledger, {
     driver,
     blobs,
     log,
@@ -103,14 +109,32 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   return { ready: link.joined, ended, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-function makeDriver(config: WorkerConfig, artifacts: Artifacts | null, identity: Identity): SandboxDriver {
-  if (artifacts === null) return new FakeDriver();
-  return new QemuDriver({
-    artifacts,
-    runDir: join(config.dataDir, 'run'),
-    daemonTag: identity.daemonTag,
-    snapshots: null,
-  });
+async function chooseDriver(
+  { isolation, atLeast, artifacts: artifactsPath, dataDir }: WorkerConfig,
+  artifacts: Artifacts | null,
+  { daemonTag }: Identity,
+  { diskMiB }: Share,
+  log: Logger,
+): Promise<ChosenDriver> {
+  const snapshotBudgetBytes = Math.floor(diskMiB * SNAPSHOTS_OF_DISK) * 2 ** 20;
+  const runDir = join(dataDir, 'run');
+  const parts = { artifacts, artifactsPath, runDir, daemonTag, snapshotBudgetBytes, env: process.env, log };
+  return isolation === 'auto' ? strongestDriver(atLeast, parts) : driverNamed(isolation, parts);
+}
+
+/** What waits may take what is leased and no attempt has, while the host itself has enough. */
+function pooled(
+  driver: NonNullable<ChosenDriver['blanks']>,
+  ledger: CapacityLedger,
+  { dataDir }: WorkerConfig,
+  log: Logger,
+): PooledDriver {
+  const roomMiB = () => {
+    const { total, free } = hostResources(dataDir);
+    const unused = ledger.lease.memoryMiB - ledger.used().memoryMiB;
+    return Math.min(unused, free.memoryMiB - Math.floor(total.memoryMiB * HOST_RESERVE));
+  };
+  return new PooledDriver({ driver, roomMiB, log });
 }
 
 /** Makes the data directory and holds it for this process. @throws CocoreError `data_dir_in_use` or `file_unreadable` */

@@ -1,29 +1,67 @@
-import { accessSync, constants } from 'node:fs';
+import type { IsolationClass } from '@cocore/protocol';
 import type { ProbeConfig } from './config.ts';
+import { kvmVerdictPath } from './drivers.ts';
 import { failed, type HostCheck, passed } from './host/check.ts';
-import { readArtifacts } from './sandbox/microvm/artifacts.ts';
+import { probeFirecrackerHost } from './sandbox/firecracker/probe.ts';
+import { findTools } from './sandbox/firecracker/tools.ts';
+import { type Artifacts, readArtifacts } from './sandbox/microvm/artifacts.ts';
+import { probeOciHost } from './sandbox/oci/probe.ts';
+import { CRUN, GVISOR, type OciRuntime } from './sandbox/oci/runtimes.ts';
+import { knownKvmVerdict } from './sandbox/qemu/kvm.ts';
 import { probeQemuHost } from './sandbox/qemu/probe.ts';
 
-/** What this host can do, and for each thing that it cannot, why and what to do. */
-export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostCheck[]> {
-  let qemu = 'qemu-system-x86_64';
-  let artifacts: HostCheck;
-  try {
-    ({ qemu } = readArtifacts(path));
-    artifacts = passed('artifacts', path);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    artifacts = failed('artifacts', reason, 'Run npm run setup in the checkout.');
-  }
-  return [...(await probeQemuHost(qemu)), artifacts, checkKvm()];
+/** What one driver would need of this host. */
+export interface DriverReport {
+  readonly driver: string;
+  /** The class that it would give here. */
+  readonly isolation: IsolationClass;
+  readonly checks: readonly HostCheck[];
 }
 
-/** Not needed by anything yet: machines are emulated. */
-function checkKvm(): HostCheck {
+/** What this host can do, and for each thing that it cannot, why and what to do. */
+export interface HostReport {
+  readonly host: readonly HostCheck[];
+  /** From the strongest class to the weakest. */
+  readonly drivers: readonly DriverReport[];
+}
+
+export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostReport> {
+  const { artifacts, check } = builtArtifacts(path);
+  const kvm = await checkKvm(artifacts, path);
+  const [firecracker, qemu, gvisor, crun] = await Promise.all([
+    findTools(process.env).then((tools) => probeFirecrackerHost(tools)),
+    probeQemuHost(artifacts?.qemu ?? 'qemu-system-x86_64'),
+    ociChecks(GVISOR),
+    ociChecks(CRUN),
+  ]);
+  return {
+    host: [check, kvm],
+    drivers: [
+      { driver: 'firecracker', isolation: 'microvm', checks: firecracker },
+      { driver: 'qemu', isolation: kvm.ok ? 'microvm' : 'emulated', checks: qemu },
+      { driver: 'gvisor', isolation: 'gvisor', checks: gvisor },
+      { driver: 'crun', isolation: 'container', checks: crun },
+    ],
+  };
+}
+
+const ociChecks = async (runtime: OciRuntime): Promise<readonly HostCheck[]> => (await probeOciHost(runtime)).checks;
+
+function builtArtifacts(path: string): { artifacts: Artifacts | null; check: HostCheck } {
   try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
-    return passed('kvm', '/dev/kvm may be opened; whether it runs guests is not tried yet, and machines are emulated');
-  } catch {
-    return passed('kvm', '/dev/kvm may not be opened; machines are emulated');
+    return { artifacts: readArtifacts(path), check: passed('artifacts', path) };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { artifacts: null, check: failed('artifacts', reason, 'Run npm run setup in the checkout.') };
   }
+}
+
+/** Boots nothing: a worker does that at its first start, and its verdict is kept. */
+async function checkKvm(artifacts: Artifacts | null, path: string): Promise<HostCheck> {
+  const remedy = 'Use a host whose processor virtualizes; until then its machines are emulated, or gvisor runs.';
+  const verdict = artifacts === null ? null : await knownKvmVerdict(artifacts, kvmVerdictPath(path)).catch(() => null);
+  if (verdict === null) {
+    return failed('kvm', 'whether guests boot under KVM here is not tried yet', 'Start a worker once, as root.');
+  }
+  return verdict.works ? passed('kvm', verdict.reason) : failed('kvm', verdict.reason, remedy);
 }

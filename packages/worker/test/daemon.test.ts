@@ -47,6 +47,8 @@ describe('the daemon and a scripted server', () => {
     artifacts: '/nonexistent',
     joinToken: tokenFor(SERVER_ID),
     isolation: 'fake',
+    atLeast: 'gvisor',
+    pool: true,
     lease: { cpus: 2, memoryMiB: 1024, diskMiB: 8192 },
     name: 'test',
     ...of,

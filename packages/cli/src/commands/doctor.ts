@@ -1,5 +1,4 @@
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Command } from 'commander';
@@ -11,17 +10,42 @@ const HostCheck = z.object({
   name: z.string(),
   ok: z.boolean(),
   reason: z.string(),
-  remedy: z.string().nullable().optional(),
+  remedy: z.string().nullable(),
 });
 type HostCheck = z.infer<typeof HostCheck>;
 
+const HostReport = z.object({
+  host: z.array(HostCheck),
+  drivers: z.array(z.object({ driver: z.string(), isolation: z.string(), checks: z.array(HostCheck) })),
+});
+type HostReport = z.infer<typeof HostReport>;
+
 /** What the worker's daemon says of this host; the command itself imports nothing of it. */
-async function probe(env: NodeJS.ProcessEnv): Promise<HostCheck[]> {
+async function probe(env: NodeJS.ProcessEnv): Promise<HostReport> {
   const main = fileURLToPath(import.meta.resolve('@cocore/worker/main'));
   const { stdout } = await promisify(execFile)(process.execPath, [main, '--probe', '--artifacts', artifactsFile(env)], {
     env,
   });
-  return z.array(HostCheck).parse(JSON.parse(stdout));
+  return HostReport.parse(JSON.parse(stdout));
+}
+
+const isFit = (checks: readonly HostCheck[]): boolean => checks.every(({ ok }) => ok);
+
+function show({ host, drivers }: HostReport): void {
+  process.stdout.write('This host\n');
+  for (const check of host) showCheck(check);
+  for (const { driver, isolation, checks } of drivers) {
+    process.stdout.write(
+      `\n${driver}, isolation ${isolation}: ${isFit(checks) ? 'can run here' : 'cannot run here'}\n`,
+    );
+    // Of a driver that can run, what is there is of no interest.
+    for (const check of checks) if (!check.ok || !isFit(checks)) showCheck(check);
+  }
+}
+
+function showCheck({ name, ok, reason, remedy }: HostCheck): void {
+  process.stdout.write(`  ${ok ? 'ok ' : 'NO '} ${plain(name).padEnd(20)} ${plain(reason)}\n`);
+  if (!ok && remedy !== null) process.stdout.write(`${' '.repeat(27)}${plain(remedy)}\n`);
 }
 
 export function doctorCommand(): Command {
@@ -29,23 +53,12 @@ export function doctorCommand(): Command {
     .description('say what this host can do, and why not more')
     .option('--json', 'print the checks')
     .action(async (options: { json?: true }) => {
-      const path = artifactsFile(process.env);
-      const checks: HostCheck[] = [
-        { name: 'node', ok: true, reason: `Node ${process.versions.node}` },
-        ...(await probe(process.env)),
-      ];
-      if (!existsSync(path) && !checks.some(({ name }) => name === 'artifacts')) {
-        checks.push({
-          name: 'artifacts',
-          ok: false,
-          reason: `${path} does not exist`,
-          remedy: 'Run npm run setup in the checkout.',
-        });
-      }
-      if (options.json === true) return printJson({ checks });
-      for (const { name, ok, reason, remedy } of checks) {
-        process.stdout.write(`${ok ? 'ok ' : 'NO '} ${plain(name).padEnd(16)} ${plain(reason)}\n`);
-        if (!ok && remedy != null) process.stdout.write(`${' '.repeat(20)} ${plain(remedy)}\n`);
-      }
+      const { host, drivers } = await probe(process.env);
+      const report = {
+        host: [{ name: 'node', ok: true, reason: `Node ${process.versions.node}`, remedy: null }, ...host],
+        drivers,
+      };
+      if (options.json === true) printJson(report);
+      else show(report);
     });
 }

@@ -9,9 +9,9 @@ export type LauncherNews =
   /** The function's process has ended, and so has every other of the sandbox. */
   | { readonly type: 'exited'; readonly code: number }
   | { readonly type: 'signaled'; readonly signal: number }
-  /** The runtime ended, before or after the start, and did not say how the container did. */
-  | { readonly type: 'refused' }
-  | { readonly type: 'lost' }
+  /** The runtime ended, before or after the start, and did not say how the container did; with the last line of its log. */
+  | { readonly type: 'refused'; readonly log: string }
+  | { readonly type: 'lost'; readonly log: string }
   | { readonly type: 'fault'; readonly stage: FaultStage; readonly errno: number; readonly message: string };
 
 const MAX_LINE_BYTES = 2048;
@@ -21,9 +21,10 @@ export function parseNews(line: string): LauncherNews | null {
   switch (word) {
     case 'ready':
     case 'started':
+      return { type: word };
     case 'refused':
     case 'lost':
-      return { type: word };
+      return { type: word, log: line.slice(word.length + 1) };
     case 'exited':
       return { type: 'exited', code: Number(number) & 0xff };
     case 'signaled':

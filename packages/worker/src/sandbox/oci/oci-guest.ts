@@ -89,9 +89,9 @@ export class OciGuest implements Disposable {
       case 'signaled':
         return void this.#end('signaled', news.signal);
       case 'refused':
-        return void this.#refused();
+        return void this.#refused(news.log);
       case 'lost':
-        return void this.#lost('the runtime ended without saying how the container did');
+        return void this.#lost(`the runtime ended without saying how the container did: ${news.log}`);
       case 'fault':
         if (this.#state === 'tasked') this.#fault(news.stage, news.errno, news.message);
         return this.#jail.resolve(news);
@@ -210,10 +210,10 @@ export class OciGuest implements Disposable {
     });
   }
 
-  async #refused(): Promise<void> {
+  async #refused(log: string): Promise<void> {
     if (this.#state !== 'tasked') return;
     const said = (await this.#streams?.stderr.rest()) ?? Buffer.alloc(0);
-    this.#fault('start', 0, lastLine(said.toString('utf8'), 500) || 'the runtime did not start the container');
+    this.#fault('start', 0, lastLine(said.toString('utf8'), 500) || log || 'the runtime did not start the container');
   }
 
   /** The end of the container is not known. Where the kernel killed for memory, it is known enough. */

@@ -39,7 +39,7 @@ interface Shelf {
 const PAUSE_MS = 10_000;
 
 /**
- * A driver that keeps sandboxes of the shapes that are asked for ready to be filled. What waits is always given up for attempts: its memory is
+ * A driver that keeps sandboxes of the shapes that are asked for ready to be filled; the driver behind it stays its maker's. What waits is always given up for attempts: its memory is
  * only what they leave.
  */
 export class PooledDriver implements SandboxDriver {
@@ -104,7 +104,6 @@ export class PooledDriver implements SandboxDriver {
     this.#stop.abort(new Error('the pool is closed'));
     for (const { waiting } of this.#shelves.values()) for (const one of waiting.splice(0)) this.#discard(one);
     await Promise.all(this.#under);
-    await this.#driver[Symbol.asyncDispose]();
   }
 
   #shelf({ memoryMiB, cpus, scratchMiB }: SandboxShape): Shelf {

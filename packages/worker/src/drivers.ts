@@ -1,0 +1,133 @@
+import { CocoreError, type IsolationClass } from '@cocore/protocol';
+import { dirname, join } from 'node:path';
+import type { Logger } from 'pino';
+import type { BlankSandboxes, SandboxDriver } from './sandbox/driver.ts';
+import { FakeDriver } from './sandbox/fake/fake-driver.ts';
+import { FirecrackerDriver } from './sandbox/firecracker/firecracker-driver.ts';
+import { findTools } from './sandbox/firecracker/tools.ts';
+import type { Artifacts } from './sandbox/microvm/artifacts.ts';
+import { SnapshotStore } from './sandbox/microvm/snapshot-store.ts';
+import { OciDriver } from './sandbox/oci/oci-driver.ts';
+import { CRUN, GVISOR } from './sandbox/oci/runtimes.ts';
+import { type KvmVerdict, probeKvm } from './sandbox/qemu/kvm.ts';
+import { QemuDriver } from './sandbox/qemu/qemu-driver.ts';
+
+/**
+ * The drivers of this worker by name, and the choice between them. Nothing else names a concrete driver.
+ */
+export const DRIVER_NAMES = ['firecracker', 'qemu', 'gvisor', 'crun', 'fake'] as const;
+export type DriverName = (typeof DRIVER_NAMES)[number];
+
+export interface DriverParts {
+  /** Null only for the fake driver. */
+  readonly artifacts: Artifacts | null;
+  /** Where the artifacts are described; what is found out of this host and what is made of it is kept beside. */
+  readonly artifactsPath: string;
+  readonly runDir: string;
+  readonly daemonTag: string;
+  readonly snapshotBudgetBytes: number;
+  readonly env: NodeJS.ProcessEnv;
+  readonly log: Logger;
+}
+
+/** A driver that is prepared; with the power to start blank sandboxes, if it has it. */
+export interface ChosenDriver {
+  readonly driver: SandboxDriver;
+  readonly blanks: (SandboxDriver & BlankSandboxes) | null;
+}
+
+/** From the strongest class to the weakest, as `auto` tries them. */
+const AUTO: readonly { readonly what: string; readonly isolation: IsolationClass; readonly make: Maker }[] = [
+  { what: 'firecracker', isolation: 'microvm', make: onKvm(makeFirecracker) },
+  { what: 'qemu with KVM', isolation: 'microvm', make: onKvm((parts) => makeQemu(parts, 'kvm')) },
+  { what: 'gvisor', isolation: 'gvisor', make: (parts) => only(new OciDriver({ ...parts, runtime: GVISOR })) },
+  { what: 'qemu', isolation: 'emulated', make: (parts) => makeQemu(parts, 'tcg') },
+  { what: 'crun', isolation: 'container', make: (parts) => only(new OciDriver({ ...parts, runtime: CRUN })) },
+];
+
+type Maker = (parts: DriverParts) => ChosenDriver | Promise<ChosenDriver>;
+
+const STRENGTH: readonly IsolationClass[] = ['container', 'emulated', 'gvisor', 'microvm'];
+const isAtLeast = (given: IsolationClass, wanted: IsolationClass) =>
+  STRENGTH.indexOf(given) >= STRENGTH.indexOf(wanted);
+
+/** The driver of this name, prepared. @throws CocoreError `host_unfit` or `artifact_missing` */
+export async function driverNamed(name: DriverName, parts: DriverParts): Promise<ChosenDriver> {
+  return prepared(await makers[name](parts));
+}
+
+/**
+ * The strongest driver that works on this host, prepared, none weaker than `atLeast`.
+ *
+ * @throws CocoreError `host_unfit` that says why each did not
+ */
+export async function strongestDriver(atLeast: IsolationClass, parts: DriverParts): Promise<ChosenDriver> {
+  const reasons: string[] = [];
+  for (const { what, isolation, make } of AUTO) {
+    if (!isAtLeast(isolation, atLeast)) continue;
+    try {
+      return await prepared(await make(parts));
+    } catch (error) {
+      if (!(error instanceof CocoreError)) throw error;
+      reasons.push(`${what}: ${error.message}`);
+    }
+  }
+  throw new CocoreError(
+    'host_unfit',
+    `this host cannot give isolation ${atLeast} or better (${reasons.join('; ')}); a weaker driver must be asked for by name`,
+  );
+}
+
+const makers: Record<DriverName, Maker> = {
+  firecracker: makeFirecracker,
+  qemu: async (parts) => makeQemu(parts, (await kvmVerdict(parts)).works ? 'kvm' : 'tcg'),
+  gvisor: (parts) => only(new OciDriver({ ...parts, runtime: GVISOR })),
+  crun: (parts) => only(new OciDriver({ ...parts, runtime: CRUN })),
+  fake: () => only(new FakeDriver()),
+};
+
+const only = (driver: SandboxDriver): ChosenDriver => ({ driver, blanks: null });
+
+async function prepared(chosen: ChosenDriver): Promise<ChosenDriver> {
+  try {
+    await chosen.driver.prepare();
+    return chosen;
+  } catch (error) {
+    await chosen.driver[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+function onKvm(make: Maker): Maker {
+  return async (parts) => {
+    const { works, reason } = await kvmVerdict(parts);
+    if (!works) throw new CocoreError('host_unfit', reason);
+    return make(parts);
+  };
+}
+
+async function makeFirecracker(parts: DriverParts): Promise<ChosenDriver> {
+  const tools = await findTools(parts.env);
+  return only(new FirecrackerDriver({ ...parts, artifacts: built(parts), tools }));
+}
+
+function makeQemu(parts: DriverParts, accelerator: 'kvm' | 'tcg'): ChosenDriver {
+  const snapshots = new SnapshotStore({
+    directory: join(dirname(parts.artifactsPath), 'snapshots'),
+    budgetBytes: parts.snapshotBudgetBytes,
+  });
+  const driver = new QemuDriver({ ...parts, artifacts: built(parts), snapshots, accelerator });
+  return { driver, blanks: driver };
+}
+
+function kvmVerdict(parts: DriverParts): Promise<KvmVerdict> {
+  return probeKvm({ ...parts, artifacts: built(parts), cachePath: kvmVerdictPath(parts.artifactsPath) });
+}
+
+/** Where the verdict on KVM is kept. */
+export const kvmVerdictPath = (artifactsPath: string): string => join(dirname(artifactsPath), 'kvm.json');
+
+function built({ artifacts, artifactsPath }: DriverParts): Artifacts {
+  if (artifacts === null) throw new CocoreError('artifact_missing', `${artifactsPath} is needed by this driver`);
+  return artifacts;
+}
