@@ -5,6 +5,7 @@ import { describe, test } from 'node:test';
 import { boot } from '../../src/execution/boot.ts';
 import type { GuestListener } from '../../src/guest/channel.ts';
 import type { FirecrackerDriverOptions } from '../../src/sandbox/firecracker/firecracker-driver.ts';
+import { trialBoot } from '../../src/sandbox/firecracker/trial-boot.ts';
 import { UidPool } from '../../src/sandbox/uid-pool.ts';
 import { firecrackerSkip, type FirecrackerTarget, firecrackerTarget, isReal } from '../support/firecracker-target.ts';
 import { silent } from '../support/run-program.ts';
@@ -107,6 +108,35 @@ describe('Firecracker that does not start a machine', { skip }, () => {
       await assert.rejects(target.driver.start(specOf(target), signal), { name: 'TimeoutError' });
       assert.deepEqual(await target.leftovers(), [], `aborted after ${afterMs} ms`);
     }
+  });
+});
+
+describe('a trial boot', { skip }, () => {
+  test('a guest that hangs, it is a failed check with nothing left', async () => {
+    await using target = await firecrackerTarget(tag, { fault: 'no-boot', options: oneId() });
+    await target.driver.prepare();
+    const check = await trialBoot(target.driver, specOf(target), 2_500);
+    assert.equal(check.ok, false);
+    assert.match(check.reason, /no guest answers within 2500 ms/);
+    assert.deepEqual(await target.leftovers(), []);
+  });
+
+  test('a monitor that cannot use KVM, it is a failed check that says so', async () => {
+    await using target = await firecrackerTarget(tag, { fault: 'error-at-start', options: oneId() });
+    await target.driver.prepare();
+    const check = await trialBoot(target.driver, specOf(target), 10_000);
+    assert.match(check.reason, /Internal VMM error: KVM/);
+    assert.ok(check.remedy !== null && !check.ok);
+    assert.deepEqual(await target.leftovers(), []);
+  });
+
+  test('a guest that boots, the check says how fast', async () => {
+    await using target = await firecrackerTarget(tag, { options: oneId() });
+    await target.driver.prepare();
+    const check = await trialBoot(target.driver, specOf(target), 30_000);
+    assert.ok(check.ok, check.reason);
+    assert.match(check.reason, /its agent answered after \d+ ms/);
+    assert.deepEqual(await target.leftovers(), []);
   });
 });
 
