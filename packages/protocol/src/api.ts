@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { utf8Length } from './bytes.ts';
 import { ExecutionPhase, ExecutionState, Fault, Reason } from './execution.ts';
 import { AttemptId, ExecutionId, FunctionId, FunctionName, KeyId, ProjectId, Sha256, WorkerId } from './ids.ts';
+import { IsolationClass } from './isolation.ts';
 import * as limits from './limits.ts';
 import { Outcome } from './outcome.ts';
 
@@ -47,9 +48,6 @@ export const Environment: z.ZodType<z.output<typeof Variables>, z.input<typeof V
   },
   Variables,
 ) as never;
-
-export const IsolationClass = z.enum(['microvm', 'gvisor', 'emulated', 'container']);
-export type IsolationClass = z.infer<typeof IsolationClass>;
 
 export const Runtime = z.enum(['bash', 'python']);
 export type Runtime = z.infer<typeof Runtime>;

@@ -1,7 +1,8 @@
 import { z } from 'zod';
-import { IsolationClass, MeterReading, StreamName } from './api.ts';
+import { MeterReading, StreamName } from './api.ts';
 import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
+import { IsolationClass } from './isolation.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 

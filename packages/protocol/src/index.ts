@@ -20,6 +20,7 @@ export * from './execution.ts';
 export * from './gateway.ts';
 export * from './guest.ts';
 export * from './ids.ts';
+export * from './isolation.ts';
 export * from './limits.ts';
 export * from './outcome.ts';
 export * from './problem.ts';
