@@ -111,7 +111,7 @@ static void runtime_ended(struct task *task, int status)
     started(task);
     report(noted);
   } else {
-    say(task->started ? "lost" : "refused");
+    say("%s %s", task->started ? "lost" : "refused", runtime_last_words());
   }
 }
 

@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "util.h"
 
 #define PID_FILE "/state/pid"
-#define LOG_FILE "/state/log"
-#define NOTED "Exiting with status: "
+/* Logs of runsc's processes: the one that was called, and the container's kernel. */
+#define RUN_LOG "/state/log.run"
+#define BOOT_LOG "/state/log.boot"
 #define KILL_ARGUMENTS_MAX 16
 
 static _Noreturn void become(char *const *arguments)
@@ -59,12 +61,41 @@ pid_t runtime_container(void)
   return read_tail(PID_FILE, text, sizeof text) > 0 ? (pid_t) atoi(text) : -1;
 }
 
+/* The number after the last `text` in the end of a log. */
+static bool number_after(const char *log, const char *text, int *number)
+{
+  char tail[4096];
+  const char *last = NULL;
+  if (read_tail(log, tail, sizeof tail) <= 0)
+    return false;
+  for (const char *at = strstr(tail, text); at != NULL; at = strstr(at + 1, text))
+    last = at;
+  return last != NULL && sscanf(last + strlen(text), "%d", number) == 1;
+}
+
 bool runtime_noted(int *status)
 {
-  char log[4096], *last = NULL;
-  if (read_tail(LOG_FILE, log, sizeof log) <= 0)
-    return false;
-  for (char *at = strstr(log, NOTED); at != NULL; at = strstr(at + 1, NOTED))
-    last = at;
-  return last != NULL && sscanf(last + strlen(NOTED), "%d", status) == 1;
+  int number;
+  if (number_after(RUN_LOG, "Exiting with status: ", status))
+    return true;
+  /* A container that ends at once may be gone before runsc has begun to wait for it; its kernel noted the end too. */
+  if (number_after(BOOT_LOG, "application exiting with exit status ", &number)) {
+    *status = W_EXITCODE(number, 0);
+    return true;
+  }
+  if (number_after(BOOT_LOG, "application exiting with killed by signal ", &number)) {
+    *status = W_EXITCODE(0, number);
+    return true;
+  }
+  return false;
+}
+
+const char *runtime_last_words(void)
+{
+  static char log[1024];
+  long length = read_tail(RUN_LOG, log, sizeof log);
+  while (length > 0 && log[length - 1] == '\n')
+    log[--length] = '\0';
+  char *line = length > 0 ? strrchr(log, '\n') : NULL;
+  return length <= 0 ? "" : line == NULL ? log : line + 1;
 }

@@ -33,4 +33,7 @@ pid_t runtime_container(void);
 /* The container's wait status as the runtime noted it; false when it noted none. */
 bool runtime_noted(int *status);
 
+/* The last line that the runtime logged; empty when it did not. */
+const char *runtime_last_words(void);
+
 #endif

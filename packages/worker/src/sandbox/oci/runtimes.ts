@@ -50,8 +50,9 @@ export const GVISOR: OciRuntime = {
   platforms: ['systrap', 'ptrace'],
   run: (platform) => [
     ...runscFlags(platform),
-    `--debug-log=${STATE}/log`,
-    '--debug-command=run',
+    // The launcher finds in them how the container ended.
+    `--debug-log=${STATE}/log.%COMMAND%`,
+    '--debug-command=run,boot',
     'run',
     `--bundle=${BUNDLE}`,
     CONTAINER,

@@ -9,7 +9,7 @@ import { type ChannelFailure, GuestChannel } from '../../guest/channel.ts';
 import { ociConfig } from '../../guest/oci-config.ts';
 import { stdinOfBytes } from '../../guest/stdin.ts';
 import { deadline } from '../../host/clock.ts';
-import { lastLine } from '../console-ring.ts';
+import { ConsoleRing, lastLine } from '../console-ring.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { IdRanges } from './id-range.ts';
 import { LAUNCHER, type OciSandboxParts, startOciSandbox } from './oci-sandbox.ts';
@@ -52,9 +52,10 @@ async function run(parts: OciSandboxParts, directory: string): Promise<string | 
   const ended = Promise.withResolvers<Extract<GuestFrame, { type: 'EXIT' | 'FAULT' }> | ChannelFailure>();
   using _late = deadline(TRIAL_MS, () => ended.resolve({ kind: 'closed', message: `no end within ${TRIAL_MS} ms` }));
   await using sandbox = await startOciSandbox(spec, new AbortController().signal, parts);
+  const printed = new ConsoleRing();
   using channel = new GuestChannel(sandbox.agent, {
     started: () => undefined,
-    output: () => undefined,
+    output: (_stream, data) => printed.push(data),
     ended: ended.resolve,
     failed: ended.resolve,
   });
@@ -66,7 +67,7 @@ async function run(parts: OciSandboxParts, directory: string): Promise<string | 
   channel.start(task, stdinOfBytes(new Uint8Array(0)));
   const end = await ended.promise;
   if ('type' in end && end.type === 'EXIT' && end.kind === 'exited' && end.code === 0) return null;
-  const said = lastLine(sandbox.console());
+  const said = lastLine(printed.text()) || lastLine(sandbox.console());
   if ('type' in end && end.type === 'EXIT') return `the trial ended with ${end.kind} ${end.code}`;
   return said === '' ? end.message : `${end.message} (${said})`;
 }
