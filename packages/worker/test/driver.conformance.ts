@@ -7,7 +7,7 @@ import { eventually } from './support/workspace.ts';
 
 /**
  * What is tested: a driver, and how a program of steps (see `FakeGuest`) is run in its sandboxes. The steps used here are `out`, `err`,
- * `outbytes`, `cat`, `sleep`, `flood`, `signal`, `oom` and `exit`.
+ * `outbytes`, `cat`, `sleep`, `flood`, `fill`, `signal`, `oom` and `exit`.
  */
 export interface DriverTarget extends AsyncDisposable {
   readonly driver: SandboxDriver;
@@ -20,7 +20,7 @@ export interface DriverTarget extends AsyncDisposable {
 
 /** Tests that a driver cannot pass, and why. */
 export type Skips = Readonly<Partial<Record<ConformanceTest, string>>>;
-export type ConformanceTest = 'usage' | 'signal';
+export type ConformanceTest = 'usage' | 'signal' | 'disk';
 
 /** Runs the suite that every driver must pass. */
 export function driverConformance(name: string, makeTarget: () => Promise<DriverTarget>, skips: Skips = {}): void {
@@ -69,6 +69,23 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       assert.ok('type' in end && end.type === 'EXIT' && end.code === 0, JSON.stringify(end));
       assert.ok(stdout.equals(stdin), 'the bytes differ');
     });
+
+    test('a program that never reads its input, it ends as it would without', async () => {
+      const { end, stdout } = await run(['out:done', 'exit:4'], randomBytes(600_000));
+      assert.equal(stdout.toString(), 'done');
+      assert.ok('type' in end && end.type === 'EXIT' && end.code === 4, JSON.stringify(end));
+    });
+
+    test(
+      'a program that wants more disk than there is, it is refused and goes on',
+      { skip: skips.disk ?? false },
+      async () => {
+        const { end, stdout, stderr } = await run(['fill', 'out:alive', 'exit:0']);
+        assert.match(stderr.toString(), /No space left on device/);
+        assert.equal(stdout.toString(), 'alive');
+        assert.ok('type' in end && end.type === 'EXIT' && end.code === 0, JSON.stringify(end));
+      },
+    );
 
     test('output beyond the window, its digest is right', async () => {
       const { stdout } = await run(['outbytes:3000000']);
@@ -123,6 +140,12 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       const sandbox = await target.driver.start(spec(), new AbortController().signal);
       await sandbox.destroy();
       await sandbox.exited;
+    });
+
+    test('a sandbox destroyed while its program is being started, nothing is left', async () => {
+      const program = await start(['sleep:60000']);
+      await program[Symbol.asyncDispose]();
+      await program.booted.sandbox.exited;
     });
 
     test('a start that is aborted, it rejects and nothing is left', async () => {

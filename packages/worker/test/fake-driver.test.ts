@@ -14,5 +14,5 @@ driverConformance(
       [Symbol.asyncDispose]: () => driver[Symbol.asyncDispose](),
     };
   },
-  { usage: 'it has no process that could be measured' },
+  { usage: 'it has no process that could be measured', disk: 'it has no disk' },
 );

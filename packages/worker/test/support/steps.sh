@@ -10,6 +10,7 @@ for step in "$@"; do
     cat) cat ;;
     sleep) sleep "$((argument / 1000)).$(printf %03d $((argument % 1000)))" ;;
     flood) yes 0123456789abcde ;;
+    fill) fallocate -l 1G /work/full ;;
     signal) kill -"$argument" $$ ;;
     oom) tail /dev/zero ;;
     exit) exit "$argument" ;;
