@@ -1,10 +1,13 @@
 import { test } from 'node:test';
 import { GVISOR } from '../src/sandbox/oci/runtimes.ts';
 import { driverConformance } from './driver.conformance.ts';
+import { ociConfinement } from './oci.confinement.ts';
 import { ociSkip, ociTarget } from './support/oci-target.ts';
 
 const skip = ociSkip(GVISOR);
 const tag = `gvisor${process.pid}`;
 
-if (skip === false) driverConformance('gvisor', () => ociTarget(GVISOR, tag));
-else test('driver gvisor', { skip }, () => undefined);
+if (skip === false) {
+  driverConformance('gvisor', () => ociTarget(GVISOR, tag));
+  ociConfinement(GVISOR, `${tag}c`);
+} else test('driver gvisor', { skip }, () => undefined);
