@@ -67,8 +67,8 @@ describe('Firecracker that does not start a machine', { skip }, () => {
     [
       'a monitor that does not answer',
       'no-answer',
-      /not answer PUT \/actions: not within 3000 ms/,
-      { apiDeadlineMs: 3_000 },
+      /not answer PUT \/actions: not within 1500 ms/,
+      { callDeadlineMs: 1_500 },
     ],
   ];
   for (const [what, fault, expected, options] of faults) {
@@ -124,7 +124,7 @@ describe('a trial boot', { skip }, () => {
   test('a monitor that cannot use KVM, it is a failed check that says so', async () => {
     await using target = await firecrackerTarget(tag, { fault: 'error-at-start', options: oneId() });
     await target.driver.prepare();
-    const check = await trialBoot(target.driver, specOf(target), 10_000);
+    const check = await trialBoot(target.driver, specOf(target), 60_000);
     assert.match(check.reason, /Internal VMM error: KVM/);
     assert.ok(check.remedy !== null && !check.ok);
     assert.deepEqual(await target.leftovers(), []);
@@ -133,7 +133,7 @@ describe('a trial boot', { skip }, () => {
   test('a guest that boots, the check says how fast', async () => {
     await using target = await firecrackerTarget(tag, { options: oneId() });
     await target.driver.prepare();
-    const check = await trialBoot(target.driver, specOf(target), 30_000);
+    const check = await trialBoot(target.driver, specOf(target), 60_000);
     assert.ok(check.ok, check.reason);
     assert.match(check.reason, /its agent answered after \d+ ms/);
     assert.deepEqual(await target.leftovers(), []);

@@ -72,7 +72,7 @@ export async function firecrackerTarget(
       artifacts,
       runDir,
       daemonTag,
-      ...(isDouble ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 30_000 } : {}),
+      ...(isDouble ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 60_000, apiDeadlineMs: 30_000 } : {}),
       ...options,
     }),
   );

@@ -39,8 +39,10 @@ export interface FirecrackerDriverOptions {
   readonly uids?: UidPool;
   readonly driveRate?: DeviceRate;
   readonly bootDeadlineMs?: number;
-  /** From the jailer's start to the socket of the API, and for each call of it. */
+  /** From the jailer's start to the socket of the API. */
   readonly apiDeadlineMs?: number;
+  /** For each call of the API. */
+  readonly callDeadlineMs?: number;
   /** What the monitor needs beside the guest's memory. */
   readonly vmmOverheadMiB?: number;
 }
@@ -190,7 +192,7 @@ export class FirecrackerDriver implements SandboxDriver {
     machine: { readonly cpus: number; readonly memoryMiB: number },
     signal: AbortSignal,
   ): Promise<void> {
-    const { apiDeadlineMs = 10_000, driveRate = DRIVE_RATE } = this.#options;
+    const { apiDeadlineMs = 10_000, callDeadlineMs = 5_000, driveRate = DRIVE_RATE } = this.#options;
     const due = AbortSignal.timeout(apiDeadlineMs);
     await using socket = await jail
       .socketWhenThere(JAIL_PATHS.apiSocket, AbortSignal.any([signal, due]))
@@ -198,7 +200,7 @@ export class FirecrackerDriver implements SandboxDriver {
         signal.throwIfAborted();
         throw due.aborted ? new Error(`there is no API socket within ${apiDeadlineMs} ms`) : error;
       });
-    using api = new ApiClient({ socketPath: socket.path, deadlineMs: apiDeadlineMs, signal });
+    using api = new ApiClient({ socketPath: socket.path, deadlineMs: callDeadlineMs, signal });
     sandbox.take({ log: jail.fifo(JAIL_PATHS.log), metrics: jail.fifo(JAIL_PATHS.metrics) });
     await api.putLogger({ log_path: JAIL_PATHS.log, level: 'Warning', show_level: true });
     await api.putMetrics({ metrics_path: JAIL_PATHS.metrics });

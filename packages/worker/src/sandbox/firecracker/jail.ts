@@ -79,7 +79,7 @@ export class Jail implements AsyncDisposable {
         JAIL_UID: String(uid),
         JAIL_BINDS: binds.map((pair) => pair.join(':')).join('\n'),
         JAIL_SCRATCH: `${this.scratchPath}:${JAIL_PATHS.scratch}`,
-        JAIL_FIFOS: [JAIL_PATHS.log, JAIL_PATHS.metrics].join('\n'),
+        JAIL_FIFOS: [JAIL_PATHS.log, JAIL_PATHS.metrics].map((path) => `.${path}`).join('\n'),
       },
     });
     return this.#child;

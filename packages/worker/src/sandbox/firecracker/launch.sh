@@ -8,7 +8,7 @@
 #   JAIL_UID      the user and group id that the VMM gets
 #   JAIL_BINDS    SOURCE:TARGET, one a line: files that the VMM sees, read-only
 #   JAIL_SCRATCH  SOURCE:TARGET: the one file outside of the jail's own memory that it may write
-#   JAIL_FIFOS    named pipes for it to write to, one a line
+#   JAIL_FIFOS    named pipes for it to write to, below the root, one a line
 #
 # The jail's root is a small memory file system in a mount namespace of the sandbox's own: what the VMM leaves there is bounded, charged
 # to its control group, and gone with its last process. The daemon reaches it through /proc/PID/root.
@@ -46,8 +46,7 @@ bind() { # SOURCE TARGET OPTIONS
 		exit 66
 	fi
 	: >"$JAIL_ROOT$2"
-	mount --bind -- "$1" "$JAIL_ROOT$2"
-	mount -o "remount,bind,nosuid,nodev,noexec,$3" -- "$JAIL_ROOT$2"
+	mount -o "bind,nosuid,nodev,noexec,$3" -- "$1" "$JAIL_ROOT$2"
 }
 
 # The VMM's program is copied in, a few MB; it is the only thing that may be large.
@@ -56,8 +55,8 @@ mkdir "$JAIL_ROOT/vm"
 IFS=$newline
 for pair in $JAIL_BINDS; do bind "${pair%:*}" "${pair##*:}" ro; done
 bind "${JAIL_SCRATCH%:*}" "${JAIL_SCRATCH##*:}" rw
-for fifo in $JAIL_FIFOS; do
-	mkfifo -m 600 "$JAIL_ROOT$fifo"
-	chown "$JAIL_UID:$JAIL_UID" "$JAIL_ROOT$fifo"
-done
+cd "$JAIL_ROOT"
+mkfifo -m 600 -- $JAIL_FIFOS
+chown "$JAIL_UID:$JAIL_UID" -- $JAIL_FIFOS
+cd /
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin unshare --pid --fork --kill-child=KILL -- "$@"
