@@ -47,12 +47,7 @@ export function buildApp(parts: AppParts, routes: readonly Route[]): FastifyInst
     }
   });
   app.addContentTypeParser('application/octet-stream', (_request, payload, done) => done(null, payload));
-  app.setErrorHandler((error, request, reply) => {
-    // A connection that is closed while the client still sends is reset, and the answer may be lost with it: what is
-    // left of the body is read and thrown away instead.
-    void reply.removeHeader('connection');
-    sendProblem(error, request, reply, log);
-  });
+  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply, log));
   app.setNotFoundHandler((request, reply) => {
     sendProblem(notFound(routes, request, reply), request, reply, log);
   });

@@ -1,8 +1,13 @@
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { CocoreError, invalidRequest, isErrorCode, problemOf } from '@cocore/protocol';
+import { CocoreError, invalidRequest, isErrorCode, MAX_BLOB_BYTES, problemOf } from '@cocore/protocol';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { z } from 'zod';
+
+/** Of a refused body: what is longer, or slower, is cut off with its connection. */
+const MAX_DISCARDED_BYTES = 2 * MAX_BLOB_BYTES;
+const DISCARD_MS = 30_000;
 
 const IssueParameters = z.object({ code: z.string() });
 
@@ -44,12 +49,25 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
   const known = cocoreErrorOf(error);
   if (known.code === 'internal') log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
   if (known.code === 'unauthenticated') void reply.header('www-authenticate', 'Bearer');
-  // A body that nobody will read must not be taken for the next request.
-  if (hasBody(request) && !request.raw.complete) void reply.header('connection', 'close');
+  // Fastify closes the connection of a body that is too large: the client, still sending, would be reset before it has read why.
+  void reply.removeHeader('connection');
+  if (hasBody(request) && !request.raw.complete) discardBody(request.raw);
   void reply
     .code(known.status === 0 ? 500 : known.status)
     .header('content-type', 'application/problem+json')
     .send(JSON.stringify(problemOf(known, request.id)));
+}
+
+/** Reads what is left of a refused body and throws it away, so that the client gets to read the answer; within bounds. */
+function discardBody(body: IncomingMessage): void {
+  let left = MAX_DISCARDED_BYTES;
+  const timer = setTimeout(() => body.destroy(), DISCARD_MS).unref();
+  body.once('close', () => clearTimeout(timer));
+  body.on('data', (bytes: Buffer) => {
+    left -= bytes.length;
+    if (left < 0) body.destroy();
+  });
+  body.resume();
 }
 
 export const hasBody = ({ headers }: FastifyRequest): boolean =>
