@@ -60,7 +60,7 @@ static void mount_loop(const char *file, const char *target, const char *type, u
     config.info.lo_flags = LO_FLAGS_AUTOCLEAR | (readable_only ? LO_FLAGS_READ_ONLY : 0);
     if (ioctl(loop, LOOP_CONFIGURE, &config) == 0) {
       if (mount(device, target, type, flags, options) < 0)
-        fault(stage, "mount %s as %s", file, type);
+        fault(stage, "mount %s as %s", target, type);
       close(loop);
       close(control);
       close(backing);
@@ -74,17 +74,20 @@ static void mount_loop(const char *file, const char *target, const char *type, u
   fault(SETUP, "find a free loop device");
 }
 
-/* From Linux 6.12 on, erofs mounts a file itself; before, through a loop device. */
+/* From Linux 6.12 on, erofs mounts a file itself; before, through a loop device. The container sees the source's name, which is no path of the host. */
 static void mount_erofs(const char *file, const char *target)
 {
   const unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV;
-  if (mkdir(target, 0755) < 0)
+  static const char source[] = "drive";
+  if (mkdir(target, 0755) < 0 || symlink(file, source) < 0)
     fault(SETUP, "mkdir %s", target);
-  if (mount(file, target, "erofs", flags, NULL) == 0)
-    return;
-  if (errno != ENOTBLK)
-    fault(IMAGE, "mount %s as erofs", file);
-  mount_loop(file, target, "erofs", flags, NULL, IMAGE);
+  if (mount(source, target, "erofs", flags, NULL) < 0) {
+    if (errno != ENOTBLK)
+      fault(IMAGE, "mount %s as erofs", target);
+    mount_loop(file, target, "erofs", flags, NULL, IMAGE);
+  }
+  if (unlink(source) < 0)
+    fault(SETUP, "unlink %s", source);
 }
 
 /* Mounts `from` again on `to`, with its owners mapped into the user namespace. */

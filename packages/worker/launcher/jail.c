@@ -120,8 +120,6 @@ void enter_jail(const struct jail *jail)
   char bundle[4096], root[4096], options[64];
   snprintf(bundle, sizeof bundle, "%s/bundle", jail->directory);
   snprintf(root, sizeof root, "%s/root", jail->directory);
-  if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-    fault(SETUP, "keep mounts to this sandbox");
   if (mount("jail", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755") < 0 || chdir(root) < 0)
     fault(SETUP, "mount the jail");
   mount_drives(&jail->drives);

@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -50,14 +51,21 @@ static void join_cgroups(const char *files)
   free(list);
 }
 
-/* Named pipes, so that the daemon can open their other ends, which are not sockets: a function may open /dev/stdout again. */
+/*
+ * Named pipes, so that the daemon can open their other ends, which are not sockets: a function may open /dev/stdout again. They are opened through
+ * a mount whose root is their directory, so that /proc/self/fd tells the function no path of the host.
+ */
 static struct streams make_streams(const char *directory, uid_t owner)
 {
+  char root[4096];
+  snprintf(root, sizeof root, "%s/root", directory);
+  if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount(directory, root, NULL, MS_BIND, NULL) < 0)
+    fault(SETUP, "bind the sandbox's directory");
   static const char *const names[] = {"stdin", "stdout", "stderr"};
   struct streams streams;
   for (int at = 0; at < 3; at += 1) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s", directory, names[at]);
+    char path[4112];
+    snprintf(path, sizeof path, "%s/%s", root, names[at]);
     if (mkfifo(path, 0600) < 0 || chown(path, owner, owner) < 0)
       fault(SETUP, "make %s", path);
     streams.held[at] = open(path, O_RDWR | O_CLOEXEC);
@@ -65,6 +73,8 @@ static struct streams make_streams(const char *directory, uid_t owner)
     if (streams.held[at] < 0 || streams.ends[at] < 0)
       fault(SETUP, "open %s", path);
   }
+  if (umount2(root, MNT_DETACH) < 0)
+    fault(SETUP, "leave the sandbox's directory");
   return streams;
 }
 

@@ -33,6 +33,7 @@ for path in ["/proc/cmdline", "/proc/diskstats", "/proc/kallsyms", "/proc/sys/ke
     tries(path, read(path))
 for path in ["/sys/block", "/sys/class/dmi", "/sys/module", "/proc/1/root", "/proc/1/fd"]:
     tries(path, lambda: os.listdir(path))
+found["paths"] = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)] + open("/proc/self/mountinfo").read().splitlines()
 tries("connect", lambda: socket.create_connection(("10.0.2.2", 80), 2))
 tries("vsock", lambda: socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
 tries("disk", lambda: os.mknod("/work/disk", 0o60600, os.makedev(7, 0)))
@@ -95,6 +96,7 @@ export function ociConfinement(runtime: OciRuntime, tag: string): void {
         [],
       );
       assert.deepEqual(found['interfaces'], ['lo']);
+      assert.ok(!JSON.stringify(found['paths']).includes(target.path), 'a path of the host');
       for (const what of ['connect', 'vsock', 'disk', 'code']) {
         assert.notEqual(found[what], 'allowed', what);
       }
