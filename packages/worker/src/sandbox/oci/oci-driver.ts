@@ -52,7 +52,8 @@ export class OciDriver implements SandboxDriver {
   }
 
   async probe(): Promise<HostCheck[]> {
-    const { checks, platform } = await probeOciHost(this.#options.runtime);
+    const { runtime, runDir, daemonTag } = this.#options;
+    const { checks, platform } = await probeOciHost(runtime, { directory: runDir, tag: daemonTag });
     this.#platform = platform ?? this.#platform;
     return [...checks];
   }

@@ -5,7 +5,7 @@ import { openCgroups } from '../../cgroup/open.ts';
 import { failed, type HostCheck, passed } from '../../host/check.ts';
 import { LAUNCHER } from './oci-sandbox.ts';
 import type { OciRuntime } from './runtimes.ts';
-import { tryRuntime } from './trial.ts';
+import { trialPlace, tryRuntime } from './trial.ts';
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message.split('\n')[0]! : String(error));
 
@@ -16,7 +16,7 @@ export interface OciProbe {
 }
 
 /** Whether this host can run sandboxes of a runtime. Where nothing is missing, one is run. */
-export async function probeOciHost(runtime: OciRuntime): Promise<OciProbe> {
+export async function probeOciHost(runtime: OciRuntime, place = trialPlace()): Promise<OciProbe> {
   const checks = await Promise.all([
     checkUser(),
     checkFile(runtime.name, runtime.program, `Install the package ${runtime.from}.`),
@@ -30,7 +30,7 @@ export async function probeOciHost(runtime: OciRuntime): Promise<OciProbe> {
   if (checks.some((check) => !check.ok)) return { checks, platform: null };
   const name = `${runtime.name} trial`;
   try {
-    const verdict = await tryRuntime(runtime, await openCgroups());
+    const verdict = await tryRuntime(runtime, await openCgroups(), place);
     if (verdict.platform !== null) {
       return { checks: [...checks, passed(name, `a container ran (${verdict.platform})`)], ...verdict };
     }

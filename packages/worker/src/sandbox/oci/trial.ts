@@ -21,9 +21,25 @@ const MEMORY_MIB = 128;
 /** What a trial found: the platform that works, or why none does. */
 export type Verdict = { readonly platform: string } | { readonly platform: null; readonly reason: string };
 
+/** Where a trial has its files and how its control group is named: whoever owns both removes what a trial that was killed left. */
+export interface TrialPlace {
+  readonly directory: string;
+  readonly tag: string;
+}
+
+export const trialPlace = (): TrialPlace => ({
+  directory: join(tmpdir(), 'cocore-trials'),
+  tag: `trial${process.pid}`,
+});
+
 /** Runs a container whose only file is the launcher itself, on one platform after another until one works. */
-export async function tryRuntime(runtime: OciRuntime, cgroups: CgroupHierarchy): Promise<Verdict> {
-  const directory = await mkdtemp(join(tmpdir(), 'cocore-trial-'));
+export async function tryRuntime(
+  runtime: OciRuntime,
+  cgroups: CgroupHierarchy,
+  { directory: parent, tag }: TrialPlace,
+): Promise<Verdict> {
+  await mkdir(parent, { recursive: true, mode: 0o700 });
+  const directory = await mkdtemp(join(parent, 'trial-'));
   try {
     const [image, code] = [join(directory, 'image'), join(directory, 'code')];
     await mkdir(image);
@@ -35,7 +51,7 @@ export async function tryRuntime(runtime: OciRuntime, cgroups: CgroupHierarchy):
     const common = { runtime, runDir, cgroups, ids: new IdRanges(), scratch: new ScratchTemplates(directory) };
     const reasons: string[] = [];
     for (const platform of runtime.platforms) {
-      const reason = await run({ ...common, platform, daemonTag: `trial${process.pid}${runtime.name}` }, directory);
+      const reason = await run({ ...common, platform, daemonTag: tag }, directory);
       if (reason === null) return { platform };
       reasons.push(`${platform}: ${reason}`);
     }
@@ -48,7 +64,14 @@ export async function tryRuntime(runtime: OciRuntime, cgroups: CgroupHierarchy):
 /** Why a container does not run; null when it does. */
 async function run(parts: OciSandboxParts, directory: string): Promise<string | null> {
   const [imagePath, codePath] = [join(directory, 'image.erofs'), join(directory, 'code.erofs')];
-  const spec = { name: 'trial', memoryMiB: MEMORY_MIB, cpus: 1, scratchMiB: SCRATCH_MIB, imagePath, codePath };
+  const spec = {
+    name: `trial_${parts.runtime.name}`,
+    memoryMiB: MEMORY_MIB,
+    cpus: 1,
+    scratchMiB: SCRATCH_MIB,
+    imagePath,
+    codePath,
+  };
   const ended = Promise.withResolvers<Extract<GuestFrame, { type: 'EXIT' | 'FAULT' }> | ChannelFailure>();
   using _late = deadline(TRIAL_MS, () => ended.resolve({ kind: 'closed', message: `no end within ${TRIAL_MS} ms` }));
   await using sandbox = await startOciSandbox(spec, new AbortController().signal, parts);
