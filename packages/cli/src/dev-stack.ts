@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { connect as connectSocket } from 'node:net';
 import { join } from 'node:path';
 import { CocoreClient } from '@cocore/client';
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, type IsolationClass, type WorkerRecord } from '@cocore/protocol';
 import { CredentialsStore } from './credentials.ts';
 import { artifacts, type DaemonName, startDaemon } from './daemons.ts';
 import { credentialsDir } from './paths.ts';
@@ -13,11 +13,26 @@ const DEFAULT_PORT = 7733;
 /** Longer than either daemon takes to stop in order. */
 const STOP_TIMEOUT_MS = 15_000;
 
+/**
+ * What functions require here when they are deployed without a word about it: what the driver of that name gives on any host. `auto` may go
+ * as far down as emulation, which a worker elsewhere does by name only.
+ */
+export const DEV_ISOLATION = {
+  auto: 'emulated',
+  firecracker: 'gvisor',
+  qemu: 'emulated',
+  gvisor: 'gvisor',
+  crun: 'container',
+  fake: 'container',
+} as const satisfies Record<string, IsolationClass>;
+export type DevDriver = keyof typeof DEV_ISOLATION;
+
 export interface DevOptions {
   readonly env: NodeJS.ProcessEnv;
   /** Undefined: the default one, or any other when that is taken. */
   readonly port: number | undefined;
   readonly dataDir: string;
+  readonly isolation: DevDriver;
   readonly workerArgs: readonly string[];
   readonly logLevel: string;
   /** Settles when the user wants it to end, which may be before it is ready. */
@@ -119,6 +134,8 @@ export class DevStack implements AsyncDisposable {
       found,
       '--port',
       String(await choosePort(options.port)),
+      '--default-isolation',
+      DEV_ISOLATION[options.isolation],
     ];
     const server = owned.use(
       new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] })),
@@ -135,7 +152,7 @@ export class DevStack implements AsyncDisposable {
     broken.catch(() => undefined);
     if ((await Promise.race([worker.ready, broken, halted])) === null) return null;
     const record = (await operator.workers.list()).find(({ state }) => state === 'online');
-    process.stderr.write(`cocore: ${describe(record?.driver, record?.isolation)}\n`);
+    if (record !== undefined) process.stderr.write(`cocore: ${describeSandboxes(record)}\n`);
     return new DevStack(url, broken, owned.move());
   }
 
@@ -144,9 +161,16 @@ export class DevStack implements AsyncDisposable {
   }
 }
 
-function describe(driver = 'unknown', isolation = 'unknown'): string {
+/** What the weaker classes are not. */
+const NOT_A_WALL: Partial<Record<IsolationClass, string>> = {
+  emulated: 'for development, not a wall against strangers’ code',
+  container: 'functions share this host’s kernel; for code that you trust, not a wall against strangers’',
+};
+
+export function describeSandboxes({ driver, isolation }: Pick<WorkerRecord, 'driver' | 'isolation'>): string {
   const what = `sandboxes by ${driver}, isolation class ${isolation}`;
-  return isolation === 'emulated' ? `${what}: for development, not a wall against strangers’ code` : what;
+  const not = NOT_A_WALL[isolation];
+  return not === undefined ? what : `${what}: ${not}`;
 }
 
 /** A key of this start alone: gone from the server and from the user's files at the end. */
@@ -181,6 +205,9 @@ async function startWorker(
     found,
     '--join-token-file',
     '-',
+    '--isolation',
+    options.isolation,
+    ...(options.isolation === 'auto' ? ['--at-least', DEV_ISOLATION.auto] : []),
     ...options.workerArgs,
   ];
   const child = startDaemon('worker', args, { env, stdio: ['pipe', 'pipe', 'pipe'], asRoot });

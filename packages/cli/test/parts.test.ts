@@ -6,6 +6,7 @@ import { describe, test } from 'node:test';
 import type { ExecutionRecord } from '@cocore/protocol';
 import { guessRuntime } from '../src/commands/deploy.ts';
 import { CredentialsStore } from '../src/credentials.ts';
+import { describeSandboxes } from '../src/dev-stack.ts';
 import { exitCodeOf } from '../src/exit-code.ts';
 import { ago, plain } from '../src/print.ts';
 import { durationMs, environment, sizeBytes, wholeNumber } from '../src/units.ts';
@@ -54,6 +55,21 @@ test('the runtime, is told by the extension, else by the first line', () => {
   ];
   for (const [path, content, runtime] of cases)
     assert.equal(guessRuntime(path, Buffer.from(content)), runtime, content);
+});
+
+test('what dev says at its start, it names for a weak class what the class is not', () => {
+  assert.equal(
+    describeSandboxes({ driver: 'gvisor', isolation: 'gvisor' }),
+    'sandboxes by gvisor, isolation class gvisor',
+  );
+  assert.match(
+    describeSandboxes({ driver: 'qemu', isolation: 'emulated' }),
+    /emulated: .*not a wall against strangers/,
+  );
+  assert.match(
+    describeSandboxes({ driver: 'crun', isolation: 'container' }),
+    /container: .*not a wall against strangers/,
+  );
 });
 
 test('the exit code of run, is the function’s own or a shell’s word for what happened', () => {

@@ -25,6 +25,7 @@ const record: ExecutionRecord = {
   cpus: 1,
   timeoutMs: 1000,
   outputLimitBytes: 1000,
+  isolation: 'gvisor',
   inputDigest: sha256,
   createdAt: '2026-01-01T00:00:00.000Z',
   acceptedAt: null,

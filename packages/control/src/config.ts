@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, DEFAULT_ISOLATION, IsolationClass } from '@cocore/protocol';
 import { z } from 'zod';
 import type { ServerOptions, TlsChoice } from './server.ts';
 
@@ -29,6 +29,10 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
       `listening on ${host} without TLS would send keys and output in the clear`,
     );
   }
+  const defaultIsolation = IsolationClass.safeParse(values['default-isolation']);
+  if (!defaultIsolation.success) {
+    throw usage(`--default-isolation must be one of ${IsolationClass.options.join(', ')}`);
+  }
   const logLevel = env['COCORE_LOG_LEVEL'] ?? 'info';
   if (!LOG_LEVELS.includes(logLevel)) throw usage(`COCORE_LOG_LEVEL must be one of ${LOG_LEVELS.join(', ')}`);
   return {
@@ -38,6 +42,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     allowHosts: values['allow-host'] ?? [],
     tls,
     baseImagePath: readArtifacts(required(values.artifacts, '--artifacts')).baseImage,
+    defaultIsolation: defaultIsolation.data,
     logLevel,
   };
 }
@@ -57,6 +62,7 @@ function parse(argv: readonly string[]) {
         'tls-key': { type: 'string' },
         'tls-self': { type: 'boolean' },
         insecure: { type: 'boolean' },
+        'default-isolation': { type: 'string', default: DEFAULT_ISOLATION },
       },
     }).values;
   } catch (cause) {

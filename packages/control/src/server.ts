@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, type IsolationClass } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { DEFAULT_LIMITS, type Limits } from './admission.ts';
 import { Authenticator, makeKey } from './auth/secrets.ts';
@@ -36,6 +36,8 @@ export interface ServerOptions {
   readonly tls: TlsChoice;
   /** The image that functions run in, an erofs file. */
   readonly baseImagePath: string;
+  /** What a function requires that was deployed without a word about it. */
+  readonly defaultIsolation: IsolationClass;
   readonly log: Logger;
   readonly clock?: Clock;
   readonly limits?: Limits;
@@ -85,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   metrics.observe('cocore_attempts_live', 'Attempts that a worker has', () => dispatcher.live.size);
 
   const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
-  const reports = new AttemptReports({ store, dispatcher, hub, metrics });
+  const reports = new AttemptReports({ store, dispatcher, hub, metrics, log });
   const gateway = new Gateway({
     store,
     serverId,
@@ -109,6 +111,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     blobs,
     imager: new CodeImager(dataDir.file('tmp'), blobs),
     baseImage,
+    defaultIsolation: options.defaultIsolation,
     gateway,
     hub,
     clock,

@@ -66,7 +66,14 @@ async function parts(scope: AsyncDisposableStack, change: (store: Store) => Part
   const real = scope.adopt(await openSqliteStore({ path: join(directory.path, 'db') }), (open) => open.close());
   const projectId = await real.ensureProject('p');
   const blob = { digest: `sha256:${'a'.repeat(64)}`, bytes: 1 };
-  const shape = { memoryMiB: 128, cpus: 1, timeoutMs: 1000, outputLimitBytes: 1, env: {} };
+  const shape = {
+    memoryMiB: 128,
+    cpus: 1,
+    timeoutMs: 1000,
+    outputLimitBytes: 1,
+    env: {},
+    isolation: 'container',
+  } as const;
   const file = { name: 'f', runtime: 'bash', fileName: 'f.sh', code: blob, image: blob } as const;
   await real.createFunctionVersion({ projectId, ...file, ...shape }, DEFAULT_LIMITS);
   const store: Store = { ...real, ...change(real) };

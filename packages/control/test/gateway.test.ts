@@ -300,6 +300,26 @@ describe('an attempt over the gateway', () => {
     assert.equal((await server.execution(id, '5s')).state, 'success');
   });
 
+  test('an acceptance in a weaker class than is required, it does not count and the attempt goes to another worker', async () => {
+    await using server = await TestServer.start();
+    await using liar = await ScriptedWorker.connect(server, { capabilities: { isolation: 'gvisor', memoryMiB: 1024 } });
+    await server.deploy('walled', { isolation: 'gvisor' });
+    const { id } = await server.run('walled', {});
+    const assign = await liar.next('AttemptAssign');
+    liar.accept(assign, 'container');
+    assert.match((await liar.next('AttemptRevoke')).why, /container is too weak: gvisor is required/);
+    assert.equal((await server.execution(id)).state, 'open');
+    await using other = await ScriptedWorker.connect(server, { capabilities: { isolation: 'microvm' } });
+    const again = await other.startNext();
+    other.end(again);
+    const record = await server.execution(id, '5s');
+    assert.deepEqual([record.state, record.attempts[0]?.isolation], ['success', 'microvm']);
+    assert.deepEqual(
+      liar.received.filter(({ type }) => type === 'AttemptAssign'),
+      [],
+    );
+  });
+
   test('a worker that refuses because it stops, and then ends what it had, it is given nothing more', async () => {
     await using server = await TestServer.start();
     await using leaving = await ScriptedWorker.connect(server);

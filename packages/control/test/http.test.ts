@@ -88,6 +88,12 @@ const BAD: BadCase[] = [
   },
   { what: 'a shape between two', call: deploy({ memoryMiB: 300 }), code: 'shape_not_offered', detail: /next is 512/ },
   { what: 'a shape over the largest', call: deploy({ cpus: 64 }), code: 'shape_not_offered', detail: /largest is 8/ },
+  {
+    what: 'an isolation class that is none',
+    call: deploy({ isolation: 'firecracker' }),
+    code: 'invalid_request',
+    detail: /isolation: .*microvm.*gvisor.*emulated.*container/,
+  },
   { what: 'a timeout over the limit', call: deploy({ timeoutMs: 1e12 }), code: 'invalid_request' },
   {
     what: 'a body that is too large',
@@ -385,6 +391,14 @@ describe('the API', () => {
     const byId = await server.call('GET', `/v1/functions/${first.id}`);
     assert.deepEqual(FunctionRecord.parse(byId.body), second);
     assert.equal((await server.run('twice')).version, 2);
+  });
+
+  test('a function deployed without a class, it requires the server’s default; with one, its own', async () => {
+    await using server = await TestServer.start({ defaultIsolation: 'emulated' });
+    assert.equal((await server.deploy('plain')).isolation, 'emulated');
+    assert.equal((await server.run('plain')).isolation, 'emulated');
+    assert.equal((await server.deploy('plain', { isolation: 'microvm' })).isolation, 'microvm');
+    assert.equal((await server.run('plain')).isolation, 'microvm');
   });
 
   test('code of 4 MiB and arguments of 1 MiB that grow sixfold in JSON, they are taken', async () => {

@@ -23,6 +23,7 @@ async function accepted(directory: Temporary) {
     code: blob,
     image: blob,
     env: {},
+    isolation: 'container',
   } as const;
   await store.createFunctionVersion({ ...version, memoryMiB: 128, cpus: 1, timeoutMs: 1, outputLimitBytes: 1 }, limits);
   const execution = {

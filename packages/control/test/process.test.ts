@@ -67,6 +67,7 @@ test('a command line that is wrong, the error is two lines and the code 2', asyn
     [[], 'usage'],
     [[...args, '--colour'], 'usage'],
     [[...args, '--port', '99999'], 'usage'],
+    [[...args, '--default-isolation', 'paper'], 'usage'],
     [[...args, '--tls-self', '--tls-cert', 'x'], 'usage'],
     [[...args, '--host', '0.0.0.0'], 'insecure_refused'],
     [[...args, '--tls-cert', 'nothing', '--tls-key', 'nothing'], 'file_unreadable'],

@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { afterEach, beforeEach, describe, test } from 'node:test';
-import { CocoreError, LEASE_MS, type Outcome, PREPARE_TIMEOUT_MS, QUEUE_TTL_MS } from '@cocore/protocol';
+import {
+  CocoreError,
+  type IsolationClass,
+  LEASE_MS,
+  type Outcome,
+  PREPARE_TIMEOUT_MS,
+  QUEUE_TTL_MS,
+} from '@cocore/protocol';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
 import type { NewExecution, QueuedAttempt, ReportedEnd, SessionOpened, Store } from '../src/store/store.ts';
 import { ManualClock } from './support/manual-clock.ts';
@@ -60,7 +67,7 @@ export function storeConformance(
       place[Symbol.dispose]();
     });
 
-    const deploy = (functionName: string, project = projectId) =>
+    const deploy = (functionName: string, project = projectId, isolation: IsolationClass = 'container') =>
       store.createFunctionVersion(
         {
           projectId: project,
@@ -74,6 +81,7 @@ export function storeConformance(
           timeoutMs: 60_000,
           outputLimitBytes: 1000,
           env: {},
+          isolation,
         },
         DEFAULT_LIMITS,
       );
@@ -92,7 +100,12 @@ export function storeConformance(
       const [created] = await store.createExecutions([request(change)], DEFAULT_LIMITS);
       return created!.queued!;
     };
-    const join = async (publicKey: string, sessionId: string, inventory: string[] = []): Promise<SessionOpened> => {
+    const join = async (
+      publicKey: string,
+      sessionId: string,
+      inventory: string[] = [],
+      isolation: IsolationClass = 'container',
+    ): Promise<SessionOpened> => {
       const hash = createHash('sha256').update(publicKey).digest();
       await store.createJoinToken({ hash, ttlMs: 60_000 }).catch(() => undefined);
       const opened = await store.openSession({
@@ -102,7 +115,7 @@ export function storeConformance(
         name: publicKey,
         daemonVersion: '1',
         platform: 'test',
-        capabilities: CAPABILITIES,
+        capabilities: { ...CAPABILITIES, isolation },
         inventory,
       });
       assert.equal(opened.kind, 'opened');
@@ -224,6 +237,47 @@ export function storeConformance(
         const { workerId } = await join('k1', 's1');
         await store.requestCancel(projectId, attempt.executionId);
         assert.equal(await store.assign(attempt, { workerId, sessionId: 's1' }), null);
+      });
+    });
+
+    describe('isolation', () => {
+      test('a version’s class, it is in the records of its function and executions, and a new version changes neither', async () => {
+        await deploy('strong', projectId, 'microvm');
+        const attempt = await create({ function: 'strong' });
+        assert.equal(attempt.isolation, 'microvm');
+        assert.equal((await deploy('strong', projectId, 'emulated')).isolation, 'emulated');
+        assert.equal((await read(attempt)).isolation, 'microvm');
+        assert.deepEqual(
+          (await store.loadLive()).map(({ isolation }) => isolation),
+          ['microvm'],
+        );
+      });
+
+      test('a worker of a weaker class than is required, nothing is assigned to it', async () => {
+        await deploy('strong', projectId, 'gvisor');
+        const attempt = await create({ function: 'strong' });
+        for (const weak of ['emulated', 'container'] as const) {
+          const { workerId } = await join(weak, weak, [], weak);
+          await assert.rejects(store.assign(attempt, { workerId, sessionId: weak }), /requires gvisor/);
+        }
+        assert.equal((await read(attempt)).attempts[0]?.state, 'queued');
+        const { workerId } = await join('strong', 'strong', [], 'gvisor');
+        assert.ok(await store.assign(attempt, { workerId, sessionId: 'strong' }));
+      });
+
+      test('a worker that comes back with a weaker class, what it had not accepted is taken from it; what runs goes on', async () => {
+        await deploy('strong', projectId, 'gvisor');
+        const [begun, waiting] = [await create({ function: 'strong' }), await create({ function: 'strong' })];
+        const { workerId } = await join('k1', 's1', [], 'gvisor');
+        for (const attempt of [begun, waiting]) await store.assign(attempt, { workerId, sessionId: 's1' });
+        await store.recordAccepted(begun, 's1', { driver: 'gvisor', isolation: 'gvisor' });
+        const opened = await join('k1', 's2', [begun.attemptId, waiting.attemptId], 'emulated');
+        const ids = (attempts: readonly { attemptId: string }[]) => attempts.map(({ attemptId }) => attemptId);
+        assert.deepEqual(
+          [ids(opened.resume), ids(opened.requeued), opened.revoke],
+          [[begun.attemptId], [waiting.attemptId], [waiting.attemptId]],
+        );
+        assert.equal((await read(waiting)).attempts[0]?.state, 'queued');
       });
     });
 

@@ -153,6 +153,18 @@ describe('migrations', () => {
     assert.throws(() => readMigrations(migrations), /is not number 1/);
   });
 
+  test('a version from before classes were asked for, it requires the strong default', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    migrate(database, 0, readMigrations().slice(0, 1));
+    database.exec(`INSERT INTO projects VALUES ('p', 'p', 0, 0); INSERT INTO functions VALUES ('p', 'f', 'f', 1, 0);
+      INSERT INTO function_versions VALUES ('p', 'f', 1, 'bash', 'f', '', 0, '', 0, 128, 1, 1, 1, '{}', 0)`);
+    migrate(database, 0);
+    assert.deepEqual({ ...database.get('SELECT isolation FROM function_versions') }, { isolation: 'gvisor' });
+    assert.throws(() => database.exec("UPDATE function_versions SET isolation = 'paper'"), /CHECK/);
+    database.close();
+  });
+
   test('a migration that fails half-way, nothing of it is kept', () => {
     using directory = temporaryDirectory();
     const database = openDatabase(join(directory.path, 'db'));

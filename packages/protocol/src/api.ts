@@ -81,6 +81,8 @@ export const FunctionDeploy = z.strictObject({
   /** Both streams together; what is beyond is cut and marked. */
   outputLimitBytes: OutputLimitBytes.default(limits.DEFAULT_OUTPUT_LIMIT_BYTES),
   env: Environment.default({}),
+  /** The weakest class that it may run in; the default is the server's. */
+  isolation: IsolationClass.optional(),
 });
 export type FunctionDeploy = z.infer<typeof FunctionDeploy>;
 export type FunctionDeployInput = z.input<typeof FunctionDeploy>;
@@ -97,6 +99,8 @@ export const FunctionRecord = z.object({
   cpus: z.int(),
   timeoutMs: z.int(),
   outputLimitBytes: z.int(),
+  /** The weakest class that this version runs in. */
+  isolation: IsolationClass,
   createdAt: Timestamp,
   deployedAt: Timestamp,
 });
@@ -196,6 +200,8 @@ export const ExecutionRecord = z.object({
   cpus: z.int(),
   timeoutMs: z.int(),
   outputLimitBytes: z.int(),
+  /** What its function's version requires; what an attempt was given is in the attempt. */
+  isolation: IsolationClass,
   inputDigest: Sha256,
   createdAt: Timestamp,
   acceptedAt: Timestamp.nullable(),

@@ -1,12 +1,13 @@
-import { Command } from 'commander';
-import { DevStack } from '../dev-stack.ts';
+import { Command, Option } from 'commander';
+import { DEV_ISOLATION, type DevDriver, DevStack } from '../dev-stack.ts';
 import { dataDir } from '../paths.ts';
 import { wholeNumber } from '../units.ts';
 
 interface Options {
   port?: number;
   dataDir?: string;
-  isolation: string;
+  isolation: DevDriver;
+  pool: 'auto' | 'off';
   cpus?: string;
   memory?: string;
   disk?: string;
@@ -18,7 +19,16 @@ export function devCommand(): Command {
     .description('run a control server and a worker here, until Ctrl-C')
     .option('--port <port>', 'where the server listens; 7733, or a free one when that is taken', wholeNumber)
     .option('--data-dir <directory>', 'where both keep their data')
-    .option('--isolation <driver>', 'auto, qemu or fake', 'auto')
+    .addOption(
+      new Option('--isolation <driver>', 'what makes the sandboxes; auto takes the strongest that works here')
+        .choices(Object.keys(DEV_ISOLATION))
+        .default('auto'),
+    )
+    .addOption(
+      new Option('--pool <mode>', 'whether sandboxes wait, ready, in memory that is leased and free')
+        .choices(['auto', 'off'])
+        .default('auto'),
+    )
     .option('--cpus <n>', 'how many processors are leased')
     .option('--memory <MiB>', 'how much memory is leased')
     .option('--disk <MiB>', 'how much disk is leased')
@@ -33,7 +43,8 @@ export function devCommand(): Command {
         env: process.env,
         port: options.port,
         dataDir: options.dataDir ?? dataDir(process.env),
-        workerArgs: ['--isolation', options.isolation, ...lease],
+        isolation: options.isolation,
+        workerArgs: ['--pool', options.pool, ...lease],
         logLevel: process.env['COCORE_LOG_LEVEL'] ?? (options.verbose === true ? 'info' : 'error'),
         stopped: stop.promise,
       });

@@ -284,6 +284,6 @@ export class Dispatcher {
 }
 
 function queuedOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): Omit<QueuedAttempt, 'queuedAtMs'> {
-  const { projectId, attemptId, executionId, memoryMiB, cpus } = attempt;
-  return { projectId, attemptId, executionId, memoryMiB, cpus };
+  const { projectId, attemptId, executionId, memoryMiB, cpus, isolation } = attempt;
+  return { projectId, attemptId, executionId, memoryMiB, cpus, isolation };
 }

@@ -1,4 +1,4 @@
-import type { AttemptState, Capabilities, ServerMessage } from '@cocore/protocol';
+import type { AttemptState, Capabilities, IsolationClass, ServerMessage } from '@cocore/protocol';
 import type { OutputWriter } from '../output/output-store.ts';
 import type { AttemptKey, Beat } from '../store/store.ts';
 
@@ -26,6 +26,8 @@ export interface LiveAttempt extends AttemptKey {
   readonly workerId: string;
   readonly memoryMiB: number;
   readonly cpus: number;
+  /** What its function requires. */
+  readonly isolation: IsolationClass;
   readonly blobs: ReadonlySet<string>;
   readonly writer: OutputWriter;
   state: Exclude<AttemptState, 'queued' | 'ended'>;

@@ -1,4 +1,5 @@
-import { assertNever, CocoreError, endStatement, type OutputFrame, type StreamName } from '@cocore/protocol';
+import { assertNever, CocoreError, endStatement, isAtLeast, type OutputFrame, type StreamName } from '@cocore/protocol';
+import type { Logger } from 'pino';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { LiveAttempt } from '../dispatch/live-attempt.ts';
 import type { EventHub } from '../events.ts';
@@ -15,6 +16,7 @@ export interface AttemptReportsParts {
   readonly dispatcher: Dispatcher;
   readonly hub: EventHub;
   readonly metrics: Metrics;
+  readonly log: Logger;
 }
 
 type Item = {
@@ -135,6 +137,10 @@ export class AttemptReports {
       session.send(revokeOf(attempt.attemptId));
       return;
     }
+    if (attempt.state === 'assigned' && !isAtLeast(report.isolation, attempt.isolation)) {
+      await this.#tooWeak(session, attempt, report);
+      return;
+    }
     const { reported, deadlineAtMs } = await this.#parts.store.recordAccepted(attempt, session.sessionId, {
       driver: report.driver,
       isolation: report.isolation,
@@ -144,6 +150,19 @@ export class AttemptReports {
     attempt.state = 'accepted';
     attempt.deadlineAtMs = deadlineAtMs;
     this.#parts.hub.publish(attempt.executionId, 'changed');
+  }
+
+  /** Its worker would run it in a weaker class than it promised: it is taken back, and this session gets nothing more. */
+  async #tooWeak(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptAccepted'>): Promise<void> {
+    const { attemptId, workerId, isolation: required } = attempt;
+    const facts = { attemptId, workerId, given: report.isolation, required };
+    this.#parts.log.error(facts, 'a worker would run an attempt in too weak an isolation class');
+    const reported = await this.#parts.store.recordRefused(attempt, session.sessionId);
+    check(reported, report);
+    if (reported !== 'recorded') return;
+    const why = `isolation ${report.isolation} is too weak: ${required} is required`;
+    session.send({ type: 'AttemptRevoke', attemptId, why });
+    if (!attempt.over) this.#parts.dispatcher.refused(attempt, 'stopping');
   }
 
   async #refused(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptRefused'>): Promise<void> {

@@ -86,6 +86,7 @@ async function deploy(parts: HttpParts, projectId: string, body: FunctionDeploy)
       timeoutMs: body.timeoutMs,
       outputLimitBytes: body.outputLimitBytes,
       env: body.env,
+      isolation: body.isolation ?? parts.defaultIsolation,
     },
     parts.limits,
   );

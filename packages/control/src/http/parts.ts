@@ -1,4 +1,4 @@
-import type { BlobRef } from '@cocore/protocol';
+import type { BlobRef, IsolationClass } from '@cocore/protocol';
 import type { Limits } from '../admission.ts';
 import type { Authenticator } from '../auth/secrets.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
@@ -20,6 +20,7 @@ export interface HttpParts {
   readonly blobs: BlobStore;
   readonly imager: CodeImager;
   readonly baseImage: BlobRef;
+  readonly defaultIsolation: IsolationClass;
   readonly gateway: Gateway;
   readonly hub: EventHub;
   readonly clock: Clock;

@@ -88,11 +88,11 @@ export interface SessionRefused {
 export interface SessionOpened {
   readonly kind: 'opened';
   readonly workerId: string;
-  /** In the inventory and still this worker's: they go on, in the new session. */
+  /** In the inventory and still this worker's: they go on, in the new session. Not what it has yet to accept and cannot isolate any more. */
   readonly resume: readonly LiveAttemptRow[];
-  /** In the inventory and not this worker's. */
+  /** In the inventory and not, or no longer, this worker's. */
   readonly revoke: readonly string[];
-  /** Committed to this worker, not in its inventory and never accepted: queued again. */
+  /** Committed to this worker, never accepted, and not in its inventory or too strong a class for it now: queued again. */
   readonly requeued: readonly LiveAttemptRow[];
   /** Accepted by this worker and not in its inventory: ended as lost. */
   readonly lost: readonly LiveAttemptRow[];
@@ -110,6 +110,8 @@ export interface NewFunctionVersion {
   readonly timeoutMs: number;
   readonly outputLimitBytes: number;
   readonly env: Readonly<Record<string, string>>;
+  /** The weakest class that it may run in. */
+  readonly isolation: IsolationClass;
 }
 
 export interface FunctionStore {
@@ -151,6 +153,8 @@ export interface QueuedAttempt extends AttemptKey {
   readonly executionId: string;
   readonly memoryMiB: number;
   readonly cpus: number;
+  /** What its function requires. */
+  readonly isolation: IsolationClass;
   readonly queuedAtMs: number;
 }
 
@@ -182,7 +186,7 @@ export interface ExecutionStore {
   listExecutions(projectId: string, query: ExecutionListQuery): Promise<ExecutionList>;
   requestCancel(projectId: string, executionId: string): Promise<CancelRequested | null>;
   /** Ends what has waited longer than its queue time, at most `limit` of them. */
-  expireQueue(limit: number): Promise<QueuedAttempt[]>;
+  expireQueue(limit: number): Promise<{ readonly executionId: string; readonly attemptId: string }[]>;
 }
 
 export interface CancelRequested {
@@ -240,7 +244,11 @@ export interface OutputGrowth {
 export interface AttemptStore {
   /** Queued attempts and those with a worker, oldest first. */
   loadLive(): Promise<LiveAttemptRow[]>;
-  /** Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, and the attempt may still be queued. */
+  /**
+   * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, and the attempt may still be queued.
+   *
+   * @throws when the worker's class is weaker than the function requires: whoever placed it there has a fault
+   */
   assign(attempt: AttemptKey, worker: { workerId: string; sessionId: string }): Promise<AssignedTask | 'stale' | null>;
   recordAccepted(
     attempt: AttemptKey,

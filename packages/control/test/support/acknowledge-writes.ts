@@ -18,6 +18,7 @@ await store.createFunctionVersion(
     timeoutMs: 1_000,
     outputLimitBytes: 1_000,
     env: {},
+    isolation: 'container',
   },
   DEFAULT_LIMITS,
 );

@@ -9,6 +9,7 @@ import {
   GATEWAY_PATH,
   GATEWAY_SUBPROTOCOL,
   helloStatement,
+  type IsolationClass,
   type Outcome,
   parseServerMessage,
   type ServerMessage,
@@ -69,6 +70,7 @@ export class ScriptedWorker implements AsyncDisposable {
   readonly socket: WebSocket;
   readonly received: ServerMessage[] = [];
   readonly closed: Promise<{ code: number; reason: string }>;
+  #isolation: IsolationClass = CAPABILITIES.isolation;
   #welcome: Message<'ServerWelcome'> | null = null;
   #waiting: (() => void)[] = [];
   #isClosed = false;
@@ -113,6 +115,7 @@ export class ScriptedWorker implements AsyncDisposable {
       capabilities: { ...CAPABILITIES, ...options.capabilities },
       inventory: (options.inventory ?? []).map((attemptId) => ({ attemptId, started: true })),
     };
+    worker.#isolation = hello.capabilities.isolation;
     const changed = { ...hello, ...options.change?.(hello) };
     const facts = { serverId, nonce, authority: changed.authority, publicKey };
     const statement = options.statement?.(facts) ?? helloStatement(facts);
@@ -158,8 +161,8 @@ export class ScriptedWorker implements AsyncDisposable {
     }
   }
 
-  accept({ attemptId }: { attemptId: string }): void {
-    this.send({ type: 'AttemptAccepted', attemptId, driver: 'fake', isolation: 'container' });
+  accept({ attemptId }: { attemptId: string }, isolation = this.#isolation): void {
+    this.send({ type: 'AttemptAccepted', attemptId, driver: 'fake', isolation });
   }
 
   started({ attemptId }: { attemptId: string }, agoMs = 0): void {

@@ -117,6 +117,8 @@ function start(directory: Temporary, options: Partial<ServerOptions>): Promise<C
     allowHosts: [],
     tls: { kind: 'none' },
     baseImagePath: join(directory.path, 'base.erofs'),
+    // What scripted workers give unless they say otherwise.
+    defaultIsolation: 'container',
     log: pino({ level: process.env['COCORE_LOG_LEVEL'] ?? 'silent' }),
     ...options,
   });

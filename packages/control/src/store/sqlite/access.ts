@@ -1,4 +1,4 @@
-import type { IsolationClass, KeyRecord, KeyRole } from '@cocore/protocol';
+import { isAtLeast, type IsolationClass, type KeyRecord, type KeyRole } from '@cocore/protocol';
 import type { KeyFacts, LiveAttemptRow, SessionHello, SessionOpened, SessionRefused, StoredWorker } from '../store.ts';
 import { liveOfWorker } from './attempt-rows.ts';
 import { type Context, newId } from './context.ts';
@@ -185,7 +185,9 @@ function reconcile(context: Context, workerId: string, hello: SessionHello) {
   const requeued: LiveAttemptRow[] = [];
   const lost: LiveAttemptRow[] = [];
   for (const attempt of liveOfWorker(context, workerId)) {
-    if (inventory.delete(attempt.attemptId)) {
+    // The worker may have come back with another driver.
+    const mayBegin = attempt.state !== 'assigned' || isAtLeast(hello.capabilities.isolation, attempt.isolation);
+    if (mayBegin && inventory.delete(attempt.attemptId)) {
       context.db.run(
         'UPDATE attempts SET session_id = ? WHERE project_id = ? AND execution_id = ? AND attempt_id = ?',
         hello.sessionId,

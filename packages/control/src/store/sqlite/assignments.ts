@@ -1,4 +1,4 @@
-import type { Runtime } from '@cocore/protocol';
+import { isAtLeast, type IsolationClass, type Runtime } from '@cocore/protocol';
 import type { AssignedTask, AttemptKey } from '../store.ts';
 import type { Context } from './context.ts';
 
@@ -21,6 +21,7 @@ interface TaskRow {
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
+  readonly isolation: IsolationClass;
 }
 
 export function assign(
@@ -29,16 +30,16 @@ export function assign(
   worker: { workerId: string; sessionId: string },
 ): AssignedTask | 'stale' | null {
   const { db } = context;
-  const owner = db.get<{ owner_id: string; trust_class: string }>(
-    'SELECT owner_id, trust_class FROM workers WHERE worker_id = ? AND session_id = ?',
+  const host = db.get<{ owner_id: string; trust_class: string; isolation: IsolationClass }>(
+    'SELECT owner_id, trust_class, isolation FROM workers WHERE worker_id = ? AND session_id = ?',
     worker.workerId,
     worker.sessionId,
   );
-  if (owner === undefined) return 'stale';
+  if (host === undefined) return 'stale';
   const row = db.get<TaskRow>(
     `SELECT e.execution_id, f.name AS function_name, v.runtime, v.file_name, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.memory_mib, e.cpus,
-       e.timeout_ms, e.output_limit_bytes
+       e.timeout_ms, e.output_limit_bytes, v.isolation
      FROM attempts a
      JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
      JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
@@ -48,13 +49,18 @@ export function assign(
     attempt.projectId,
   );
   if (row === undefined) return null;
+  if (!isAtLeast(host.isolation, row.isolation)) {
+    throw new Error(
+      `${worker.workerId} gives isolation ${host.isolation}, and ${row.execution_id} requires ${row.isolation}`,
+    );
+  }
   db.run(
     `UPDATE attempts SET state = 'assigned', worker_id = ?, session_id = ?, owner_id = ?, trust_class = ?, assigned_at = ?
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'queued'`,
     worker.workerId,
     worker.sessionId,
-    owner.owner_id,
-    owner.trust_class,
+    host.owner_id,
+    host.trust_class,
     context.now(),
     attempt.projectId,
     row.execution_id,

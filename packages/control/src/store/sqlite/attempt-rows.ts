@@ -1,4 +1,4 @@
-import type { AttemptState, ExecutionPhase, ExecutionState, Reason } from '@cocore/protocol';
+import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow } from '../store.ts';
 import type { Context } from './context.ts';
 import type { StatusRow } from './lifecycle.ts';
@@ -37,12 +37,13 @@ export const SELECT_JOINED = `
 
 const SELECT_LIVE = SELECT_JOINED.replace(
   'FROM attempts a',
-  `, v.image_digest, v.code_digest, e.stdin_digest FROM attempts a`,
+  `, v.isolation AS required_isolation, v.image_digest, v.code_digest, e.stdin_digest FROM attempts a`,
 ).concat(
   ' JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version',
 );
 
 interface LiveRow extends JoinedRow {
+  readonly required_isolation: IsolationClass;
   readonly image_digest: string;
   readonly code_digest: string;
   readonly stdin_digest: string | null;
@@ -55,6 +56,7 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     executionId: row.execution_id,
     memoryMiB: row.memory_mib,
     cpus: row.cpus,
+    isolation: row.required_isolation,
     queuedAtMs: row.queued_at,
     state: row.attempt_state as Exclude<AttemptState, 'ended'>,
     workerId: row.worker_id,

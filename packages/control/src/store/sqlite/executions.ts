@@ -9,7 +9,7 @@ import {
   utf8Length,
 } from '@cocore/protocol';
 import { admit, type Limits } from '../../admission.ts';
-import type { CancelRequested, CreatedExecution, NewExecution, QueuedAttempt } from '../store.ts';
+import type { CancelRequested, CreatedExecution, NewExecution } from '../store.ts';
 import { type Context, newId } from './context.ts';
 import { findFunction } from './functions.ts';
 import { applyEvent, type StatusRow } from './lifecycle.ts';
@@ -150,6 +150,7 @@ function insertExecution(
       executionId,
       memoryMiB: version.memory_mib,
       cpus: version.cpus,
+      isolation: version.isolation,
       queuedAtMs: nowMs,
     },
   };
@@ -251,10 +252,9 @@ function endAttempts(context: Context, projectId: string, executionId: string): 
   );
 }
 
-export function expireQueue(context: Context, limit: number): QueuedAttempt[] {
-  const rows = context.db.all<StatusRow & { attempt_id: string; memory_mib: number; cpus: number; created_at: number }>(
-    `SELECT e.project_id, e.execution_id, e.state, e.phase, e.reason, e.cancel_requested_at, e.memory_mib, e.cpus, e.created_at,
-       a.attempt_id
+export function expireQueue(context: Context, limit: number): { executionId: string; attemptId: string }[] {
+  const rows = context.db.all<StatusRow & { attempt_id: string }>(
+    `SELECT e.project_id, e.execution_id, e.state, e.phase, e.reason, e.cancel_requested_at, a.attempt_id
      FROM executions e JOIN attempts a
        ON a.project_id = e.project_id AND a.execution_id = e.execution_id AND a.ended_at IS NULL
      WHERE e.state = 'open' AND e.queue_expires_at <= ? ORDER BY e.queue_expires_at LIMIT ?`,
@@ -265,12 +265,5 @@ export function expireQueue(context: Context, limit: number): QueuedAttempt[] {
     applyEvent(context, row, { type: 'queue_expired' }, {});
     endAttempts(context, row.project_id, row.execution_id);
   }
-  return rows.map((row) => ({
-    projectId: row.project_id,
-    executionId: row.execution_id,
-    attemptId: row.attempt_id,
-    memoryMiB: row.memory_mib,
-    cpus: row.cpus,
-    queuedAtMs: row.created_at,
-  }));
+  return rows.map((row) => ({ executionId: row.execution_id, attemptId: row.attempt_id }));
 }

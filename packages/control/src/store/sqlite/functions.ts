@@ -62,8 +62,8 @@ export function createFunctionVersion(context: Context, version: NewFunctionVers
   addBlob(context, projectId, version.code, limits);
   db.run(
     `INSERT INTO function_versions (project_id, function_id, version, runtime, file_name, code_digest, code_bytes, image_digest,
-       image_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, env, deployed_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       image_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, isolation, env, deployed_at)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     functionId,
     number,
@@ -77,6 +77,7 @@ export function createFunctionVersion(context: Context, version: NewFunctionVers
     version.cpus,
     version.timeoutMs,
     version.outputLimitBytes,
+    version.isolation,
     JSON.stringify(version.env),
     nowMs,
   );

@@ -31,6 +31,7 @@ export interface FunctionRow {
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
+  readonly isolation: IsolationClass;
   readonly env: string;
   readonly created_at: number;
   readonly deployed_at: number;
@@ -39,7 +40,7 @@ export interface FunctionRow {
 /** A function joined with its newest version. */
 export const SELECT_FUNCTION = `
   SELECT f.project_id, f.function_id, f.name, f.created_at, v.version, v.runtime, v.file_name, v.code_digest, v.code_bytes,
-    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.env, v.deployed_at
+    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.deployed_at
   FROM functions f
   JOIN function_versions v
     ON v.project_id = f.project_id AND v.function_id = f.function_id AND v.version = f.newest_version`;
@@ -61,6 +62,7 @@ export interface ExecutionRow {
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
+  readonly isolation: IsolationClass;
   readonly input_digest: string;
   readonly created_at: number;
   readonly accepted_at: number | null;
@@ -74,8 +76,10 @@ export interface ExecutionRow {
 export const SELECT_EXECUTION = `
   SELECT e.project_id, e.execution_id, e.function_id, f.name AS function_name, e.version, e.state, e.phase, e.reason, e.message,
     e.exit_code, e.signal, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.input_digest, e.created_at,
-    e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt
-  FROM executions e JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id`;
+    e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt, v.isolation
+  FROM executions e
+  JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
+  JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version`;
 
 export interface AttemptRow {
   readonly attempt_id: string;
@@ -120,6 +124,7 @@ export function functionRecord(row: FunctionRow): FunctionRecord {
     cpus: row.cpus,
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
+    isolation: row.isolation,
     createdAt: timestamp(row.created_at),
     deployedAt: timestamp(row.deployed_at),
   };
@@ -180,6 +185,7 @@ export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow
     cpus: row.cpus,
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
+    isolation: row.isolation,
     inputDigest: row.input_digest,
     createdAt: timestamp(row.created_at),
     acceptedAt: optionalTimestamp(row.accepted_at),
