@@ -23,6 +23,7 @@
 
 enum source
 {
+  FROM_LISTENER,
   FROM_HOST,
   FROM_SIGNALS,
   FROM_STDIN,
@@ -53,6 +54,9 @@ struct output
 struct agent
 {
   const struct platform *platform;
+  /* The host connects here, again and again; -1 where `host` is the one stream there is. */
+  int listener;
+  /* The host's stream, or -1 while it is not connected. */
   int host;
   int epoll;
   timer_t silence;
@@ -323,6 +327,31 @@ static void connection_lost(struct agent *agent)
 {
   forget_connection(agent);
   agent->in_length = 0;
+  if (agent->listener >= 0)
+    close_fd(&agent->host);
+  /* Nothing runs that the host could have lost: the next one has all the time. Connections break where a guest is restored. */
+  if (agent->phase == WAITING && !agent->broken)
+    power_off_in(agent, agent->silence_ms);
+}
+
+/* The newest connection of the host is the one that counts. */
+static void accept_host(struct agent *agent)
+{
+  for (;;) {
+    struct sockaddr_storage peer = {0};
+    socklen_t length = sizeof peer;
+    scoped_fd connection =
+        (int) RETRY(accept4(agent->listener, (struct sockaddr *) &peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (connection < 0)
+      return;
+    if (agent->broken || !agent->platform->is_host((struct sockaddr *) &peer))
+      continue;
+    if (agent->host >= 0)
+      connection_lost(agent);
+    agent->host = connection;
+    connection = -1;
+    watch(agent, agent->host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
+  }
 }
 
 static void take_stdin(struct agent *agent, const struct host_frame *frame)
@@ -460,7 +489,7 @@ static void take_frames(struct agent *agent)
 
 static void read_host(struct agent *agent)
 {
-  while (!agent->broken) {
+  while (agent->host >= 0 && !agent->broken) {
     long count = RETRY(read(agent->host, agent->in + agent->in_length, agent->in_capacity - agent->in_length));
     if (count < 0 && errno == EAGAIN)
       return;
@@ -529,7 +558,7 @@ static size_t next_frame(struct agent *agent)
 static void write_host(struct agent *agent)
 {
   /* A host that broke the protocol before its HELLO is still told why. */
-  while (agent->greeted || agent->broken) {
+  while (agent->host >= 0 && (agent->greeted || agent->broken)) {
     if (agent->out_at == agent->out_length) {
       agent->out_at = 0;
       agent->out_length = next_frame(agent);
@@ -549,7 +578,7 @@ static void write_host(struct agent *agent)
 
 /* --- The loop */
 
-_Noreturn void agent_run(int host, const struct platform *platform, int silence_ms)
+_Noreturn void agent_run(struct endpoint endpoint, const struct platform *platform, int silence_ms)
 {
   struct agent *agent = calloc(1, sizeof *agent);
   sigset_t child;
@@ -563,7 +592,8 @@ _Noreturn void agent_run(int host, const struct platform *platform, int silence_
   if (agent == NULL || in == NULL || signals < 0 || epoll < 0)
     platform->power_off();
   agent->platform = platform;
-  agent->host = host;
+  agent->listener = endpoint.listener;
+  agent->host = endpoint.stream;
   agent->epoll = epoll;
   agent->silence_ms = silence_ms;
   if (make_silence_timer(agent) < 0)
@@ -574,7 +604,10 @@ _Noreturn void agent_run(int host, const struct platform *platform, int silence_
   agent->task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
   agent->outputs[0].fd = agent->outputs[1].fd = -1;
   /* Edges: a port whose host has not connected reports a hang-up all the time. */
-  watch(agent, host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
+  if (agent->host >= 0)
+    watch(agent, agent->host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);
+  if (agent->listener >= 0)
+    watch(agent, agent->listener, FROM_LISTENER, EPOLLIN, EPOLL_CTL_ADD);
   watch(agent, signals, FROM_SIGNALS, EPOLLIN, EPOLL_CTL_ADD);
 
   for (;;) {
@@ -583,6 +616,7 @@ _Noreturn void agent_run(int host, const struct platform *platform, int silence_
     for (long at = 0; at < count; at++) {
       enum source source = (enum source) events[at].data.u32;
       switch (source) {
+      case FROM_LISTENER: accept_host(agent); break;
       case FROM_HOST: read_host(agent); break;
       case FROM_SIGNALS: reap(agent, signals); break;
       case FROM_STDIN: write_stdin(agent); break;

@@ -3,24 +3,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PARAMETER "cocore.drives="
-
-/* The value of the parameter, up to the next space; NULL when the line does not have it. */
-static const char *order_on(const char *line)
-{
-  const char *at = strstr(line, PARAMETER);
-  while (at != NULL && at != line && at[-1] != ' ')
-    at = strstr(at + 1, PARAMETER);
-  return at == NULL ? NULL : at + strlen(PARAMETER);
-}
+#include "util.h"
 
 int drive_by_order(const char *command_line, const char *name, char *path, size_t size)
 {
-  const char *at = order_on(command_line);
-  if (at == NULL)
+  char order[256];
+  if (!option_of(command_line, "cocore.drives", order, sizeof order))
     return -1;
+  const char *at = order;
   for (char letter = 'a'; letter <= 'z'; letter++) {
-    size_t length = strcspn(at, ", \n");
+    size_t length = strcspn(at, ",");
     if (length == strlen(name) && length > 0 && strncmp(at, name, length) == 0) {
       snprintf(path, size, "/dev/vd%c", letter);
       return 0;

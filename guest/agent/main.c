@@ -2,9 +2,11 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <linux/netlink.h>
 #include <sys/socket.h>
+#include <linux/netlink.h>
+#include <linux/vm_sockets.h>
 
 #include "agent.h"
 #include "mounts.h"
@@ -54,6 +56,42 @@ static int open_port(void)
   }
 }
 
+/* Where the host connects to, by the port's number. Returns a file descriptor, or -1 with `fault`. */
+static int listen_vsock(const char *port, struct fault *fault)
+{
+  if (insert_modules("/lib/modules/load-order.vsock", fault) < 0)
+    return -1;
+  struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = (unsigned) strtoul(port, NULL, 10)};
+  scoped_fd listener = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (listener < 0 || bind(listener, (struct sockaddr *) &address, sizeof address) < 0 || listen(listener, 8) < 0)
+    return fail(fault, STAGE_SETUP, errno, "listen on vsock port %s", port);
+  int given = listener;
+  listener = -1;
+  return given;
+}
+
+/* The way to the host, by the kernel's command line: `cocore.vsock=PORT`, or else the virtio port. Returns 0, or -1 with `fault`. */
+static int open_endpoint(struct endpoint *endpoint, struct fault *fault)
+{
+  char line[4096], port[16];
+  *endpoint = (struct endpoint) {-1, -1};
+  if (read_file("/proc/cmdline", line, sizeof line) < 0)
+    return fail(fault, STAGE_SETUP, errno, "read /proc/cmdline");
+  if (option_of(line, "cocore.vsock", port, sizeof port)) {
+    endpoint->listener = listen_vsock(port, fault);
+    return endpoint->listener < 0 ? -1 : 0;
+  }
+  endpoint->stream = open_port();
+  return endpoint->stream < 0 ? fail(fault, STAGE_SETUP, errno, "open the port " PORT_NAME) : 0;
+}
+
+/* No way to tell the host but the console; the host sees that no HELLO comes. */
+static _Noreturn void give_up(const struct fault *fault)
+{
+  fprintf(stderr, "agent: %s\n", fault->message);
+  microvm_platform.power_off();
+}
+
 /* A kernel without a console starts its first process without standard streams; the numbers must not go to other files. */
 static void hold_standard_streams(void)
 {
@@ -67,19 +105,11 @@ static void hold_standard_streams(void)
 int main(void)
 {
   struct fault fault = {0};
-  if (guest_set_up(&fault) < 0) {
-    /* No way to tell the host but the console; the host sees that no HELLO comes. */
-    fprintf(stderr, "agent: %s\n", fault.message);
-    microvm_platform.power_off();
-    return 1;
-  }
+  struct endpoint endpoint;
+  if (guest_set_up(&fault) < 0)
+    give_up(&fault);
   hold_standard_streams();
-  int port = open_port();
-  if (port < 0) {
-    fprintf(stderr, "agent: the port " PORT_NAME " cannot be opened: %s\n", strerror(errno));
-    microvm_platform.power_off();
-    return 1;
-  }
-  agent_run(port, &microvm_platform, SILENCE_MS);
-  return 0;
+  if (open_endpoint(&endpoint, &fault) < 0)
+    give_up(&fault);
+  agent_run(endpoint, &microvm_platform, SILENCE_MS);
 }

@@ -1,11 +1,13 @@
 /* The platform of the real agent: crun, the guest's control groups, its clock and its power. */
 #include <fcntl.h>
 #include <linux/random.h>
+#include <linux/vm_sockets.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -163,6 +165,19 @@ static void usage(struct task_usage *usage)
   usage->out_of_memory = keyed(CGROUP "/memory.events", "oom_kill") > 0;
 }
 
+/* Guests that were restored from one snapshot had one name; a task without a host name of its own gets the guest's. */
+static int name_guest(struct fault *fault)
+{
+  uint64_t number;
+  char name[32];
+  if (getrandom(&number, sizeof number, 0) != sizeof number)
+    return fail(fault, STAGE_SETUP, errno, "getrandom");
+  int length = snprintf(name, sizeof name, "guest-%016llx", (unsigned long long) number);
+  if (sethostname(name, (size_t) length) < 0)
+    return fail(fault, STAGE_SETUP, errno, "sethostname");
+  return 0;
+}
+
 static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault)
 {
   struct timespec now = {.tv_sec = (time_t) (epoch_ns / 1000000000), .tv_nsec = (long) (epoch_ns % 1000000000)};
@@ -179,7 +194,12 @@ static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct
   /* Adding entropy alone changes nothing that is read next: the generator has to be told to use it. */
   if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0)
     return fail(fault, STAGE_SETUP, errno, "reseed the generator");
-  return 0;
+  return name_guest(fault);
+}
+
+static bool is_host(const struct sockaddr *peer)
+{
+  return peer->sa_family == AF_VSOCK && ((const struct sockaddr_vm *) peer)->svm_cid == VMADDR_CID_HOST;
 }
 
 static _Noreturn void power_off(void)
@@ -190,4 +210,4 @@ static _Noreturn void power_off(void)
     pause();
 }
 
-const struct platform microvm_platform = {start, kill_rest, usage, seed, power_off};
+const struct platform microvm_platform = {start, kill_rest, usage, seed, is_host, power_off};

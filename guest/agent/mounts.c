@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -45,12 +46,12 @@ static int insert_module(const char *path, struct fault *fault)
 }
 
 /* The list names a path a line, dependencies first; no list means that everything is built into the kernel. */
-static int insert_modules(struct fault *fault)
+int insert_modules(const char *list, struct fault *fault)
 {
-  char list[8192];
-  if (read_file("/lib/modules/load-order", list, sizeof list) < 0)
-    return errno == ENOENT ? 0 : fail(fault, STAGE_SETUP, errno, "read the list of modules");
-  char *rest = list;
+  char paths[8192];
+  if (read_file(list, paths, sizeof paths) < 0)
+    return errno == ENOENT ? 0 : fail(fault, STAGE_SETUP, errno, "read %s", list);
+  char *rest = paths;
   for (char *path = strsep(&rest, "\n"); path != NULL; path = strsep(&rest, "\n"))
     if (*path != '\0' && insert_module(path, fault) < 0)
       return -1;
@@ -73,7 +74,7 @@ int guest_set_up(struct fault *fault)
       mount_at("cgroup2", "/sys/fs/cgroup", "cgroup2", quiet, NULL, STAGE_SETUP, fault) < 0 ||
       mount_at("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755", STAGE_SETUP, fault) < 0)
     return -1;
-  return insert_modules(fault);
+  return insert_modules("/lib/modules/load-order", fault);
 }
 
 /* Finds a drive by the order on the kernel's command line, or else by its serial number. Returns 0, 1 when there is none, or -1. */
@@ -102,6 +103,22 @@ static int find_drive(const char *serial, char *path, size_t size)
   }
   closedir(devices);
   return found;
+}
+
+/*
+ * Mounts a drive. What the kernel holds of it is let go first: it may have read (the search for partitions does) what was there before
+ * the guest was restored with another file.
+ */
+static int mount_drive(const char *drive, const char *target, const char *type, unsigned long flags, const char *options,
+                       enum stage stage, struct fault *fault)
+{
+  scoped_fd fd = open(drive, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return fail(fault, stage, errno, "open %s", drive);
+  if (ioctl(fd, BLKFLSBUF, 0) < 0)
+    return fail(fault, stage, errno, "flush %s", drive);
+  close_fd(&fd);
+  return mount_at(drive, target, type, flags, options, stage, fault);
 }
 
 /* Mounts `from` again on `to`, with its owners mapped into the user namespace. */
@@ -138,14 +155,14 @@ int task_mount(int user_namespace, struct fault *fault)
   char drive[300];
   if (find_drive("rootfs", drive, sizeof drive) != 0)
     return fail(fault, STAGE_IMAGE, 0, "there is no drive with the serial rootfs");
-  if (mount_at(drive, "/run/fn/image", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault) < 0 ||
+  if (mount_drive(drive, "/run/fn/image", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault) < 0 ||
       mount_mapped("/run/fn/image", "/run/fn/mapped", user_namespace, fault) < 0)
     return -1;
 
   if (find_drive("scratch", drive, sizeof drive) != 0)
     return fail(fault, STAGE_SETUP, 0, "there is no drive with the serial scratch");
   /* Scratch dies with the microVM: nothing in it needs to survive a crash. */
-  if (mount_at(drive, "/run/fn/scratch", "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME, "nobarrier", STAGE_SETUP, fault) < 0 ||
+  if (mount_drive(drive, "/run/fn/scratch", "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME, "nobarrier", STAGE_SETUP, fault) < 0 ||
       container_directory("/run/fn/scratch/upper", 0755, fault) < 0 ||
       container_directory("/run/fn/scratch/inner", 0755, fault) < 0)
     return -1;
@@ -161,7 +178,7 @@ int task_mount(int user_namespace, struct fault *fault)
     return fail(fault, STAGE_IMAGE, errno, "look for the drive with the serial code");
   if (found > 0)
     return 0;
-  if (mount_at(drive, "/run/fn/archive", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault) < 0)
+  if (mount_drive(drive, "/run/fn/archive", "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV, NULL, STAGE_IMAGE, fault) < 0)
     return -1;
   return mount_mapped("/run/fn/archive", "/run/fn/code", user_namespace, fault);
 }

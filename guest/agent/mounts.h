@@ -11,6 +11,9 @@
 /* Mounts /proc, /sys, /dev, the control groups and /run, inserts the modules, and leaves the initramfs. Returns 0, or -1 with `fault`. */
 int guest_set_up(struct fault *fault);
 
+/* Inserts the modules that `list` names. Returns 0, or -1 with `fault`. */
+int insert_modules(const char *list, struct fault *fault);
+
 /*
  * Mounts the task's drives below /run/fn. Image and code are mapped into the user namespace `user_namespace` (a file
  * descriptor), so that their root is the container's root. Returns 0, or -1 with `fault`.

@@ -2,6 +2,7 @@
 #ifndef COCORE_TASK_H
 #define COCORE_TASK_H
 
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "util.h"
@@ -39,6 +40,8 @@ struct platform
   void (*usage)(struct task_usage *usage);
   /* Sets the clock and reseeds the kernel's generator. Returns 0, or -1 with `fault`. */
   int (*seed)(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault);
+  /* Whether who connected from there is the host. */
+  bool (*is_host)(const struct sockaddr *peer);
   /* Ends the guest. Does not return; also called from a signal handler. */
   void (*power_off)(void) __attribute__((noreturn));
 };

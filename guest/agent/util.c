@@ -27,6 +27,25 @@ int write_file(const char *path, const char *text)
   return RETRY(write(fd, text, length)) == (long) length ? 0 : -1;
 }
 
+bool option_of(const char *line, const char *name, char *value, size_t size)
+{
+  size_t length = strlen(name);
+  while (*line != '\0') {
+    size_t word = strcspn(line, " \n");
+    if (word > length && strncmp(line, name, length) == 0 && line[length] == '=') {
+      size_t rest = word - length - 1;
+      if (rest >= size)
+        return false;
+      memcpy(value, line + length + 1, rest);
+      value[rest] = '\0';
+      return true;
+    }
+    line += word;
+    line += strspn(line, " \n");
+  }
+  return false;
+}
+
 long read_file(const char *path, char *text, size_t size)
 {
   scoped_fd fd = open(path, O_RDONLY | O_CLOEXEC);

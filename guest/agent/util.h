@@ -57,4 +57,7 @@ int write_file(const char *path, const char *text);
 /* Reads at most `size` - 1 bytes and ends them with a NUL. Returns the count, or -1 with errno. */
 long read_file(const char *path, char *text, size_t size);
 
+/* The value of `NAME=` in the kernel's command line `line` (words apart by spaces). False when it is not there or too long. */
+bool option_of(const char *line, const char *name, char *value, size_t size);
+
 #endif

@@ -1,6 +1,7 @@
 /*
  * The agent's event loop on this machine: the host is file descriptor 3, and a TASK's configuration is a command for
- * /bin/sh. `host-agent SILENCE_MS`. Powering off is exiting with 0.
+ * /bin/sh. `host-agent SILENCE_MS [listen]`: with `listen`, the host connects to descriptor 3, and who is bound to the name `stranger` is
+ * not the host. Powering off is exiting with 0.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "agent.h"
@@ -67,6 +69,11 @@ static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct
   return epoch_ns == 0 || length < 32 ? fail(fault, STAGE_SETUP, EINVAL, "seed") : 0;
 }
 
+static bool is_host(const struct sockaddr *peer)
+{
+  return strcmp(((const struct sockaddr_un *) peer)->sun_path + 1, "stranger") != 0;
+}
+
 static _Noreturn void power_off(void)
 {
   _exit(0);
@@ -74,9 +81,11 @@ static _Noreturn void power_off(void)
 
 int main(int count, char **arguments)
 {
-  static const struct platform platform = {start, kill_rest, usage, seed, power_off};
+  static const struct platform platform = {start, kill_rest, usage, seed, is_host, power_off};
   fcntl(3, F_SETFL, O_NONBLOCK);
   /* What the first process left is waited for here. */
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  agent_run(3, &platform, count > 1 ? atoi(arguments[1]) : 20000);
+  bool listens = count > 2 && strcmp(arguments[2], "listen") == 0;
+  struct endpoint endpoint = {listens ? -1 : 3, listens ? 3 : -1};
+  agent_run(endpoint, &platform, count > 1 ? atoi(arguments[1]) : 20000);
 }

@@ -18,16 +18,36 @@ BINARY = sys.argv.pop()
 class Agent(Host):
     """One agent, and the host's end of its stream."""
 
-    def __init__(self, silence_ms=20000):
-        ours, theirs = socket.socketpair()
-        ours.settimeout(20)
-        super().__init__(ours)
+    def __init__(self, silence_ms=20000, listen=False):
+        if listen:
+            theirs = socket.socket(socket.AF_UNIX)
+            theirs.bind("\0cocore-agent-" + os.urandom(8).hex())
+            theirs.listen()
+            self.address = theirs.getsockname()
+            super().__init__(self.connection())
+        else:
+            ours, theirs = socket.socketpair()
+            ours.settimeout(20)
+            super().__init__(ours)
 
         def at_three():
             os.dup2(theirs.fileno(), 3)
 
-        self.process = subprocess.Popen([BINARY, str(silence_ms)], preexec_fn=at_three, pass_fds=[3, theirs.fileno()])
+        command = [BINARY, str(silence_ms)] + ["listen"] * listen
+        self.process = subprocess.Popen(command, preexec_fn=at_three, pass_fds=[3, theirs.fileno()])
         theirs.close()
+
+    def connection(self, name=None):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(20)
+        if name is not None:
+            connection.bind(name)
+        connection.connect(self.address)
+        return connection
+
+    def reconnect(self):
+        self.socket, self.bytes = self.connection(), b""
+        self.hello()
 
     def run(self, command, stdin=b""):
         self.hello()
@@ -283,6 +303,73 @@ class Loop(unittest.TestCase):
         agent.until(STARTED)
         agent.socket.shutdown(socket.SHUT_WR)
         self.assertEqual(agent.process.wait(10), 0)
+
+
+class Listening(unittest.TestCase):
+    """Where the host connects to the agent, again and again."""
+
+    def agent(self, **options):
+        agent = Agent(listen=True, **options)
+        self.addCleanup(agent.close)
+        return agent
+
+    def test_a_task_outlives_its_connection_and_the_next_one_gets_the_rest(self):
+        agent = self.agent()
+        agent.run("echo before; read line; echo $line; exit 3", stdin=None)
+        agent.until(STDOUT, acknowledge=False)
+        agent.streams[STDOUT].clear()
+        agent.socket.close()
+        agent.reconnect()
+        self.assertEqual(agent.frame()[0], STARTED)
+        agent.send(STDIN, u64(0) + b"after\n")
+        self.assertEqual(agent.exit()["code"], 3)
+        self.assertEqual(agent.streams[STDOUT], b"before\nafter\n")
+
+    def test_half_a_frame_of_one_connection_is_no_part_of_the_next(self):
+        agent = self.agent()
+        agent.socket.sendall(struct.pack("<IB", 19, HELLO))
+        agent.socket.close()
+        agent.reconnect()
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
+
+    def test_a_newer_connection_replaces_an_older_one(self):
+        agent = self.agent()
+        agent.run("sleep 60")
+        agent.until(STARTED)
+        old = agent.socket
+        self.addCleanup(old.close)
+        agent.reconnect()
+        self.assertEqual(agent.frame()[0], STARTED)
+        while old.recv(1000):
+            pass
+
+    def test_who_is_not_the_host_is_turned_away_and_the_host_stays(self):
+        agent = self.agent()
+        agent.hello()
+        stranger = agent.connection("\0stranger")
+        self.addCleanup(stranger.close)
+        self.assertEqual(stranger.recv(1), b"")
+        agent.send(PING, u64(1))
+        self.assertEqual(agent.frame(), (PONG, u64(1)))
+
+    def test_without_a_task_a_lost_connection_gives_the_next_one_the_whole_limit(self):
+        agent = self.agent(silence_ms=2000)
+        agent.hello()
+        time.sleep(1.4)
+        agent.socket.close()
+        time.sleep(1.4)
+        agent.reconnect()
+        agent.socket.close()
+        self.assertEqual(agent.process.wait(10), 0)
+
+    def test_with_a_task_a_lost_connection_takes_nothing_from_the_limit(self):
+        agent = self.agent(silence_ms=2000)
+        agent.run("sleep 60")
+        agent.until(STARTED)
+        time.sleep(1.2)
+        agent.socket.close()
+        self.assertEqual(agent.process.wait(1.2), 0)
 
 
 class Counted(unittest.TextTestResult):

@@ -1,4 +1,4 @@
-/* Unit tests of the frames, the ring and the order of drives. `unit GOLDEN` also reads the golden frames of the host. */
+/* Unit tests of the frames, the ring and the options of the kernel's command line. `unit GOLDEN` also reads the golden frames of the host. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,6 +7,7 @@
 #include "drives.h"
 #include "frame.h"
 #include "ring.h"
+#include "util.h"
 
 static int passed;
 static int failed;
@@ -199,12 +200,23 @@ static void drives(void)
   check(drive_by_order("console=ttyS0 quiet\n", "rootfs", path, sizeof path) == -1, "without an order there is none");
 }
 
+static void options(void)
+{
+  const char *line = "quiet cocore.drives=rootfs,code xcocore.vsock=1 cocore.vsock cocore.vsock=1024 panic=-1\n";
+  char value[8] = "";
+  check(option_of(line, "cocore.vsock", value, sizeof value) && strcmp(value, "1024") == 0, "an option is found");
+  check(option_of(line, "panic", value, sizeof value) && strcmp(value, "-1") == 0, "the last option ends at the line");
+  check(!option_of(line, "quiet", value, sizeof value), "a word without a value is no option");
+  check(!option_of(line, "cocore.drives", value, sizeof value), "a value that is too long is not taken");
+}
+
 int main(int count, char **arguments)
 {
   if (count > 1)
     golden(arguments[1]);
   ring();
   drives();
+  options();
   printf("%d passed, %d failed\n", passed, failed);
   return failed == 0 ? 0 : 1;
 }
