@@ -170,6 +170,8 @@ export class Apart implements AsyncDisposable {
   async #startServer(): Promise<void> {
     const args = ['server', '--port', String(this.#serverPort), '--tls-self', '--data-dir', this.#dataDir];
     args.push('--allow-host', `127.0.0.1:${this.#relay.port}`);
+    // Whatever driver the suite runs on.
+    args.push('--default-isolation', 'container');
     this.#server = start(args, this.home.env, 'keep open');
     const [, url] = await this.#server.waitFor('stdout', /^ready (https:\/\/\S+)$/m);
     const certificate = readFileSync(join(this.#dataDir, 'tls', 'cert.pem'), 'utf8');
