@@ -5,15 +5,11 @@
 import { performance } from 'node:perf_hooks';
 import type { CocoreClient } from '@cocore/client';
 import { Stack } from '../tests/e2e/support/stack.ts';
+import { ms, quantile, row } from './table.ts';
 
 const EXECUTIONS = 2_000;
 const IN_FLIGHT = 50;
 const MICROVM_RUNS = 7;
-
-function quantile(values: readonly number[], share: number): number {
-  const sorted = [...values].sort((one, other) => one - other);
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!;
-}
 
 /** Runs `count` jobs, so many at once; resolves with the rate a second and each job's time in milliseconds. */
 async function atOnce(count: number, inFlight: number, job: () => Promise<unknown>) {
@@ -31,10 +27,6 @@ async function atOnce(count: number, inFlight: number, job: () => Promise<unknow
   await Promise.all(Array.from({ length: inFlight }, lane));
   return { perSecond: (count / (performance.now() - began)) * 1000, timesMs };
 }
-
-const row = (name: string, ...values: string[]) =>
-  console.log(`${name.padEnd(44)}${values.map((value) => value.padStart(14)).join('')}`);
-const ms = (value: number) => `${value.toFixed(1)} ms`;
 
 async function dispatch(): Promise<void> {
   await using stack = await Stack.dev('--isolation', 'fake', '--cpus', '4');

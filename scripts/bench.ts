@@ -1,6 +1,7 @@
 /** `npm run bench -- NAME`: measurements. They print and assert nothing; see bench/README.md. */
 const BENCHES: Record<string, () => Promise<unknown>> = {
   smoke: () => import('../bench/smoke.ts'),
+  start: () => import('../bench/start.ts'),
 };
 
 const [name] = process.argv.slice(2);

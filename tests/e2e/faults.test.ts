@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { start } from './support/command.ts';
-import { descendants, isAlive } from './support/processes.ts';
-import { Apart, Stack } from './support/stack.ts';
+import { descendants, isAlive, isSandboxAlive, monitorOf } from './support/processes.ts';
+import { Apart, machineSkip, Stack } from './support/stack.ts';
 import { until } from './support/wait.ts';
 
 const STEPS = 'for i in $(seq 1 12); do echo "line $i"; sleep 0.5; done';
 const ALL_LINES = Array.from({ length: 12 }, (_, at) => `line ${at + 1}\n`).join('');
 
-describe('heartbeats', () => {
+describe('heartbeats', { skip: machineSkip }, () => {
   let stack: Stack;
   before(async () => {
     stack = await Stack.dev();
@@ -21,8 +21,8 @@ describe('heartbeats', () => {
     const agentAgeMs = async () => (await stack.client.executions.get(id)).attempts[0]!.agentAgeMs;
     await until('a heartbeat names it', async () => (await agentAgeMs()) !== null);
     assert.ok((await agentAgeMs())! < 10_000);
-    const machine = stack.machines()[0]!;
-    process.kill(machine.pid, 'SIGSTOP');
+    const [sandbox] = stack.sandboxes();
+    process.kill(monitorOf(sandbox!).pid, 'SIGSTOP');
     const stoppedMs = performance.now();
     await until('its age grows', async () => ((await agentAgeMs()) ?? 0) > 10_000);
     const shown = await stack.cocore(['get', id]);
@@ -34,7 +34,7 @@ describe('heartbeats', () => {
     const afterMs = performance.now() - stoppedMs;
     assert.deepEqual([ended.state, ended.reason, ended.fault], ['failure', 'agent_lost', 'platform']);
     assert.ok(afterMs > 27_000 && afterMs < 45_000, `ended after ${afterMs} ms`);
-    assert.ok(!isAlive(machine.pid), 'the machine is gone');
+    assert.ok(!isSandboxAlive(sandbox!), 'the machine is gone');
   });
 });
 
@@ -75,14 +75,14 @@ describe('server and worker apart, over TLS', () => {
     assert.equal(await apart.stdout(id), ALL_LINES);
   });
 
-  test('the daemon killed during a run, its microVM dies with it, the run ends host_lost, and a new daemon works', async () => {
+  test('the daemon killed during a run, its sandbox dies with it, the run ends host_lost, and a new daemon works', async () => {
     const { id } = await apart.client.executions.create('forever', { timeoutMs: 300_000 });
     await firstLine(id);
-    const machines = apart.machines();
-    assert.equal(machines.length, 1);
+    const sandboxes = apart.sandboxes();
+    assert.equal(sandboxes.length, 1);
     const killedMs = performance.now();
     apart.killWorker();
-    await until('its microVM is gone', () => !isAlive(machines[0]!.pid), 5_000);
+    await until('its sandbox is gone', () => !isSandboxAlive(sandboxes[0]!), 5_000);
     const record = await ended(id);
     assert.deepEqual([record.state, record.reason, record.fault], ['failure', 'host_lost', 'platform']);
     assert.ok(performance.now() - killedMs < 40_000, 'known within the lease');

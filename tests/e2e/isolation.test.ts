@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync, readlinkSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
-import { Stack } from './support/stack.ts';
+import { monitorOf } from './support/processes.ts';
+import { machineSkip, Stack } from './support/stack.ts';
 import { until } from './support/wait.ts';
 
 /** Looks for everything that it must not find, and prints what it found. */
@@ -63,11 +64,15 @@ describe('isolation', () => {
     await until('the other runs', async () => (await stack.client.executions.get(other.id)).output.stdout.bytes > 0);
     const probe = stack.start(['run', 'probe', '1', '600']);
     const [line] = await probe.waitFor('stdout', /^.+\n/m);
-    assert.equal(stack.machines().length, 2, 'both are alive');
+    assert.equal(stack.sandboxes().length, 2, 'both are alive');
     const found = JSON.parse(line) as Found;
     probe.child.kill('SIGINT');
     await probe.ended;
-    assert.deepEqual(found.processes.sort(), ['init', 'python3']);
+    // Where the sandbox has a process that reaps, it is seen.
+    assert.deepEqual(
+      found.processes.filter((name) => name !== 'init'),
+      ['python3'],
+    );
     assert.deepEqual(found.files, []);
     assert.deepEqual(found.interfaces, ['lo']);
     for (const what of ['vsock', 'alg', 'connect', 'port', 'disk', 'agent root', 'agent memory', 'image', 'time']) {
@@ -83,27 +88,31 @@ describe('isolation', () => {
     assert.deepEqual((await find('3')).files, []);
   });
 
-  test('the machine monitor, is unprivileged, filtered, and alone in its namespaces and root', async () => {
-    const { id } = await stack.client.executions.create('lingering', {});
-    await until('it runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
-    const machine = stack.machines()[0]!;
-    const status = readFileSync(`/proc/${machine.pid}/status`, 'utf8');
-    const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)![1]!;
-    for (const uid of field('Uid').split('\t')) assert.ok(Number(uid) >= 100_000, `uid ${uid}`);
-    for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
-      assert.equal(BigInt(`0x${field(set)}`), 0n, set);
-    assert.equal(field('NoNewPrivs'), '1');
-    assert.equal(field('Seccomp'), '2');
-    assert.equal(field('Groups'), '');
-    for (const name of ['net', 'ipc', 'uts', 'pid', 'mnt']) {
-      const own = readlinkSync(`/proc/${machine.pid}/ns/${name}`);
-      assert.notEqual(own, readlinkSync(`/proc/self/ns/${name}`), name);
-    }
-    assert.match(readFileSync(`/proc/${machine.pid}/cgroup`, 'utf8'), /cocore/);
-    // Its root is the jail: nothing of the host but what it was given.
-    const mounts = readFileSync(`/proc/${machine.pid}/mounts`, 'utf8');
-    assert.doesNotMatch(mounts, /^\S+ \/(?:home|root|var|sys)[ /]/m);
-    await stack.client.executions.cancel(id);
-    await until('its microVM is gone', () => stack.machines().length === 0, 5_000);
-  });
+  test(
+    'the machine monitor, is unprivileged, filtered, and alone in its namespaces and root',
+    { skip: machineSkip },
+    async () => {
+      const { id } = await stack.client.executions.create('lingering', {});
+      await until('it runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
+      const machine = monitorOf(stack.sandboxes()[0]!);
+      const status = readFileSync(`/proc/${machine.pid}/status`, 'utf8');
+      const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)![1]!;
+      for (const uid of field('Uid').split('\t')) assert.ok(Number(uid) >= 100_000, `uid ${uid}`);
+      for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
+        assert.equal(BigInt(`0x${field(set)}`), 0n, set);
+      assert.equal(field('NoNewPrivs'), '1');
+      assert.equal(field('Seccomp'), '2');
+      assert.equal(field('Groups'), '');
+      for (const name of ['net', 'ipc', 'uts', 'pid', 'mnt']) {
+        const own = readlinkSync(`/proc/${machine.pid}/ns/${name}`);
+        assert.notEqual(own, readlinkSync(`/proc/self/ns/${name}`), name);
+      }
+      assert.match(readFileSync(`/proc/${machine.pid}/cgroup`, 'utf8'), /cocore/);
+      // Its root is the jail: nothing of the host but what it was given.
+      const mounts = readFileSync(`/proc/${machine.pid}/mounts`, 'utf8');
+      assert.doesNotMatch(mounts, /^\S+ \/(?:home|root|var|sys)[ /]/m);
+      await stack.client.executions.cancel(id);
+      await until('its sandbox is gone', () => stack.sandboxes().length === 0, 5_000);
+    },
+  );
 });

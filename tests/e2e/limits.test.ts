@@ -17,34 +17,34 @@ describe('timeouts and cancellation', () => {
   const started = async (id: string) =>
     until('the function runs', async () => (await stack.client.executions.get(id)).phase === 'executing');
 
-  test('a function over its timeout, ends within 1 s of it and its microVM is gone', async () => {
+  test('a function over its timeout, ends within 1 s of it and its sandbox is gone', async () => {
     const ended = await stack.client.executions.create('forever', { timeoutMs: 2_000 }, { waitMs: 60_000 });
     assert.deepEqual([ended.state, ended.reason], ['timeout', 'run_timeout']);
     const lateMs = ms(ended.endedAt) - ms(ended.startedAt) - 2_000;
     assert.ok(lateMs >= -250 && lateMs <= 1_000, `ended ${lateMs} ms after its limit`);
-    await until('its microVM is gone', () => stack.machines().length === 0, 1_000);
+    await until('its sandbox is gone', () => stack.sandboxes().length === 0, 1_000);
   });
 
   test('cancelled while it runs, it ends cancelled and a second cancel is a clear answer', async () => {
     const { id } = await stack.client.executions.create('forever', {});
     await started(id);
-    assert.equal(stack.machines().length, 1);
+    assert.equal(stack.sandboxes().length, 1);
     const cancelled = await stack.cocore(['cancel', id]);
     assert.equal(cancelled.code, 0, cancelled.stderr);
     const ended = await stack.client.executions.get(id, { waitMs: 20_000 });
     assert.deepEqual([ended.state, ended.reason, ended.fault], ['cancelled', 'user_cancel', 'user']);
-    await until('its microVM is gone', () => stack.machines().length === 0, 5_000);
+    await until('its sandbox is gone', () => stack.sandboxes().length === 0, 5_000);
     assert.equal((await stack.client.executions.cancel(id)).result, 'already_ended');
     assert.equal((await stack.cocore(['cancel', id])).code, 0);
   });
 
-  test('cancelled beside a flood of output, its microVM is gone within 1 s', async () => {
+  test('cancelled beside a flood of output, its sandbox is gone within 1 s', async () => {
     const { id } = await stack.client.executions.create('flood', {});
     await started(id);
     await until('it floods', async () => (await stack.client.executions.get(id)).output.stdout.bytes > 2 ** 20);
     const beganMs = performance.now();
     await stack.client.executions.cancel(id);
-    await until('its microVM is gone', () => stack.machines().length === 0, 5_000);
+    await until('its sandbox is gone', () => stack.sandboxes().length === 0, 5_000);
     const tookMs = performance.now() - beganMs;
     assert.ok(tookMs <= 1_000, `gone after ${tookMs} ms`);
     assert.equal((await stack.client.executions.get(id, { waitMs: 20_000 })).state, 'cancelled');

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { Stack } from './support/stack.ts';
 
-/** The main job: what a user deploys and runs, on a real microVM. Numbers are rows of the issue in docs/specification.md. */
+/** The main job: what a user deploys and runs, in a real sandbox. */
 describe('run', () => {
   let stack: Stack;
   before(async () => {

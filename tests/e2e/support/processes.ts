@@ -36,8 +36,39 @@ export function descendants(pid: number): Process[] {
   return found;
 }
 
-/** The virtual machine monitors below `pid`. */
-export const machinesOf = (pid: number): Process[] =>
-  descendants(pid).filter(({ command }) => /^\S*qemu-system/.test(command));
+/** One sandbox: the control group's name after the daemon's tag, and its processes. */
+export interface LiveSandbox {
+  readonly name: string;
+  readonly processes: readonly Process[];
+}
+
+/** The sandboxes of attempts below `pid`, whatever driver made them; what is made ready for later does not count. */
+export function sandboxesOf(pid: number): LiveSandbox[] {
+  const found = new Map<string, Process[]>();
+  for (const process of descendants(pid)) {
+    const name = sandboxOf(process.pid);
+    if (name === null || /^(?:pool|template)_/.test(name)) continue;
+    found.set(name, [...(found.get(name) ?? []), process]);
+  }
+  return [...found].map(([name, processes]) => ({ name, processes }));
+}
+
+function sandboxOf(pid: number): string | null {
+  try {
+    return /\/cocore\/run\/\w+\.(\w+)/.exec(readFileSync(`/proc/${pid}/cgroup`, 'latin1'))?.[1] ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** Whether any process of the sandbox still lives. */
+export const isSandboxAlive = ({ processes }: LiveSandbox): boolean => processes.some(({ pid }) => isAlive(pid));
+
+/** The machine monitor of a sandbox that is a QEMU machine. */
+export function monitorOf({ name, processes }: LiveSandbox): Process {
+  const monitor = processes.find(({ command }) => /^\S*qemu-system/.test(command));
+  if (monitor === undefined) throw new Error(`${name} has no machine monitor`);
+  return monitor;
+}
 
 export const isAlive = (pid: number): boolean => allProcesses().some((process) => process.pid === pid);

@@ -5,7 +5,7 @@ import tls from 'node:tls';
 import { CocoreClient } from '@cocore/client';
 import type { FunctionDeployInput } from '@cocore/protocol';
 import { cocore, type Command, type Environment, type Result, start } from './command.ts';
-import { descendants, machinesOf, type Process } from './processes.ts';
+import { descendants, type LiveSandbox, type Process, sandboxesOf } from './processes.ts';
 import { freePort, Relay } from './relay.ts';
 
 /** What the real user's cache holds is used; everything else a stack writes is its own and temporary. */
@@ -15,7 +15,12 @@ const CACHE_DIR =
     ? join(homedir(), '.cache', 'cocore')
     : join(process.env['XDG_CACHE_HOME'], 'cocore'));
 
+/** The driver that the suite runs on. */
 export const ISOLATION = process.env['COCORE_TEST_ISOLATION'] ?? 'qemu';
+
+/** Why a test of virtual machines does not run on this driver; false where it does. */
+export const machineSkip: string | false =
+  ISOLATION === 'qemu' ? false : `the sandboxes of ${ISOLATION} have no machine monitor of QEMU`;
 
 export interface Temporary extends Disposable {
   readonly path: string;
@@ -57,7 +62,11 @@ export class Stack implements AsyncDisposable {
   static async dev(...args: string[]): Promise<Stack> {
     const home = temporary();
     try {
-      const command = start(['dev', '--port', '0', '--isolation', ISOLATION, ...args], home.env, 'keep open');
+      const command = start(
+        ['dev', '--port', '0', '--isolation', ISOLATION, '--pool', 'off', ...args],
+        home.env,
+        'keep open',
+      );
       const [, url] = await command.waitFor('stdout', /^ready (http:\/\/127\.0\.0\.1:\d+)$/m);
       return new Stack(url!, home, command);
     } catch (error) {
@@ -98,8 +107,8 @@ export class Stack implements AsyncDisposable {
     return found;
   }
 
-  machines(): Process[] {
-    return machinesOf(this.command.child.pid!);
+  sandboxes(): LiveSandbox[] {
+    return sandboxesOf(this.command.child.pid!);
   }
 
   credentialFiles(): string[] {
@@ -209,6 +218,9 @@ export class Apart implements AsyncDisposable {
       dataDir,
       '--isolation',
       ISOLATION,
+      // Sandboxes are counted.
+      '--pool',
+      'off',
       '--join-token-file',
       await this.#joinTokenFile(),
     ];
@@ -228,8 +240,8 @@ export class Apart implements AsyncDisposable {
     return this.#relay.cut();
   }
 
-  machines(): Process[] {
-    return machinesOf(this.#worker!.child.pid!);
+  sandboxes(): LiveSandbox[] {
+    return sandboxesOf(this.#worker!.child.pid!);
   }
 
   async deploy(name: string, source: string): Promise<void> {
