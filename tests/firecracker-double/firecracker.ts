@@ -59,6 +59,8 @@ function main(argv: readonly string[]): void {
     : { qemu: '/usr/bin/qemu-system-x86_64', tscKhz: null };
   const fault = (process.env['DOUBLE_FAULT'] as Fault | undefined) ?? null;
   const vmm = new Vmm(id, description, settings, fault);
+  const logPath = values.get('log-path')?.[0];
+  if (logPath !== undefined) vmm.logTo(logPath);
   const server = createServer((request, response) => {
     const answer = async () => {
       if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return { status: 413, body: {} };

@@ -50,6 +50,11 @@ export class Vmm {
     this.#fault = fault;
   }
 
+  logTo(path: string): void {
+    this.#log = pipe(path);
+    this.#write(this.#log, `[${this.#id}:main] Running Firecracker v${VERSION}\n`);
+  }
+
   /** Never resolves for a call that the double was told not to answer. */
   async serve(method: string, path: string, text: string): Promise<Answer> {
     const answer = await this.#serve(method, path, text);

@@ -50,7 +50,6 @@ const accept = (_: Asked, response: ServerResponse) => response.writeHead(204).e
 
 /** Every call of the client, with what the driver sends where it makes the call. */
 async function everyCall(api: ApiClient): Promise<void> {
-  await api.putLogger({ log_path: '/log', level: 'Warning', show_level: true });
   await api.putMetrics({ metrics_path: '/metrics' });
   await api.putMachineConfig(machineConfiguration(2, 227));
   await api.putBootSource({ kernel_image_path: '/vm/kernel', initrd_path: '/vm/initrd', boot_args: BOOT_ARGS });
@@ -79,7 +78,7 @@ describe('requests to Firecracker', { skip: doubleSkip() }, () => {
       known.filter(([, faults]) => faults?.length !== 0),
       [],
     );
-    assert.equal(known.length, 18);
+    assert.equal(known.length, 17);
   });
 
   test('what must not be sent, the description names the fault', () => {

@@ -23,7 +23,8 @@ describe('the jailer’s command', () => {
     assert.equal(
       jailerCommand({ ...common, cgroupVersion: 1 }).join(' '),
       '/usr/bin/jailer --id at-01 --exec-file /usr/bin/firecracker --uid 200001 --gid 200001 --chroot-base-dir /data/run ' +
-        '--cgroup-version 1 --resource-limit fsize=1024 --resource-limit no-file=256 -- --api-sock /api.sock',
+        '--cgroup-version 1 --resource-limit fsize=1024 --resource-limit no-file=256 -- --api-sock /api.sock ' +
+        '--log-path /log --level Warning --show-level',
     );
   });
 

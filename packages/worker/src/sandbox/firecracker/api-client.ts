@@ -6,7 +6,6 @@ import type {
   Drive,
   EntropyDevice,
   InstanceInfo,
-  Logger,
   MachineConfiguration,
   Metrics,
   PartialDrive,
@@ -67,10 +66,6 @@ export class ApiClient implements Disposable {
 
   async version(): Promise<string> {
     return (await this.#get('/version', Version)).firecracker_version;
-  }
-
-  putLogger(logger: Logger): Promise<void> {
-    return this.#change('PUT', '/logger', logger);
   }
 
   putMetrics(metrics: Metrics): Promise<void> {

@@ -59,13 +59,6 @@ export interface SerialDevice {
   readonly rate_limiter?: TokenBucket;
 }
 
-export interface Logger {
-  readonly log_path: string;
-  readonly level: 'Error' | 'Warning' | 'Info' | 'Debug' | 'Trace' | 'Off';
-  readonly show_level?: boolean;
-  readonly show_log_origin?: boolean;
-}
-
 export interface Metrics {
   readonly metrics_path: string;
 }

@@ -4,7 +4,6 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
-import { lastLine } from '../console-ring.ts';
 import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxHandle, SandboxSpec } from '../driver.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
@@ -168,7 +167,7 @@ export class FirecrackerDriver implements SandboxDriver {
       await sandbox.destroy();
       signal.throwIfAborted();
       const why = reason instanceof Error ? reason.message : String(reason);
-      const said = lastLine(sandbox.console());
+      const said = sandbox.lastWord();
       const message = `Firecracker did not start a machine: ${why}${said === '' ? '' : `; it said last: ${said}`}`;
       throw new CocoreError('host_unfit', message, { cause });
     }
@@ -202,7 +201,6 @@ export class FirecrackerDriver implements SandboxDriver {
       });
     using api = new ApiClient({ socketPath: socket.path, deadlineMs: callDeadlineMs, signal });
     sandbox.take({ log: jail.fifo(JAIL_PATHS.log), metrics: jail.fifo(JAIL_PATHS.metrics) });
-    await api.putLogger({ log_path: JAIL_PATHS.log, level: 'Warning', show_level: true });
     await api.putMetrics({ metrics_path: JAIL_PATHS.metrics });
     await api.putMachineConfig(machineConfiguration(machine.cpus, machine.memoryMiB));
     await api.putBootSource({

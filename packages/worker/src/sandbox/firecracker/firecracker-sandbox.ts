@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import { ConsoleRing } from '../console-ring.ts';
+import { ConsoleRing, lastLine } from '../console-ring.ts';
 import { ProcessSandbox } from '../process-sandbox.ts';
 
 const CONSOLE_CHARACTERS = 64 * 1024;
@@ -24,7 +24,13 @@ export class FirecrackerSandbox extends ProcessSandbox {
 
   /** What the monitor said, then what the guest's console shows. */
   override console(): string {
-    return `${this.#log.text()}${super.console()}`.slice(-CONSOLE_CHARACTERS);
+    const shown = super.console();
+    return `${this.#log.text()}${shown === '' ? 'the guest printed nothing\n' : shown}`.slice(-CONSOLE_CHARACTERS);
+  }
+
+  /** The last line of the launcher, the jailer or the guest; where there is none, the monitor's. */
+  lastWord(): string {
+    return lastLine(super.console()) || lastLine(this.#log.text());
   }
 
   /** The last of the monitor's metrics, JSON lines of which the first may be cut. For diagnosis only. */

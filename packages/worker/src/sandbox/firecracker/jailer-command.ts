@@ -66,5 +66,7 @@ export function jailerCommand(command: JailerCommand): string[] {
     ['--resource-limit', `fsize=${fileBytes}`],
     ['--resource-limit', `no-file=${MAX_OPEN_FILES}`],
     ['--', '--api-sock', JAIL_PATHS.apiSocket],
+    // From its first line on: before the API could say so, it would write to the guest's console.
+    ['--log-path', JAIL_PATHS.log, '--level', 'Warning', '--show-level'],
   ].flat();
 }
