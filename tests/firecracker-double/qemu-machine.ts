@@ -23,7 +23,7 @@ export function adaptedBootArgs(bootArgs: string, tscKhz: number | null): string
   const words = bootArgs
     .split(' ')
     // There is no keyboard controller to reset by, and none to probe; the agent's port is not a vsock.
-    .filter((word) => word !== '' && !word.startsWith('i8042.') && !word.startsWith('cocore.vsock'))
+    .filter((word) => word !== '' && !word.startsWith('i8042.') && !word.startsWith('cocore.vsock='))
     .map((word) => (word === 'reboot=k' ? 'reboot=t' : word));
   return [...words, ...(tscKhz === null ? [] : ['tsc=reliable', `tsc_early_khz=${tscKhz}`])].join(' ');
 }

@@ -189,7 +189,7 @@ describe('the double of the jailer', { skip }, () => {
 });
 
 test('what the kernel is told, it is changed only where the hardware differs', () => {
-  const given = 'console=ttyS0 reboot=k i8042.noaux cocore.drives=a,b';
+  const given = 'console=ttyS0 reboot=k i8042.noaux cocore.vsock=1024 cocore.drives=a,b';
   assert.equal(adaptedBootArgs(given, null), 'console=ttyS0 reboot=t cocore.drives=a,b');
   assert.match(adaptedBootArgs(given, 2_400_000), /reboot=t .* tsc=reliable tsc_early_khz=2400000$/);
 });

@@ -3,7 +3,7 @@ import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { chrootDirectory, jailerCommand, jailId } from '../../src/sandbox/firecracker/jailer-command.ts';
-import { drives, rateLimiter } from '../../src/sandbox/firecracker/machine.ts';
+import { BOOT_ARGS, drives, rateLimiter } from '../../src/sandbox/firecracker/machine.ts';
 import { probeFirecrackerHost } from '../../src/sandbox/firecracker/probe.ts';
 import { findTools, isAtLeast, parseVersion } from '../../src/sandbox/firecracker/tools.ts';
 import { workspace } from '../support/workspace.ts';
@@ -57,6 +57,8 @@ test('the drives, their order is what the agent is told, and only scratch is wri
       ['scratch', false, false],
     ],
   );
+  assert.match(BOOT_ARGS, /(?:^| )cocore\.drives=rootfs,code,scratch(?: |$)/);
+  assert.match(BOOT_ARGS, /(?:^| )cocore\.vsock=1024(?: |$)/);
   const limiter = { bandwidth: { size: 1000, refill_time: 1000 }, ops: { size: 10, refill_time: 1000 } };
   assert.deepEqual(rateLimiter(rate), limiter);
   assert.deepEqual(drives(rate)[2]!.rate_limiter, limiter);

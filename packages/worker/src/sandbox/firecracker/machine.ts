@@ -63,5 +63,6 @@ export const BOOT_ARGS = [
   'i8042.noaux',
   'i8042.nomux',
   'i8042.dumbkbd',
+  `cocore.vsock=${AGENT_PORT}`,
   `cocore.drives=${DRIVE_ORDER.join(',')}`,
 ].join(' ');
