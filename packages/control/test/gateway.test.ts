@@ -3,7 +3,13 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
-import { GATEWAY_PATH, GATEWAY_SUBPROTOCOL, helloStatement, type ServerRefusal } from '@cocore/protocol';
+import {
+  type ExecutionRecord,
+  GATEWAY_PATH,
+  GATEWAY_SUBPROTOCOL,
+  helloStatement,
+  type ServerRefusal,
+} from '@cocore/protocol';
 import type { z } from 'zod';
 import { type ConnectOptions, Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
@@ -298,6 +304,79 @@ describe('an attempt over the gateway', () => {
     other.accept(assign);
     other.end(assign);
     assert.equal((await server.execution(id, '5s')).state, 'success');
+  });
+
+  test('a function that requires gvisor, an emulated worker never gets it and the record says why; a gvisor worker runs it', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('walled', { isolation: 'gvisor' });
+    await server.deploy('plain', { isolation: 'emulated' });
+    const alone = await server.run('walled');
+    assert.deepEqual([alone.state, alone.isolation, alone.waiting?.code], ['open', 'gvisor', 'no_worker']);
+    await using weak = await ScriptedWorker.connect(server, { capabilities: { isolation: 'emulated' } });
+    // What the weak worker may have passes what it may not.
+    const { id } = await server.run('plain');
+    assert.equal((await weak.startNext()).executionId, id);
+    for (const record of [await server.run('walled'), await server.execution(alone.id)]) {
+      assert.deepEqual(
+        [record.state, record.waiting],
+        [
+          'open',
+          {
+            code: 'isolation',
+            message: 'no worker that is online gives isolation gvisor or better; there is: emulated (1)',
+          },
+        ],
+      );
+    }
+    const list = await server.call<{ executions: ExecutionRecord[] }>('GET', '/v1/executions?state=open');
+    assert.deepEqual(
+      list.body.executions.map(({ waiting }) => waiting?.code),
+      ['isolation', 'isolation'],
+    );
+    await using strong = await ScriptedWorker.connect(server, { capabilities: { isolation: 'gvisor' } });
+    const assign = await strong.next('AttemptAssign', ({ executionId }) => executionId === alone.id);
+    strong.accept(assign);
+    strong.started(assign);
+    strong.end(assign);
+    const record = await server.execution(alone.id, '5s');
+    assert.deepEqual(
+      [record.state, record.waiting, record.attempts.map(({ workerId, isolation }) => [workerId, isolation])],
+      ['success', null, [[strong.welcome.workerId, 'gvisor']]],
+    );
+    assert.deepEqual(
+      weak.received.filter(({ type }) => type === 'AttemptAssign'),
+      [],
+    );
+  });
+
+  test('a worker that comes back with a weaker driver, it gets no more of what requires the stronger', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('walled', { isolation: 'gvisor' });
+    const identity = new Identity();
+    const joinToken = await server.joinToken();
+    const before = await ScriptedWorker.connect(server, {
+      identity,
+      joinToken,
+      capabilities: { isolation: 'gvisor', cpus: 1 },
+    });
+    const [one, two] = [await server.run('walled'), await server.run('walled')];
+    const assign = await before.next('AttemptAssign', ({ executionId }) => executionId === one.id);
+    assert.equal((await server.execution(two.id)).waiting?.code, 'busy');
+    const { attemptId } = assign;
+    await using after = await ScriptedWorker.connect(server, {
+      identity,
+      inventory: [attemptId],
+      capabilities: { isolation: 'emulated' },
+    });
+    assert.deepEqual([after.welcome.resume, after.welcome.revoke], [[], [attemptId]]);
+    for (const { id } of [one, two]) assert.equal((await server.execution(id)).waiting?.code, 'isolation');
+    await before[Symbol.asyncDispose]();
+    after.beat(1);
+    await after.next('HeartbeatAck');
+    assert.deepEqual(
+      after.received.filter(({ type }) => type === 'AttemptAssign'),
+      [],
+    );
   });
 
   test('an acceptance in a weaker class than is required, it does not count and the attempt goes to another worker', async () => {

@@ -211,5 +211,27 @@ test('an execution that no online worker could run, it ends as unplaceable after
     await pass(server, clock, 10 * SWEEP_MS);
   }
   const record = await server.execution(id);
+  assert.deepEqual([record.state, record.reason, record.waiting], ['failure', 'unplaceable', null]);
+  assert.match(record.message!, /large enough for 16384 MiB of memory, .*; the largest has 1024 MiB of memory/);
+});
+
+test('an execution that no online worker isolates well enough, it ends as unplaceable after its grace and says so', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await server.deploy('walled', { isolation: 'gvisor' });
+  await using worker = await ScriptedWorker.connect(server, { capabilities: { isolation: 'emulated' } });
+  const { id } = await server.run('walled');
+  for (let second = 0; second < UNPLACEABLE_GRACE_MS / 1000 + 4; second += 10) {
+    assert.equal((await server.execution(id)).waiting?.code, 'isolation');
+    worker.beat(second);
+    await worker.next('HeartbeatAck');
+    await pass(server, clock, 10 * SWEEP_MS);
+  }
+  const record = await server.execution(id);
   assert.deepEqual([record.state, record.reason], ['failure', 'unplaceable']);
+  assert.match(record.message!, /isolation gvisor or better; there is: emulated \(1\)/);
+  assert.deepEqual(
+    worker.received.filter(({ type }) => type === 'AttemptAssign'),
+    [],
+  );
 });

@@ -1,22 +1,35 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Scheduler, type SchedulerItem } from '../src/scheduler/scheduler.ts';
+import type { IsolationClass } from '@cocore/protocol';
+import { Scheduler, type SchedulerItem, type SchedulerShape } from '../src/scheduler/scheduler.ts';
 
 const item = (attemptId: string, change: Partial<SchedulerItem> = {}): SchedulerItem => ({
   attemptId,
   projectId: 'p',
   memoryMiB: 256,
   cpus: 1,
+  diskMiB: 512,
+  isolation: 'container',
   ...change,
 });
 
-function scheduler(
-  workers: Record<string, { memoryMiB: number; cpus: number; sandboxOverheadMiB?: number }>,
-): Scheduler {
+interface Worker {
+  memoryMiB: number;
+  cpus: number;
+  diskMiB?: number;
+  sandboxOverheadMiB?: number;
+  isolation?: IsolationClass;
+  attempts?: (SchedulerShape & { attemptId: string })[];
+}
+
+function online(made: Scheduler, workerId: string, worker: Worker): void {
+  const usual = { diskMiB: 1_000_000, sandboxOverheadMiB: 0, isolation: 'container', attempts: [] } as const;
+  made.apply({ type: 'worker_online', workerId, ...usual, ...worker });
+}
+
+function scheduler(workers: Record<string, Worker>): Scheduler {
   const made = new Scheduler();
-  for (const [workerId, room] of Object.entries(workers)) {
-    made.apply({ type: 'worker_online', workerId, sandboxOverheadMiB: 0, attempts: [], ...room });
-  }
+  for (const [workerId, worker] of Object.entries(workers)) online(made, workerId, worker);
   return made;
 }
 
@@ -84,14 +97,7 @@ test('a worker that goes offline and comes back with what it has, its room is co
   assert.equal(placements(made).length, 2);
   made.apply({ type: 'worker_offline', workerId: 'w' });
   assert.deepEqual(placements(made), []);
-  made.apply({
-    type: 'worker_online',
-    workerId: 'w',
-    memoryMiB: 512,
-    cpus: 8,
-    sandboxOverheadMiB: 0,
-    attempts: [item('a')],
-  });
+  online(made, 'w', { memoryMiB: 512, cpus: 8, attempts: [item('a')] });
   assert.deepEqual(placements(made), ['c>w']);
 });
 
@@ -115,30 +121,114 @@ test('a stopping worker, it gets nothing more, also when it gives room back, unt
   made.apply({ type: 'released', attemptId: 'a' });
   assert.deepEqual(placements(made), []);
   made.apply({ type: 'worker_offline', workerId: 'w' });
-  const room = { memoryMiB: 1024, cpus: 8, sandboxOverheadMiB: 0 };
-  made.apply({ type: 'worker_online', workerId: 'w', attempts: [], ...room });
+  online(made, 'w', { memoryMiB: 1024, cpus: 8 });
   assert.deepEqual(placements(made), ['b>w']);
 });
 
 test('attempts that no online worker could run, they are named; none while no worker is online', () => {
   const made = scheduler({});
-  queue(made, item('huge', { memoryMiB: 16_384 }), item('a'));
+  queue(made, item('huge', { memoryMiB: 16_384 }), item('strong', { isolation: 'gvisor' }), item('a'));
   assert.deepEqual(made.misfits(), []);
-  made.apply({ type: 'worker_online', workerId: 'w', memoryMiB: 512, cpus: 8, sandboxOverheadMiB: 0, attempts: [] });
-  assert.deepEqual(made.misfits(), ['huge']);
+  online(made, 'w', { memoryMiB: 512, cpus: 8 });
+  const misfits = made.misfits().map(({ attemptId, why }) => [attemptId, why.code]);
+  assert.deepEqual(misfits, [
+    ['huge', 'too_large'],
+    ['strong', 'isolation'],
+  ]);
+});
+
+test('disk that is all taken, nothing more is placed; an attempt that needs more than there is, it is a misfit', () => {
+  const made = scheduler({ w: { memoryMiB: 8192, cpus: 8, diskMiB: 1024 } });
+  queue(made, item('a'), item('b'), item('c'), item('wide', { diskMiB: 2048 }));
+  assert.deepEqual(placements(made), ['a>w', 'b>w']);
+  assert.deepEqual(
+    made.misfits().map(({ attemptId }) => attemptId),
+    ['wide'],
+  );
+  made.apply({ type: 'released', attemptId: 'a' });
+  assert.deepEqual(placements(made), ['c>w']);
+});
+
+const CLASSES = ['microvm', 'gvisor', 'emulated', 'container'] as const;
+const ROOM = { memoryMiB: 1024, cpus: 8 };
+
+for (const required of CLASSES) {
+  test(`an attempt that requires ${required}, no weaker worker ever gets it, and each that is as strong does`, () => {
+    for (const given of CLASSES) {
+      const made = scheduler({ w: { ...ROOM, isolation: given } });
+      queue(made, item('a', { isolation: required }));
+      const isStrong = CLASSES.indexOf(given) <= CLASSES.indexOf(required);
+      assert.deepEqual(placements(made), isStrong ? ['a>w'] : [], given);
+    }
+  });
+}
+
+test('one project, attempts of several classes of one shape, each goes where it may and none holds up another', () => {
+  const weak = { ...ROOM, isolation: 'emulated' } as const;
+  const made = scheduler({ weak });
+  queue(made, item('s1', { isolation: 'gvisor' }), item('w1'), item('s2', { isolation: 'gvisor' }), item('w2'));
+  assert.deepEqual(placements(made), ['w1>weak', 'w2>weak']);
+  online(made, 'strong', { ...ROOM, memoryMiB: 8192, isolation: 'microvm' });
+  assert.deepEqual(placements(made), ['s1>strong', 's2>strong']);
+});
+
+test('strong and weak workers with room, the tightest is taken, whatever its class', () => {
+  const made = scheduler({
+    weak: { memoryMiB: 4096, cpus: 8 },
+    strong: { memoryMiB: 512, cpus: 8, isolation: 'microvm' },
+  });
+  queue(made, item('a'));
+  assert.deepEqual(placements(made), ['a>strong']);
+});
+
+test('a worker that comes back with another class, what waits is placed by the new one', () => {
+  const made = scheduler({ w: { ...ROOM, isolation: 'gvisor' } });
+  made.apply({ type: 'worker_offline', workerId: 'w' });
+  online(made, 'w', { ...ROOM, isolation: 'emulated' });
+  queue(made, item('strong', { isolation: 'gvisor' }));
+  assert.deepEqual(placements(made), []);
+  made.apply({ type: 'worker_offline', workerId: 'w' });
+  online(made, 'w', { ...ROOM, isolation: 'gvisor' });
+  assert.deepEqual(placements(made), ['strong>w']);
+});
+
+test('an attempt that waits, why says what is needed and what is there, and nothing once it is placed', () => {
+  const made = scheduler({});
+  queue(made, item('a', { isolation: 'gvisor' }));
+  const why = () => made.why('a');
+  assert.deepEqual(why(), {
+    code: 'no_worker',
+    message: 'no worker is online; needed is one that gives isolation gvisor or better',
+  });
+  online(made, 'c', { ...ROOM });
+  online(made, 'e1', { ...ROOM, isolation: 'emulated' });
+  online(made, 'e2', { ...ROOM, isolation: 'emulated' });
+  assert.deepEqual(why(), {
+    code: 'isolation',
+    message: 'no worker that is online gives isolation gvisor or better; there is: emulated (2), container (1)',
+  });
+  online(made, 'small', { memoryMiB: 300, cpus: 2, diskMiB: 600, sandboxOverheadMiB: 100, isolation: 'gvisor' });
+  assert.deepEqual(why(), {
+    code: 'too_large',
+    message:
+      'no worker that is online and gives isolation gvisor or better is large enough for 256 MiB of memory, 1 CPU and 512 MiB of disk; the largest has 200 MiB of memory, 2 CPU and 600 MiB of disk',
+  });
+  online(made, 'full', { ...ROOM, isolation: 'microvm', attempts: [item('other', { cpus: 8 })] });
+  assert.deepEqual(why(), {
+    code: 'busy',
+    message: 'workers that could run it: 1; none has room now for 256 MiB of memory, 1 CPU and 512 MiB of disk',
+  });
+  made.apply({ type: 'released', attemptId: 'other' });
+  assert.equal(why(), null);
+  assert.deepEqual(placements(made), ['a>full']);
+  assert.equal(why(), null);
+  assert.equal(made.why('never'), null);
 });
 
 test('a thousand workers and ten thousand attempts, each is placed once and no worker is overfull', () => {
   const made = new Scheduler();
   for (let at = 0; at < 1_000; at += 1) {
-    made.apply({
-      type: 'worker_online',
-      workerId: `w${at}`,
-      memoryMiB: 2560,
-      cpus: 10,
-      sandboxOverheadMiB: 0,
-      attempts: [],
-    });
+    online(made, `w${at}`, { memoryMiB: 2560, cpus: 10 });
   }
   for (let at = 0; at < 10_000; at += 1) queue(made, item(`a${at}`, { projectId: `p${at % 7}` }));
   const placed = placements(made);

@@ -487,10 +487,15 @@ export function storeConformance(
 
       test('an execution that nothing can run, it ends; not when it runs', async () => {
         const attempt = await create();
-        assert.equal(await store.endByControl(attempt, 'unplaceable', null), true);
-        assert.equal((await read(attempt)).reason, 'unplaceable');
+        assert.equal(await store.endUnplaceable(attempt, 'too large'), true);
+        assert.equal(await store.endUnplaceable(attempt, 'again'), false);
+        const record = await read(attempt);
+        assert.deepEqual(
+          [record.reason, record.message, record.attempts[0]?.state],
+          ['unplaceable', 'too large', 'ended'],
+        );
         const other = await running();
-        assert.equal(await store.endByControl(other.attempt, 'unplaceable', null), false);
+        assert.equal(await store.endUnplaceable(other.attempt, 'too large'), false);
       });
     });
 

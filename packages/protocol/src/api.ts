@@ -182,6 +182,18 @@ export const AttemptRecord = z.object({
 });
 export type AttemptRecord = z.infer<typeof AttemptRecord>;
 
+/** Why nothing has taken an execution that waits. */
+export const Waiting = z.object({
+  /**
+   * `no_worker`: none is online. `isolation`: none that is online gives the class that is required. `too_large`: those that give it are too
+   * small, were they empty. `busy`: those that could run it have no room now, or take nothing.
+   */
+  code: z.enum(['no_worker', 'isolation', 'too_large', 'busy']),
+  /** One line for people: what is needed, and what is there. */
+  message: z.string(),
+});
+export type Waiting = z.infer<typeof Waiting>;
+
 export const ExecutionRecord = z.object({
   id: ExecutionId,
   functionId: FunctionId,
@@ -202,6 +214,8 @@ export const ExecutionRecord = z.object({
   outputLimitBytes: z.int(),
   /** What its function's version requires; what an attempt was given is in the attempt. */
   isolation: IsolationClass,
+  /** Null unless it waits in the queue and nothing can take it now. */
+  waiting: Waiting.nullable(),
   inputDigest: Sha256,
   createdAt: Timestamp,
   acceptedAt: Timestamp.nullable(),

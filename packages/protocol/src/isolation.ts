@@ -11,13 +11,14 @@ import { z } from 'zod';
 export const IsolationClass = z.enum(['microvm', 'gvisor', 'emulated', 'container']);
 export type IsolationClass = z.infer<typeof IsolationClass>;
 
+const STRENGTH: Readonly<Record<IsolationClass, number>> = { microvm: 3, gvisor: 2, emulated: 1, container: 0 };
+
 /** What a function requires when nobody said otherwise: this class or a stronger one. */
 export const DEFAULT_ISOLATION: IsolationClass = 'gvisor';
 
 /** Whether a sandbox of the class `given` is strong enough where `required` is asked for. */
 export function isAtLeast(given: IsolationClass, required: IsolationClass): boolean {
-  const strongestFirst = IsolationClass.options;
-  return strongestFirst.indexOf(given) <= strongestFirst.indexOf(required);
+  return STRENGTH[given] >= STRENGTH[required];
 }
 
 /** The classes that satisfy `required`, in words. */

@@ -1,9 +1,10 @@
+import { SCRATCH_MIB } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputStore } from '../output/output-store.ts';
-import { Scheduler } from '../scheduler/scheduler.ts';
+import { Scheduler, type SchedulerItem } from '../scheduler/scheduler.ts';
 import type {
   AssignedTask,
   CancelRequested,
@@ -84,14 +85,16 @@ export class Dispatcher {
     this.#links.get(link.workerId)?.close(4001, 'session_replaced');
     this.#links.set(link.workerId, link);
     this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
-    const { cpus, memoryMiB, sandboxOverheadMiB } = link.capabilities;
+    const { isolation, cpus, memoryMiB, diskMiB, sandboxOverheadMiB } = link.capabilities;
     this.scheduler.apply({
       type: 'worker_online',
       workerId: link.workerId,
+      isolation,
       cpus,
       memoryMiB,
+      diskMiB,
       sandboxOverheadMiB,
-      attempts: opened.resume,
+      attempts: opened.resume.map(itemOf),
     });
     for (const row of opened.lost) this.#forgotten(row, 'control');
     for (const row of opened.requeued) {
@@ -180,7 +183,7 @@ export class Dispatcher {
           this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
           this.scheduler.apply({ type: 'released', attemptId });
           const queued = this.#queued.get(attemptId);
-          if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...queued });
+          if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
         });
       }
     });
@@ -198,7 +201,7 @@ export class Dispatcher {
       this.scheduler.apply({ type: 'released', attemptId });
       // Another session of the worker came between, of which this server may not have heard yet: the attempt still waits.
       if (task === null) this.#queued.delete(attemptId);
-      else if (this.#queued.has(attemptId)) this.scheduler.apply({ type: 'queued', ...queued });
+      else if (this.#queued.has(attemptId)) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
       this.pump();
       return;
     }
@@ -233,7 +236,7 @@ export class Dispatcher {
   #enqueue(attempt: QueuedAttempt): void {
     const queued = { ...queuedOf(attempt), queuedAtMs: attempt.queuedAtMs };
     this.#queued.set(attempt.attemptId, queued);
-    this.scheduler.apply({ type: 'queued', ...queued });
+    this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
   }
 
   /** Makes or updates what is held of an attempt that is committed to a worker. */
@@ -281,6 +284,12 @@ export class Dispatcher {
       this.#parts.log.error({ err: error, attemptId }, 'an output file could not be closed');
     });
   }
+}
+
+/** What the scheduler knows of an attempt. */
+function itemOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): SchedulerItem {
+  const { projectId, attemptId, memoryMiB, cpus, isolation } = attempt;
+  return { projectId, attemptId, memoryMiB, cpus, isolation, diskMiB: SCRATCH_MIB };
 }
 
 function queuedOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): Omit<QueuedAttempt, 'queuedAtMs'> {

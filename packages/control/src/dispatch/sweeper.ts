@@ -142,16 +142,16 @@ export class Sweeper {
 
   async #endMisfits(uptimeMs: number): Promise<void> {
     const { store, dispatcher } = this.#parts;
-    const misfits = new Set(dispatcher.scheduler.misfits());
+    const misfits = new Map(dispatcher.scheduler.misfits().map(({ attemptId, why }) => [attemptId, why]));
     for (const attemptId of this.#misfitSinceMs.keys()) {
       if (!misfits.has(attemptId)) this.#misfitSinceMs.delete(attemptId);
     }
-    for (const attemptId of misfits) {
+    for (const [attemptId, why] of misfits) {
       const sinceMs = this.#misfitSinceMs.get(attemptId);
       if (sinceMs === undefined) this.#misfitSinceMs.set(attemptId, uptimeMs);
       if (sinceMs === undefined || uptimeMs - sinceMs <= UNPLACEABLE_GRACE_MS) continue;
       const queued = dispatcher.queuedAttempt(attemptId);
-      if (queued === undefined || !(await store.endByControl(queued, 'unplaceable', null))) continue;
+      if (queued === undefined || !(await store.endUnplaceable(queued, why.message))) continue;
       dispatcher.withdrawn(queued.executionId, attemptId);
     }
   }

@@ -51,7 +51,7 @@ export function executionRoutes(parts: HttpParts): Route[] {
       answers: { 200: ExecutionList },
       handle: async ({ caller, query }) => {
         const list = await store.listExecutions(caller.projectId, query);
-        return { status: 200, body: { ...list, executions: list.executions.map((one) => withBeats(parts, one)) } };
+        return { status: 200, body: { ...list, executions: list.executions.map((one) => asOfNow(parts, one)) } };
       },
     }),
     route({
@@ -93,18 +93,18 @@ export async function readExecution(
 ): Promise<ExecutionRecord> {
   const record = await parts.store.readExecution(projectId, executionId);
   if (record === null) throw executionNotFound(executionId);
-  return withBeats(parts, record);
+  return asOfNow(parts, record);
 }
 
-/** Beats are kept in memory until the attempt ends. */
-function withBeats({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionRecord {
+/** Beats, and why it waits, are kept in memory. */
+function asOfNow({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionRecord {
   if (isTerminal(record.state)) return record;
   const attempts = record.attempts.map((attempt) => {
     const beat = dispatcher.live.get(attempt.id)?.beat;
     if (beat === undefined || beat === null) return attempt;
     return { ...attempt, lastBeatAt: new Date(beat.atMs).toISOString(), agentAgeMs: beat.agentAgeMs };
   });
-  return { ...record, attempts };
+  return { ...record, attempts, waiting: dispatcher.scheduler.why(record.attempts.at(-1)!.id) };
 }
 
 async function create(

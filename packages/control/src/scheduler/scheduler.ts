@@ -1,10 +1,12 @@
-import { assertNever } from '@cocore/protocol';
+import { assertNever, isAtLeast, type IsolationClass, type Waiting } from '@cocore/protocol';
+import { busy, noWorker, tooLarge, tooWeak } from './waiting.ts';
 
 /**
  * Decides which queued attempt goes to which worker. Pure: it knows what its events told it, and nothing of time but the times in them.
  *
+ * - An attempt goes only to a worker whose isolation class is at least the one that it requires.
  * - A placement reserves its room at once; `released` gives it back.
- * - Projects take turns. Within a project, attempts of one shape go first in, first out; a shape that has no room now
+ * - Projects take turns. Within a project, attempts of one shape and class go first in, first out; one that has no room now
  *   does not hold up another that has.
  * - An attempt goes to the worker that has the least memory left after it (then the fewest CPUs), so that large rooms stay whole.
  */
@@ -19,7 +21,14 @@ export class Scheduler {
   apply(event: SchedulerEvent): void {
     switch (event.type) {
       case 'worker_online':
-        this.#workers.set(event.workerId, { ...event, usedMemoryMiB: 0, usedCpus: 0, open: true, stopping: false });
+        this.#workers.set(event.workerId, {
+          ...event,
+          usedMemoryMiB: 0,
+          usedCpus: 0,
+          usedDiskMiB: 0,
+          open: true,
+          stopping: false,
+        });
         for (const attempt of event.attempts) this.#reserve(attempt, event.workerId);
         return;
       case 'worker_offline':
@@ -61,7 +70,7 @@ export class Scheduler {
       for (const lane of lanes.values()) {
         const item = lane.items.values().next().value!;
         if (best !== null && best.item.order < item.order) continue;
-        const key = shapeKey(item);
+        const key = laneKey(item);
         let worker = full.get(key);
         if (worker === undefined) {
           worker = this.#bestFit(item);
@@ -79,23 +88,38 @@ export class Scheduler {
     return null;
   }
 
-  /** Queued attempts that no worker which is online could run, were it empty. Empty while no worker is online. */
-  misfits(): string[] {
+  /** Queued attempts that no worker which is online could run, were it empty, and why. Empty while no worker is online. */
+  misfits(): { readonly attemptId: string; readonly why: Waiting }[] {
     if (this.#workers.size === 0) return [];
-    const fits = new Map<string, boolean>();
-    const found: string[] = [];
+    const whys = new Map<string, Waiting | null>();
+    const found: { attemptId: string; why: Waiting }[] = [];
     for (const item of this.#queued.values()) {
-      const key = shapeKey(item);
-      let fit = fits.get(key);
-      if (fit === undefined) {
-        fit = [...this.#workers.values()].some(
-          (worker) => item.memoryMiB + worker.sandboxOverheadMiB <= worker.memoryMiB && item.cpus <= worker.cpus,
-        );
-        fits.set(key, fit);
+      const key = laneKey(item);
+      let why = whys.get(key);
+      if (why === undefined) {
+        why = this.#misfit(item);
+        whys.set(key, why);
       }
-      if (!fit) found.push(item.attemptId);
+      if (why !== null) found.push({ attemptId: item.attemptId, why });
     }
     return found;
+  }
+
+  /** Why nothing takes the attempt now; null when it is not queued, or about to be placed. */
+  why(attemptId: string): Waiting | null {
+    const item = this.#queued.get(attemptId);
+    if (item === undefined) return null;
+    if (this.#workers.size === 0) return noWorker(item);
+    const misfit = this.#misfit(item);
+    if (misfit !== null) return misfit;
+    if (this.#bestFit(item) !== null) return null;
+    return busy(item, [...this.#workers.values()].filter((worker) => couldRun(worker, item)).length);
+  }
+
+  #misfit(item: SchedulerItem): Waiting | null {
+    const strong = [...this.#workers.values()].filter((worker) => isAtLeast(worker.isolation, item.isolation));
+    if (strong.length === 0) return tooWeak(item, this.#workers.values());
+    return strong.some((worker) => couldRun(worker, item)) ? null : tooLarge(item, strong);
   }
 
   get queuedCount(): number {
@@ -125,7 +149,7 @@ export class Scheduler {
       lanes = new Map();
       this.#projects.set(item.projectId, lanes);
     }
-    const key = shapeKey(item);
+    const key = laneKey(item);
     let lane = lanes.get(key);
     if (lane === undefined) {
       lane = { items: new Map() };
@@ -139,7 +163,7 @@ export class Scheduler {
     if (item === undefined) return;
     this.#queued.delete(attemptId);
     const lanes = this.#projects.get(item.projectId)!;
-    const key = shapeKey(item);
+    const key = laneKey(item);
     const lane = lanes.get(key)!;
     lane.items.delete(attemptId);
     if (lane.items.size === 0) lanes.delete(key);
@@ -157,7 +181,8 @@ export class Scheduler {
     let best: WorkerRoom | null = null;
     let bestLeft = Infinity;
     for (const worker of this.#workers.values()) {
-      if (!worker.open || worker.stopping || worker.usedCpus + item.cpus > worker.cpus) continue;
+      if (!worker.open || worker.stopping || !isAtLeast(worker.isolation, item.isolation)) continue;
+      if (worker.usedCpus + item.cpus > worker.cpus || worker.usedDiskMiB + item.diskMiB > worker.diskMiB) continue;
       const left = worker.memoryMiB - worker.usedMemoryMiB - worker.sandboxOverheadMiB - item.memoryMiB;
       if (left < 0) continue;
       const isTighter = left < bestLeft || (left === bestLeft && cpusLeft(worker) < cpusLeft(best!));
@@ -173,7 +198,8 @@ export class Scheduler {
     const memoryMiB = attempt.memoryMiB + worker.sandboxOverheadMiB;
     worker.usedMemoryMiB += memoryMiB;
     worker.usedCpus += attempt.cpus;
-    this.#placed.set(attempt.attemptId, { workerId, memoryMiB, cpus: attempt.cpus });
+    worker.usedDiskMiB += attempt.diskMiB;
+    this.#placed.set(attempt.attemptId, { workerId, memoryMiB, cpus: attempt.cpus, diskMiB: attempt.diskMiB });
   }
 
   #release(attemptId: string): void {
@@ -184,6 +210,7 @@ export class Scheduler {
     if (worker === undefined) return;
     worker.usedMemoryMiB -= placed.memoryMiB;
     worker.usedCpus -= placed.cpus;
+    worker.usedDiskMiB -= placed.diskMiB;
     worker.open = true;
   }
 }
@@ -191,17 +218,22 @@ export class Scheduler {
 export interface SchedulerShape {
   readonly memoryMiB: number;
   readonly cpus: number;
+  readonly diskMiB: number;
 }
 
 export interface SchedulerItem extends SchedulerShape {
   readonly attemptId: string;
   readonly projectId: string;
+  /** The weakest class that it may run in. */
+  readonly isolation: IsolationClass;
 }
 
 export type SchedulerEvent =
   | ({
       type: 'worker_online';
       workerId: string;
+      /** What it gives in this session. */
+      isolation: IsolationClass;
       sandboxOverheadMiB: number;
       /** What it already has. */
       attempts: readonly (SchedulerShape & { attemptId: string })[];
@@ -225,9 +257,11 @@ export interface Placement {
 
 interface WorkerRoom extends SchedulerShape {
   readonly workerId: string;
+  readonly isolation: IsolationClass;
   readonly sandboxOverheadMiB: number;
   usedMemoryMiB: number;
   usedCpus: number;
+  usedDiskMiB: number;
   /** Takes placements. */
   open: boolean;
   stopping: boolean;
@@ -237,7 +271,7 @@ interface QueuedItem extends SchedulerItem {
   readonly order: number;
 }
 
-/** The attempts of one project and shape, first in, first out. Never empty. */
+/** The attempts of one project, shape and class, first in, first out. Never empty. */
 interface Lane {
   readonly items: Map<string, QueuedItem>;
 }
@@ -246,5 +280,12 @@ interface Placed extends SchedulerShape {
   readonly workerId: string;
 }
 
-const shapeKey = (shape: SchedulerShape): string => `${shape.memoryMiB}/${shape.cpus}`;
+/** Attempts with one key fit the same workers. */
+const laneKey = (item: SchedulerItem): string => `${item.memoryMiB}/${item.cpus}/${item.diskMiB}/${item.isolation}`;
+/** Whether it could, were it empty. */
+const couldRun = (worker: WorkerRoom, item: SchedulerItem): boolean =>
+  isAtLeast(worker.isolation, item.isolation) &&
+  item.memoryMiB + worker.sandboxOverheadMiB <= worker.memoryMiB &&
+  item.cpus <= worker.cpus &&
+  item.diskMiB <= worker.diskMiB;
 const cpusLeft = (worker: WorkerRoom): number => worker.cpus - worker.usedCpus;

@@ -270,12 +270,14 @@ export interface AttemptStore {
   compareEnd(attemptId: string, workerId: string, signature: string): Promise<Reported>;
   /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it. */
   recordLost(attempt: AttemptKey, workerId: string, beat: Beat | null): Promise<'ended' | 'requeued' | 'stale'>;
-  /** Ends what no worker ended or ever will. False when it had ended. */
+  /** Ends what its worker did not. False when it does not run. */
   endByControl(
     execution: { projectId: string; executionId: string },
-    why: 'run_deadline' | 'prepare_deadline' | 'unplaceable',
+    why: 'run_deadline' | 'prepare_deadline',
     beat: Beat | null,
   ): Promise<boolean>;
+  /** Ends what no worker could run, with the reason in words. False when it is not open any more. */
+  endUnplaceable(execution: { projectId: string; executionId: string }, message: string): Promise<boolean>;
   /** Inline output of one stream from `offset`, in order. */
   readInline(attempt: AttemptKey, stream: StreamName, offset: number): Promise<Uint8Array[]>;
   recordBeat(workerId: string, sessionId: string, atMs: number): Promise<void>;

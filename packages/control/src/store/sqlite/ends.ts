@@ -3,7 +3,7 @@ import type { AttemptKey, Beat, Reported, ReportedEnd } from '../store.ts';
 import { requeue } from './assignments.ts';
 import { find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
 import type { Context } from './context.ts';
-import { statusOf } from './executions.ts';
+import { endAttempts, statusOf } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
 
 const json = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
@@ -112,7 +112,7 @@ export function recordLost(
 export function endByControl(
   context: Context,
   execution: { projectId: string; executionId: string },
-  why: 'run_deadline' | 'prepare_deadline' | 'unplaceable',
+  why: 'run_deadline' | 'prepare_deadline',
   beat: Beat | null,
 ): boolean {
   const status = statusOf(context, execution.projectId, execution.executionId);
@@ -121,26 +121,22 @@ export function endByControl(
     execution.projectId,
     execution.executionId,
   );
-  if (status === undefined || row === undefined) return false;
-  switch (why) {
-    case 'unplaceable':
-      if (status.state !== 'open') return false;
-      applyEvent(context, status, { type: 'found_unplaceable' }, { message: 'no worker that is online could run it' });
-      context.db.run(
-        "UPDATE attempts SET state = 'ended', ended_at = ? WHERE project_id = ? AND execution_id = ? AND ended_at IS NULL",
-        context.now(),
-        execution.projectId,
-        execution.executionId,
-      );
-      return true;
-    case 'run_deadline':
-    case 'prepare_deadline': {
-      if (status.state !== 'running') return false;
-      const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
-      const isRunTimeout = endOf(outcome).state === 'timeout' || status.cancel_requested_at !== null;
-      const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
-      endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
-      return true;
-    }
-  }
+  if (status?.state !== 'running' || row === undefined) return false;
+  const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
+  const isRunTimeout = endOf(outcome).state === 'timeout' || status.cancel_requested_at !== null;
+  const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
+  endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
+  return true;
+}
+
+export function endUnplaceable(
+  context: Context,
+  { projectId, executionId }: { projectId: string; executionId: string },
+  message: string,
+): boolean {
+  const status = statusOf(context, projectId, executionId);
+  if (status?.state !== 'open') return false;
+  applyEvent(context, status, { type: 'found_unplaceable' }, { message });
+  endAttempts(context, projectId, executionId);
+  return true;
 }

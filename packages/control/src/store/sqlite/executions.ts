@@ -243,7 +243,7 @@ export function requestCancel(context: Context, projectId: string, executionId: 
 }
 
 /** Ends the live attempt of an execution that never ran. */
-function endAttempts(context: Context, projectId: string, executionId: string): void {
+export function endAttempts(context: Context, projectId: string, executionId: string): void {
   context.db.run(
     "UPDATE attempts SET state = 'ended', ended_at = ? WHERE project_id = ? AND execution_id = ? AND ended_at IS NULL",
     context.now(),

@@ -186,6 +186,8 @@ export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
     isolation: row.isolation,
+    // Who holds the queue knows.
+    waiting: null,
     inputDigest: row.input_digest,
     createdAt: timestamp(row.created_at),
     acceptedAt: optionalTimestamp(row.accepted_at),

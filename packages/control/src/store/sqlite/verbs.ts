@@ -29,6 +29,7 @@ export const WRITE_VERBS = {
   recordEnd: ends.recordEnd,
   recordLost: ends.recordLost,
   endByControl: ends.endByControl,
+  endUnplaceable: ends.endUnplaceable,
 };
 
 /** The verbs that only read what is committed, by one statement each: they run on a connection of their own. */
