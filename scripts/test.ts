@@ -1,7 +1,7 @@
 /**
  * `npm test`: every check, in order from the cheapest to the dearest, then one line `N passed, N failed, N skipped`.
  *
- * Names of stages given as arguments run only these: `npm test -- types e2e`.
+ * Names of stages given as arguments run only these: `npm test -- types e2e-qemu`. Some run only when they are named: `npm run test:drivers`.
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
@@ -9,6 +9,7 @@ import { finished } from 'node:stream/promises';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
+import { FIRECRACKER } from '../tests/e2e/support/firecracker.ts';
 import { leaks, snapshot } from './leaks.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -22,6 +23,8 @@ interface Tally {
 
 interface Stage {
   readonly name: string;
+  /** Runs only when it is named. */
+  readonly onDemand?: boolean;
   run(): Promise<Tally>;
 }
 
@@ -67,16 +70,26 @@ function counted(name: string, program: string, ...args: string[]): Stage {
   };
 }
 
+interface TestOptions {
+  readonly concurrency: number;
+  readonly leakCheck?: boolean;
+  readonly onDemand?: boolean;
+  /** For the files' processes, beside the environment of this one. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 /** Files of Node's test runner. Leaves are counted, not the suites around them. */
-function tests(name: string, pattern: string, options: { concurrency: number; leakCheck?: boolean }): Stage {
+function tests(name: string, pattern: string, options: TestOptions): Stage {
   return {
     name,
+    onDemand: options.onDemand ?? false,
     run: async () => {
       const files = globSync(pattern).sort();
       if (files.length === 0) throw new Error(`no test files match ${pattern}`);
       const before = snapshot();
       const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
-      const events = run({ files, concurrency: options.concurrency, timeout: 600_000 });
+      const env = { ...process.env, ...options.env };
+      const events = run({ files, concurrency: options.concurrency, timeout: 900_000, env });
       const isLeaf = (data: { details: { type?: string | undefined } }) => data.details.type !== 'suite';
       events.on('test:pass', (data) => {
         if (!isLeaf(data)) return;
@@ -98,6 +111,12 @@ function tests(name: string, pattern: string, options: { concurrency: number; le
   };
 }
 
+/** The whole main job on one driver. */
+function endToEnd(driver: string, options: Partial<TestOptions> = {}): Stage {
+  const env = { ...options.env, COCORE_TEST_ISOLATION: driver };
+  return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', { concurrency: 1, leakCheck: true, ...options, env });
+}
+
 const STAGES: Stage[] = [
   command('format', 'prettier', '--check', '--log-level', 'warn', '.'),
   command('lint', 'eslint', '--max-warnings', '0', '.'),
@@ -109,7 +128,11 @@ const STAGES: Stage[] = [
   tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 1, leakCheck: true }),
   tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
-  tests('e2e', 'tests/e2e/*.test.ts', { concurrency: 1, leakCheck: true }),
+  endToEnd('qemu'),
+  endToEnd('gvisor'),
+  tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 1, leakCheck: true }),
+  endToEnd('crun', { onDemand: true }),
+  endToEnd('firecracker', { onDemand: true, env: FIRECRACKER }),
 ];
 
 const wanted = process.argv.slice(2);
@@ -123,7 +146,7 @@ for (const name of wanted) {
 const total: Tally = { passed: 0, failed: 0, skipped: 0 };
 const rows: string[] = [];
 for (const stage of STAGES) {
-  if (wanted.length > 0 && !wanted.includes(stage.name)) continue;
+  if (wanted.length > 0 ? !wanted.includes(stage.name) : stage.onDemand === true) continue;
   console.log(`\n--- ${stage.name}`);
   const began = performance.now();
   const tally = await stage.run().catch((error: unknown) => {

@@ -108,7 +108,26 @@ function onKvm(make: Maker): Maker {
 
 async function makeFirecracker(parts: DriverParts): Promise<ChosenDriver> {
   const tools = await findTools(parts.env);
-  return only(new FirecrackerDriver({ ...parts, artifacts: built(parts), tools }));
+  // For a host whose machines are slow to boot, or a monitor that is more than Firecracker.
+  const bootDeadlineMs = numberIn(parts.env, 'COCORE_BOOT_DEADLINE_MS');
+  const vmmOverheadMiB = numberIn(parts.env, 'COCORE_VMM_OVERHEAD_MIB');
+  return only(
+    new FirecrackerDriver({
+      ...parts,
+      artifacts: built(parts),
+      tools,
+      ...(bootDeadlineMs === null ? {} : { bootDeadlineMs, apiDeadlineMs: bootDeadlineMs }),
+      ...(vmmOverheadMiB === null ? {} : { vmmOverheadMiB }),
+    }),
+  );
+}
+
+/** @throws CocoreError `usage` */
+function numberIn(env: NodeJS.ProcessEnv, name: string): number | null {
+  const text = env[name];
+  if (text === undefined || text === '') return null;
+  if (!/^[1-9]\d{0,6}$/.test(text)) throw new CocoreError('usage', `${name} must be a whole number from 1`);
+  return Number(text);
 }
 
 function makeQemu(parts: DriverParts, accelerator: 'kvm' | 'tcg'): ChosenDriver {

@@ -1,4 +1,4 @@
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn, type SpawnOptionsWithStdioTuple } from 'node:child_process';
 import type { Readable, Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 
@@ -6,6 +6,8 @@ export const ROOT = fileURLToPath(new URL('../../..', import.meta.url));
 const COCORE = `${ROOT}/packages/cli/bin/cocore.js`;
 
 export type Environment = Record<string, string>;
+/** Whose process it is; the test's own user if not said. */
+export type User = { readonly uid?: number; readonly gid?: number };
 
 /** One `cocore` command under way, with what it printed and when. */
 export class Command {
@@ -15,8 +17,9 @@ export class Command {
   readonly ended: Promise<Result>;
   readonly #watchers = new Set<() => void>();
 
-  constructor(args: readonly string[], env: Environment, stdin: Uint8Array | 'keep open') {
-    this.child = spawn(process.execPath, [COCORE, ...args], { cwd: ROOT, env, stdio: ['pipe', 'pipe', 'pipe'] });
+  constructor(args: readonly string[], env: Environment, stdin: Uint8Array | 'keep open', user: User = {}) {
+    const options: SpawnOptionsWithStdioTuple<'pipe', 'pipe', 'pipe'> = { stdio: ['pipe', 'pipe', 'pipe'], ...user };
+    this.child = spawn(process.execPath, [COCORE, ...args], { ...options, cwd: ROOT, env });
     // The command may end before it has read its input.
     this.child.stdin.on('error', () => undefined);
     if (stdin !== 'keep open') this.child.stdin.end(stdin);
@@ -73,8 +76,13 @@ export interface Result {
   readonly stderr: string;
 }
 
-export function start(args: readonly string[], env: Environment, stdin: Uint8Array | 'keep open' = Buffer.alloc(0)) {
-  return new Command(args, env, stdin);
+export function start(
+  args: readonly string[],
+  env: Environment,
+  stdin: Uint8Array | 'keep open' = Buffer.alloc(0),
+  user: User = {},
+) {
+  return new Command(args, env, stdin, user);
 }
 
 export async function cocore(args: readonly string[], env: Environment, stdin?: Uint8Array): Promise<Result> {

@@ -22,6 +22,14 @@ export const ISOLATION = process.env['COCORE_TEST_ISOLATION'] ?? 'qemu';
 export const machineSkip: string | false =
   ISOLATION === 'qemu' ? false : `the sandboxes of ${ISOLATION} have no machine monitor of QEMU`;
 
+/** Where another Firecracker is, and what it needs. */
+const FORWARDED = Object.fromEntries(
+  ['COCORE_FIRECRACKER', 'COCORE_JAILER', 'COCORE_BOOT_DEADLINE_MS', 'COCORE_VMM_OVERHEAD_MIB'].flatMap((name) => {
+    const value = process.env[name];
+    return value === undefined ? [] : [[name, value] as const];
+  }),
+);
+
 export interface Temporary extends Disposable {
   readonly path: string;
   readonly env: Environment;
@@ -38,6 +46,7 @@ export function temporary(): Temporary {
       XDG_CONFIG_HOME: join(path, 'config'),
       XDG_DATA_HOME: join(path, 'data'),
       COCORE_CACHE_DIR: CACHE_DIR,
+      ...FORWARDED,
     },
     [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }),
   };
@@ -60,7 +69,13 @@ export class Stack implements AsyncDisposable {
   }
 
   static async dev(...args: string[]): Promise<Stack> {
+    return Stack.on({}, ...args);
+  }
+
+  /** With more in the environment. */
+  static async on(env: Environment, ...args: string[]): Promise<Stack> {
     const home = temporary();
+    Object.assign(home.env, env);
     try {
       const command = start(
         ['dev', '--port', '0', '--isolation', ISOLATION, '--pool', 'off', ...args],
