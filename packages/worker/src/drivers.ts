@@ -1,10 +1,11 @@
-import { CocoreError, type IsolationClass } from '@cocore/protocol';
+import { CocoreError, isAtLeast, type IsolationClass, SCRATCH_MIB } from '@cocore/protocol';
 import { dirname, join } from 'node:path';
 import type { Logger } from 'pino';
 import type { BlankSandboxes, SandboxDriver } from './sandbox/driver.ts';
 import { FakeDriver } from './sandbox/fake/fake-driver.ts';
 import { FirecrackerDriver } from './sandbox/firecracker/firecracker-driver.ts';
 import { findTools } from './sandbox/firecracker/tools.ts';
+import { trialBoot } from './sandbox/firecracker/trial-boot.ts';
 import type { Artifacts } from './sandbox/microvm/artifacts.ts';
 import { SnapshotStore } from './sandbox/microvm/snapshot-store.ts';
 import { OciDriver } from './sandbox/oci/oci-driver.ts';
@@ -37,19 +38,23 @@ export interface ChosenDriver {
 }
 
 /** From the strongest class to the weakest, as `auto` tries them. */
-const AUTO: readonly { readonly what: string; readonly isolation: IsolationClass; readonly make: Maker }[] = [
-  { what: 'firecracker', isolation: 'microvm', make: onKvm(makeFirecracker) },
+const AUTO: readonly Candidate[] = [
+  { what: 'firecracker', isolation: 'microvm', make: onKvm(makeFirecracker), trial: bootsOnce },
   { what: 'qemu with KVM', isolation: 'microvm', make: onKvm((parts) => makeQemu(parts, 'kvm')) },
   { what: 'gvisor', isolation: 'gvisor', make: (parts) => only(new OciDriver({ ...parts, runtime: GVISOR })) },
   { what: 'qemu', isolation: 'emulated', make: (parts) => makeQemu(parts, 'tcg') },
   { what: 'crun', isolation: 'container', make: (parts) => only(new OciDriver({ ...parts, runtime: CRUN })) },
 ];
 
-type Maker = (parts: DriverParts) => ChosenDriver | Promise<ChosenDriver>;
+interface Candidate {
+  readonly what: string;
+  readonly isolation: IsolationClass;
+  readonly make: Maker;
+  /** What a prepared driver must still show. @throws CocoreError `host_unfit` */
+  readonly trial?: (driver: SandboxDriver, parts: DriverParts) => Promise<void>;
+}
 
-const STRENGTH: readonly IsolationClass[] = ['container', 'emulated', 'gvisor', 'microvm'];
-const isAtLeast = (given: IsolationClass, wanted: IsolationClass) =>
-  STRENGTH.indexOf(given) >= STRENGTH.indexOf(wanted);
+type Maker = (parts: DriverParts) => ChosenDriver | Promise<ChosenDriver>;
 
 /** The driver of this name, prepared. @throws CocoreError `host_unfit` or `artifact_missing` */
 export async function driverNamed(name: DriverName, parts: DriverParts): Promise<ChosenDriver> {
@@ -63,10 +68,12 @@ export async function driverNamed(name: DriverName, parts: DriverParts): Promise
  */
 export async function strongestDriver(atLeast: IsolationClass, parts: DriverParts): Promise<ChosenDriver> {
   const reasons: string[] = [];
-  for (const { what, isolation, make } of AUTO) {
+  for (const { what, isolation, make, trial } of AUTO) {
     if (!isAtLeast(isolation, atLeast)) continue;
     try {
-      return await prepared(await make(parts));
+      const chosen = await prepared(await make(parts));
+      if (trial !== undefined) await orDispose(chosen.driver, () => trial(chosen.driver, parts));
+      return chosen;
     } catch (error) {
       if (!(error instanceof CocoreError)) throw error;
       reasons.push(`${what}: ${error.message}`);
@@ -89,13 +96,24 @@ const makers: Record<DriverName, Maker> = {
 const only = (driver: SandboxDriver): ChosenDriver => ({ driver, blanks: null });
 
 async function prepared(chosen: ChosenDriver): Promise<ChosenDriver> {
+  await orDispose(chosen.driver, () => chosen.driver.prepare());
+  return chosen;
+}
+
+async function orDispose(driver: SandboxDriver, act: () => Promise<void>): Promise<void> {
   try {
-    await chosen.driver.prepare();
-    return chosen;
+    await act();
   } catch (error) {
-    await chosen.driver[Symbol.asyncDispose]();
+    await driver[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+async function bootsOnce(driver: SandboxDriver, parts: DriverParts): Promise<void> {
+  const { baseImage } = built(parts);
+  const spec = { memoryMiB: 128, cpus: 1, scratchMiB: SCRATCH_MIB, imagePath: baseImage, codePath: baseImage };
+  const check = await trialBoot(driver, { ...spec, name: 'trial' });
+  if (!check.ok) throw new CocoreError('host_unfit', check.reason);
 }
 
 function onKvm(make: Maker): Maker {

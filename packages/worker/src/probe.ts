@@ -2,6 +2,7 @@ import type { IsolationClass } from '@cocore/protocol';
 import type { ProbeConfig } from './config.ts';
 import { kvmVerdictPath } from './drivers.ts';
 import { failed, type HostCheck, passed } from './host/check.ts';
+import { adviseFirecrackerHost } from './sandbox/firecracker/host-checks.ts';
 import { probeFirecrackerHost } from './sandbox/firecracker/probe.ts';
 import { findTools } from './sandbox/firecracker/tools.ts';
 import { type Artifacts, readArtifacts } from './sandbox/microvm/artifacts.ts';
@@ -23,13 +24,17 @@ export interface HostReport {
   readonly host: readonly HostCheck[];
   /** From the strongest class to the weakest. */
   readonly drivers: readonly DriverReport[];
+  /** What a host that runs strangers' code should have beside: nothing refuses to start for its lack. */
+  readonly advice: readonly HostCheck[];
 }
 
 export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostReport> {
   const { artifacts, check } = builtArtifacts(path);
   const kvm = await checkKvm(artifacts, path);
+  const tools = await findTools(process.env);
+  const programs = [tools.firecracker, tools.jailer].filter((program) => program !== null);
   const [firecracker, qemu, gvisor, crun] = await Promise.all([
-    findTools(process.env).then((tools) => probeFirecrackerHost(tools)),
+    probeFirecrackerHost(tools),
     probeQemuHost(artifacts?.qemu ?? 'qemu-system-x86_64'),
     ociChecks(GVISOR),
     ociChecks(CRUN),
@@ -42,6 +47,7 @@ export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostR
       { driver: 'gvisor', isolation: 'gvisor', checks: gvisor },
       { driver: 'crun', isolation: 'container', checks: crun },
     ],
+    advice: adviseFirecrackerHost(programs),
   };
 }
 

@@ -17,6 +17,7 @@ type HostCheck = z.infer<typeof HostCheck>;
 const HostReport = z.object({
   host: z.array(HostCheck),
   drivers: z.array(z.object({ driver: z.string(), isolation: z.string(), checks: z.array(HostCheck) })),
+  advice: z.array(HostCheck),
 });
 type HostReport = z.infer<typeof HostReport>;
 
@@ -31,7 +32,7 @@ async function probe(env: NodeJS.ProcessEnv): Promise<HostReport> {
 
 const isFit = (checks: readonly HostCheck[]): boolean => checks.every(({ ok }) => ok);
 
-function show({ host, drivers }: HostReport): void {
+function show({ host, drivers, advice }: HostReport): void {
   process.stdout.write('This host\n');
   for (const check of host) showCheck(check);
   for (const { driver, isolation, checks } of drivers) {
@@ -41,6 +42,8 @@ function show({ host, drivers }: HostReport): void {
     // Of a driver that can run, what is there is of no interest.
     for (const check of checks) if (!check.ok || !isFit(checks)) showCheck(check);
   }
+  process.stdout.write('\nAdvice for a host that runs strangers’ code\n');
+  for (const check of advice) showCheck(check);
 }
 
 function showCheck({ name, ok, reason, remedy }: HostCheck): void {
@@ -53,10 +56,10 @@ export function doctorCommand(): Command {
     .description('say what this host can do, and why not more')
     .option('--json', 'print the checks')
     .action(async (options: { json?: true }) => {
-      const { host, drivers } = await probe(process.env);
+      const { host, ...rest } = await probe(process.env);
       const report = {
         host: [{ name: 'node', ok: true, reason: `Node ${process.versions.node}`, remedy: null }, ...host],
-        drivers,
+        ...rest,
       };
       if (options.json === true) printJson(report);
       else show(report);
