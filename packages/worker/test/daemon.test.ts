@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { WorkerConfig } from '../src/config.ts';
 import { type Daemon, startDaemon } from '../src/daemon.ts';
+import type { HostReport } from '../src/probe.ts';
 import { silent } from './support/run-program.ts';
 import { assignment, type Peer, ScriptedServer, SERVER_ID, WORKER_ID } from './support/scripted-server.ts';
 import { eventually, workspace } from './support/workspace.ts';
@@ -369,11 +370,15 @@ describe('the daemon and a scripted server', () => {
       assert.match(said.stderr, /^error usage: .*nonsense.*\n.+\n$/);
     });
 
-    test('--probe, it prints its checks as JSON', async () => {
+    test('--probe, it prints what each driver needs as JSON', async () => {
       const { said, exited } = run('--probe');
       assert.equal(await exited, 0);
-      const checks = JSON.parse(said.stdout) as { name: string; ok: boolean; reason: string; remedy: string | null }[];
-      assert.ok(checks.some(({ name }) => name === 'qemu'));
+      const report = JSON.parse(said.stdout) as HostReport;
+      assert.deepEqual(
+        report.drivers.map(({ driver }) => driver),
+        ['firecracker', 'qemu', 'gvisor', 'crun'],
+      );
+      const checks = [...report.host, ...report.advice, ...report.drivers.flatMap((driver) => driver.checks)];
       for (const check of checks) assert.ok(check.ok || check.remedy !== null, check.name);
     });
   });
