@@ -5,11 +5,13 @@ import { runDaemon } from '../daemons.ts';
 export function daemonCommands(): Command[] {
   const server = new Command('server')
     .description('run a control server')
-    .usage('--data-dir D [--host H] [--port P] [--allow-host H]… [--tls-cert F --tls-key F | --tls-self] [--insecure]');
+    .usage(
+      '--data-dir D [--host H] [--port P] [--allow-host H]… [--tls-cert F --tls-key F | --tls-self] [--insecure] [--default-isolation microvm|gvisor|emulated|container]',
+    );
   const worker = new Command('worker')
     .description('run a worker on this host')
     .usage(
-      '--server URL --data-dir D [--join-token-file F|-] [--isolation auto|qemu|fake] [--cpus N] [--memory MiB] [--disk MiB] [--name N] [--ca-file F] [--insecure]',
+      '--server URL --data-dir D [--join-token-file F|-] [--isolation auto|firecracker|qemu|gvisor|crun|fake] [--at-least microvm|gvisor|emulated|container] [--pool auto|off] [--cpus N] [--memory MiB] [--disk MiB] [--name N] [--ca-file F] [--insecure]',
     );
   for (const [command, name] of [
     [server, 'control'],

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
-import { CocoreError, type Runtime } from '@cocore/protocol';
+import { CocoreError, IsolationClass, type Runtime } from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { plain, printJson } from '../print.ts';
@@ -13,6 +13,7 @@ interface Options {
   cpus?: number;
   timeout?: number;
   outputLimit?: number;
+  isolation?: IsolationClass;
   env: Record<string, string>;
   json?: true;
 }
@@ -46,12 +47,17 @@ export function deployCommand(): Command {
     .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
     .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment, {})
+    .addOption(
+      new Option('--isolation <class>', 'the weakest class that it may run in; the default is the server’s').choices(
+        IsolationClass.options,
+      ),
+    )
     .option('--json', 'print the record')
     .action(async (path: string, options: Options) => {
       const content = read(path);
       const runtime = options.runtime ?? guessRuntime(path, content);
       if (runtime === undefined) throw new CocoreError('runtime_unknown', `what runs ${path} cannot be told from it`);
-      const { memory, cpus, timeout, outputLimit } = options;
+      const { memory, cpus, timeout, outputLimit, isolation } = options;
       const record = await connect(process.env).functions.deploy({
         name: options.name,
         runtime,
@@ -61,6 +67,7 @@ export function deployCommand(): Command {
         ...(cpus === undefined ? {} : { cpus }),
         ...(timeout === undefined ? {} : { timeoutMs: timeout }),
         ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
+        ...(isolation === undefined ? {} : { isolation }),
       });
       if (options.json === true) printJson(record);
       else process.stdout.write(`${plain(record.name)} version ${record.version} (${record.id})\n`);

@@ -1,4 +1,4 @@
-import type { AttemptRecord, ExecutionRecord, StreamName } from '@cocore/protocol';
+import { type AttemptRecord, type ExecutionRecord, orBetter, type StreamName } from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { followOutput, type Sinks } from '../follow.ts';
@@ -25,9 +25,11 @@ function psCommand(): Command {
         record.id,
         record.functionName,
         stateOf(record),
+        orBetter(record.isolation),
         ago(record.createdAt),
+        record.waiting?.message ?? '',
       ]);
-      printTable(['ID', 'FUNCTION', 'STATE', 'CREATED'], rows);
+      printTable(['ID', 'FUNCTION', 'STATE', 'ISOLATION', 'CREATED', 'WAITS BECAUSE'], rows);
     });
 }
 
@@ -58,6 +60,8 @@ function printRecord(record: ExecutionRecord): void {
     ['execution', record.id],
     ['function', `${record.functionName} version ${record.version}`],
     ['state', stateOf(record)],
+    ['isolation', orBetter(record.isolation)],
+    ['waits because', record.waiting?.message ?? null],
     ['message', record.message],
     ['exit code', record.exitCode === null ? null : String(record.exitCode)],
     ['signal', record.signal === null ? null : String(record.signal)],

@@ -1,3 +1,4 @@
+import { orBetter } from '@cocore/protocol';
 import { Command } from 'commander';
 import { connect } from '../context.ts';
 import { ago, printJson, printTable } from '../print.ts';
@@ -14,9 +15,10 @@ function functionsCommand(): Command {
         String(fn.version),
         fn.runtime,
         `${fn.memoryMiB} MiB, ${fn.cpus} CPU`,
+        orBetter(fn.isolation),
         ago(fn.deployedAt),
       ]);
-      printTable(['NAME', 'VERSION', 'RUNTIME', 'SHAPE', 'DEPLOYED'], rows);
+      printTable(['NAME', 'VERSION', 'RUNTIME', 'SHAPE', 'ISOLATION', 'DEPLOYED'], rows);
     });
 }
 

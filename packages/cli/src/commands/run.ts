@@ -14,6 +14,7 @@ import { exitCodeOf } from '../exit-code.ts';
 import { followOutput, type Sinks } from '../follow.ts';
 import { plain, printJson } from '../print.ts';
 import { durationMs, environment, sizeBytes } from '../units.ts';
+import { sayWhyItWaits } from '../waiting.ts';
 
 interface Options {
   interactive?: true;
@@ -115,6 +116,7 @@ export function runCommand(): Command {
         return;
       }
       using _cancel = cancelOnSignal(client, created.id);
+      using _waits = options.json === true ? null : sayWhyItWaits(client, created.id);
       const sinks: Sinks = options.json === true ? {} : { stdout: process.stdout, stderr: process.stderr };
       const record = await followOutput(client, created.id, sinks);
       if (options.json === true) printJson(await client.executions.get(created.id, { waitMs: 0 }));

@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { CocoreClient } from '@cocore/client';
+import type { ExecutionRecord } from '@cocore/protocol';
+import { sayWhyItWaits } from '../src/waiting.ts';
+
+type Answer = Pick<ExecutionRecord, 'state' | 'waiting'> | Error;
+type Executions = Pick<CocoreClient['executions'], 'get'>;
+
+/** Answers in order; `asked` resolves once the last answer was taken. */
+function scripted(answers: Answer[]) {
+  const { promise: asked, resolve } = Promise.withResolvers<void>();
+  const said: string[] = [];
+  const get = async () => {
+    const answer = answers.shift();
+    if (answer === undefined) throw new Error('asked once more than needed');
+    if (answers.length === 0) setImmediate(resolve);
+    if (answer instanceof Error) throw answer;
+    return answer;
+  };
+  const executions = { get } as unknown as Executions;
+  const say = (line: string) => said.push(line);
+  return { asked, said, watch: () => sayWhyItWaits({ executions }, 'ex_1', say, 1) };
+}
+
+const OPEN = { state: 'open', waiting: null } as const;
+
+test('an execution that nothing takes, the reason is said once, also when asking failed before', async () => {
+  const waiting = { code: 'isolation', message: 'there is: emulated (1)\u001b[2J' } as const;
+  const { asked, said, watch } = scripted([OPEN, new Error('gone'), { state: 'open', waiting }]);
+  using _watch = watch();
+  await asked;
+  assert.deepEqual(said, ['cocore: it waits: there is: emulated (1)\ufffd[2J\n']);
+});
+
+test('an execution that a worker has, nothing is said', async () => {
+  const { asked, said, watch } = scripted([OPEN, { state: 'running', waiting: null }]);
+  using _watch = watch();
+  await asked;
+  assert.deepEqual(said, []);
+});
