@@ -2,7 +2,7 @@
  * `npm run demo`: the main job, once, in front of you. Starts control server and worker on a QEMU microVM, deploys
  * examples/add.py, runs it with 4 and 9, shows its record, stops everything. With --keep it goes on until Ctrl-C.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -92,9 +92,15 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => void finish(signal === 'SIGINT' && keep ? 0 : 130));
 }
 
+/** What a worker that sudo started has written is root's. */
+function removeHome(): void {
+  if (process.getuid?.() === 0) rmSync(home, { recursive: true, force: true });
+  else execFileSync('sudo', ['--', 'rm', '-rf', '--', home], { stdio: 'inherit' });
+}
+
 async function finish(code: number): Promise<never> {
   await stopDev();
-  rmSync(home, { recursive: true, force: true });
+  removeHome();
   process.exit(code);
 }
 

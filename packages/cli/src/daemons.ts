@@ -13,6 +13,17 @@ export function artifacts(env: NodeJS.ProcessEnv): string {
   return path;
 }
 
+/** The daemons need tools of the system that a user's own PATH may not reach, on Debian for one. */
+const withSystemTools = (env: NodeJS.ProcessEnv): NodeJS.ProcessEnv & { PATH: string } => ({
+  ...env,
+  PATH: `${env['PATH'] || '/usr/bin:/bin'}:/usr/sbin:/sbin`,
+});
+
+const commandOf = (name: DaemonName, args: readonly string[]): [string, ...string[]] => {
+  const main = fileURLToPath(import.meta.resolve(`@cocore/${name}/main`));
+  return ['setpriv', '--pdeathsig', 'TERM', process.execPath, main, ...args];
+};
+
 /**
  * Starts one daemon as a process of its own, in a session of its own (a terminal's Ctrl-C reaches the parent alone, which then
  * stops it in order). It is told to stop when the parent dies, however that dies.
@@ -20,13 +31,40 @@ export function artifacts(env: NodeJS.ProcessEnv): string {
 export function startDaemon(
   name: DaemonName,
   args: readonly string[],
-  options: { env: NodeJS.ProcessEnv; stdio: StdioOptions; asRoot?: boolean },
+  options: { env: NodeJS.ProcessEnv; stdio: StdioOptions },
 ): ChildProcess {
-  const main = fileURLToPath(import.meta.resolve(`@cocore/${name}/main`));
-  const command = ['setpriv', '--pdeathsig', 'TERM', process.execPath, main, ...args];
-  if (options.asRoot === true) command.unshift('sudo', '--preserve-env=PATH,COCORE_LOG_LEVEL');
-  const [program, ...rest] = command;
-  return spawn(program!, rest, { env: options.env, stdio: options.stdio, detached: true });
+  const [program, ...rest] = commandOf(name, args);
+  return spawn(program, rest, { env: withSystemTools(options.env), stdio: options.stdio, detached: true });
+}
+
+/**
+ * Runs what follows the two variables, with the first line of standard input as its own, and tells it to stop when standard
+ * input ends: a user may not signal what sudo started, and a pipe ends however its writer does.
+ */
+const KEEPER = `
+export PATH="$1" COCORE_LOG_LEVEL="$2"
+shift 2
+IFS= read -r line
+exec 3<&0
+printf '%s\\n' "$line" | "$@" 3<&- &
+daemon=$!
+{ while read -r _ <&3; do :; done; kill -TERM "$daemon"; } >/dev/null 2>&1 &
+watcher=$!
+trap '' INT TERM HUP
+wait "$daemon"
+status=$?
+kill -KILL "$watcher" 2>/dev/null
+exit "$status"
+`;
+
+/**
+ * Starts one daemon by sudo, which asks for a password at the terminal where it must. The first line written to its standard
+ * input is the daemon's; the end of that input stops it.
+ */
+export function startDaemonByRoot(name: DaemonName, args: readonly string[], env: NodeJS.ProcessEnv): ChildProcess {
+  const { PATH } = withSystemTools(env);
+  const keeper = ['sh', '-c', KEEPER, 'sh', PATH, env['COCORE_LOG_LEVEL'] ?? 'info'];
+  return spawn('sudo', ['--', ...keeper, ...commandOf(name, args)], { env, stdio: ['pipe', 'pipe', 'pipe'] });
 }
 
 /** Runs one daemon in the foreground, passing signals on. Resolves with its exit code. */

@@ -1,13 +1,12 @@
 import { type ChildProcess } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { connect as connectSocket } from 'node:net';
 import { join } from 'node:path';
 import { CocoreClient } from '@cocore/client';
-import { CocoreError, type IsolationClass, type WorkerRecord } from '@cocore/protocol';
+import { CocoreError, isErrorCode, type IsolationClass, type WorkerRecord } from '@cocore/protocol';
 import { CredentialsStore } from './credentials.ts';
-import { artifacts, type DaemonName, startDaemon } from './daemons.ts';
+import { artifacts, type DaemonName, startDaemon, startDaemonByRoot } from './daemons.ts';
 import { credentialsDir } from './paths.ts';
-import { plain } from './print.ts';
 
 const DEFAULT_PORT = 7733;
 /** Longer than either daemon takes to stop in order. */
@@ -42,18 +41,26 @@ export interface DevOptions {
 /** One daemon that was started, what it said it was ready as, and how it ends. */
 class Daemon implements AsyncDisposable {
   readonly #child: ChildProcess;
+  readonly #stopBy: 'signal' | 'end of input';
   readonly ready: Promise<string>;
-  /** Rejects when it ends without having been asked to. */
+  /** Rejects when it ends without having been asked to: with what it said, if it said why. */
   readonly broken: Promise<never>;
   #stopping = false;
 
-  constructor(name: DaemonName, child: ChildProcess) {
+  constructor(name: DaemonName, child: ChildProcess, stopBy: 'signal' | 'end of input') {
     this.#child = child;
+    this.#stopBy = stopBy;
     let printed = '';
-    let errors = '';
+    let said: CocoreError | null = null;
+    let rest = '';
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      errors = (errors + text).slice(-4_000);
-      process.stderr.write(text);
+      const lines = (rest + text).split('\n');
+      rest = lines.pop()!.slice(-4_000);
+      for (const line of lines) {
+        said ??= errorIn(line);
+        // What it ends with is this command's own error, and is said once.
+        if (said === null) process.stderr.write(`${line}\n`);
+      }
     });
     this.ready = new Promise((resolve) => {
       child.stdout!.setEncoding('utf8').on('data', (text: string) => {
@@ -63,16 +70,12 @@ class Daemon implements AsyncDisposable {
       });
     });
     this.broken = new Promise((_, reject) => {
-      child.once('error', (cause) => reject(new CocoreError('internal', `the ${name} cannot be started`, { cause })));
-      child.once('exit', (code, signal) => {
+      child.once('error', (cause) => {
+        reject(new CocoreError('host_unfit', `${child.spawnfile} cannot be started`, { cause }));
+      });
+      child.once('close', (code, signal) => {
         if (this.#stopping) return;
-        const said = /^error (\w+): (.*)$/m.exec(errors)?.[2];
-        reject(
-          new CocoreError(
-            'internal',
-            `the ${name} process ended (${code ?? signal})${said === undefined ? '' : `: ${plain(said)}`}`,
-          ),
-        );
+        reject(said ?? new CocoreError('internal', `the ${name} process ended (${code ?? signal})`));
       });
     });
     this.broken.catch(() => undefined);
@@ -83,11 +86,22 @@ class Daemon implements AsyncDisposable {
     const child = this.#child;
     if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return;
     const ended = new Promise((resolve) => child.once('exit', resolve));
-    child.kill('SIGTERM');
-    const timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    let timer;
+    if (this.#stopBy === 'signal') {
+      child.kill('SIGTERM');
+      timer = setTimeout(() => child.kill('SIGKILL'), STOP_TIMEOUT_MS);
+    } else {
+      child.stdin!.end();
+    }
     await ended;
     clearTimeout(timer);
   }
+}
+
+/** The error that a line of a daemon's says, as `cocore` itself says its own. */
+function errorIn(line: string): CocoreError | null {
+  const [, code, message] = /^error (\w+): (.*)$/.exec(line) ?? [];
+  return code !== undefined && isErrorCode(code) ? new CocoreError(code, message!) : null;
 }
 
 const isTaken = async (port: number): Promise<boolean> =>
@@ -122,7 +136,7 @@ export class DevStack implements AsyncDisposable {
   static async start(options: DevOptions): Promise<DevStack | null> {
     const found = artifacts(options.env);
     await using owned = new AsyncDisposableStack();
-    mkdirSync(options.dataDir, { recursive: true, mode: 0o700 });
+    makeDirectory(options.dataDir);
     const env = { ...options.env, COCORE_LOG_LEVEL: options.logLevel };
     const halted = options.stopped.then(() => null);
 
@@ -138,7 +152,7 @@ export class DevStack implements AsyncDisposable {
       DEV_ISOLATION[options.isolation],
     ];
     const server = owned.use(
-      new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] })),
+      new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] }), 'signal'),
     );
     const url = await Promise.race([server.ready, server.broken, halted]);
     if (url === null) return null;
@@ -158,6 +172,14 @@ export class DevStack implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#owned.disposeAsync();
+  }
+}
+
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `the directory ${path} cannot be made`, { cause });
   }
 }
 
@@ -193,14 +215,14 @@ async function startWorker(
   url: string,
   operator: CocoreClient,
 ): Promise<Daemon> {
-  const asRoot = process.getuid?.() !== 0;
-  if (asRoot) process.stderr.write('cocore: the worker needs root for its sandboxes; it is started by sudo\n');
-  const workerDir = join(options.dataDir, 'worker');
+  const { token } = await operator.joinTokens.create();
+  const isRoot = process.getuid?.() === 0;
+  if (!isRoot) process.stderr.write('cocore: the worker needs root for its sandboxes; it is started by sudo\n');
   const args = [
     '--server',
     url,
     '--data-dir',
-    workerDir,
+    join(options.dataDir, 'worker'),
     '--artifacts',
     found,
     '--join-token-file',
@@ -210,10 +232,13 @@ async function startWorker(
     ...(options.isolation === 'auto' ? ['--at-least', DEV_ISOLATION.auto] : []),
     ...options.workerArgs,
   ];
-  const child = startDaemon('worker', args, { env, stdio: ['pipe', 'pipe', 'pipe'], asRoot });
+  const child = isRoot
+    ? startDaemon('worker', args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
+    : startDaemonByRoot('worker', args, env);
+  const daemon = new Daemon('worker', child, isRoot ? 'signal' : 'end of input');
   // It may refuse to start before it has read the token.
   child.stdin!.on('error', () => undefined);
-  const hasJoined = existsSync(join(workerDir, 'identity.json'));
-  child.stdin!.end(hasJoined ? '' : `${(await operator.joinTokens.create()).token}\n`);
-  return new Daemon('worker', child);
+  child.stdin!.write(`${token}\n`);
+  if (isRoot) child.stdin!.end();
+  return daemon;
 }

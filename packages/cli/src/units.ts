@@ -21,8 +21,13 @@ export function wholeNumber(text: string): number {
   return Number(text);
 }
 
+export function port(text: string): number {
+  if (!/^\d{1,5}$/.test(text) || Number(text) > 65_535) throw new InvalidArgumentError('Give a port from 0 to 65535.');
+  return Number(text);
+}
+
 /** Adds one `NAME=value` to those given before. */
-export function environment(text: string, before: Record<string, string>): Record<string, string> {
+export function environment(text: string, before: Record<string, string> = {}): Record<string, string> {
   const at = text.indexOf('=');
   if (at < 1) throw new InvalidArgumentError('Give NAME=value.');
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };

@@ -1,7 +1,7 @@
 import { Command, Option } from 'commander';
 import { DEV_ISOLATION, type DevDriver, DevStack } from '../dev-stack.ts';
 import { dataDir } from '../paths.ts';
-import { wholeNumber } from '../units.ts';
+import { port } from '../units.ts';
 
 interface Options {
   port?: number;
@@ -17,7 +17,7 @@ interface Options {
 export function devCommand(): Command {
   return new Command('dev')
     .description('run a control server and a worker here, until Ctrl-C')
-    .option('--port <port>', 'where the server listens; 7733, or a free one when that is taken', wholeNumber)
+    .option('--port <port>', 'where the server listens; 7733, or a free one when that is taken', port)
     .option('--data-dir <directory>', 'where both keep their data')
     .addOption(
       new Option('--isolation <driver>', 'what makes the sandboxes; auto takes the strongest that works here')
