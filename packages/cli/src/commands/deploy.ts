@@ -1,6 +1,14 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { basename } from 'node:path';
-import { CocoreError, IsolationClass, type Runtime } from '@cocore/protocol';
+import {
+  CocoreError,
+  CPU_SHAPES,
+  DEFAULT_CPUS,
+  DEFAULT_MEMORY_MIB,
+  IsolationClass,
+  MEMORY_SHAPES_MIB,
+  type Runtime,
+} from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { plain, printJson } from '../print.ts';
@@ -14,7 +22,7 @@ interface Options {
   timeout?: number;
   outputLimit?: number;
   isolation?: IsolationClass;
-  env: Record<string, string>;
+  env?: Record<string, string>;
   json?: true;
 }
 
@@ -30,8 +38,11 @@ export function guessRuntime(path: string, content: Buffer): Runtime | undefined
 
 function read(path: string): Buffer {
   try {
+    // A device may have no end.
+    if (statSync(path).isCharacterDevice()) throw new CocoreError('code_invalid', `${path} is not a regular file`);
     return readFileSync(path);
   } catch (cause) {
+    if (cause instanceof CocoreError) throw cause;
     throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
   }
 }
@@ -42,11 +53,15 @@ export function deployCommand(): Command {
     .argument('<file>')
     .requiredOption('--name <name>', 'what it is called')
     .addOption(new Option('--runtime <runtime>', 'what runs it; guessed from the file').choices(['bash', 'python']))
-    .option('--memory <MiB>', 'its memory', wholeNumber)
-    .option('--cpus <n>', 'its processors', wholeNumber)
-    .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
-    .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
-    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment, {})
+    .option(
+      '--memory <MiB>',
+      `its memory: ${MEMORY_SHAPES_MIB.join(', ')}; ${DEFAULT_MEMORY_MIB} if not given`,
+      wholeNumber,
+    )
+    .option('--cpus <n>', `its processors: ${CPU_SHAPES.join(', ')}; ${DEFAULT_CPUS} if not given`, wholeNumber)
+    .option('--timeout <duration>', 'how long it may run, such as 30s; 60s if not given', durationMs)
+    .option('--output-limit <size>', 'how much output is kept, such as 1MiB; 10MiB if not given', sizeBytes)
+    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment)
     .addOption(
       new Option('--isolation <class>', 'the weakest class that it may run in; the default is the server’s').choices(
         IsolationClass.options,
@@ -62,7 +77,7 @@ export function deployCommand(): Command {
         name: options.name,
         runtime,
         file: { name: basename(path), contentBase64: content.toString('base64') },
-        env: options.env,
+        env: options.env ?? {},
         ...(memory === undefined ? {} : { memoryMiB: memory }),
         ...(cpus === undefined ? {} : { cpus }),
         ...(timeout === undefined ? {} : { timeoutMs: timeout }),

@@ -22,7 +22,7 @@ interface Options {
   json?: true;
   timeout?: number;
   outputLimit?: number;
-  env: Record<string, string>;
+  env?: Record<string, string>;
   idempotencyKey?: string;
 }
 
@@ -57,23 +57,37 @@ async function stdinSource(client: CocoreClient, interactive: boolean): Promise<
   return { stdin: { blob: (await client.blobs.upload(bytes)).digest } };
 }
 
-/** The first Ctrl-C asks for a cancellation; the second leaves at once. */
-function cancelOnSignal(client: CocoreClient, id: string): Disposable {
-  let asked = false;
-  const onSignal = () => {
-    if (asked) process.exit(130);
-    asked = true;
-    client.executions.cancel(id).catch((error: unknown) => {
+/** The first Ctrl-C asks for a cancellation, as soon as the execution is known; the second leaves at once. */
+class CancelOnSignal implements Disposable {
+  readonly #client: CocoreClient;
+  #id: string | null = null;
+  #asked = false;
+
+  constructor(client: CocoreClient) {
+    this.#client = client;
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, this.#onSignal);
+  }
+
+  created(id: string): void {
+    this.#id = id;
+    if (this.#asked) this.#cancel(id);
+  }
+
+  readonly #onSignal = () => {
+    if (this.#asked) process.exit(130);
+    this.#asked = true;
+    if (this.#id !== null) this.#cancel(this.#id);
+  };
+
+  #cancel(id: string): void {
+    this.#client.executions.cancel(id).catch((error: unknown) => {
       process.stderr.write(`cocore: cannot cancel: ${plain(error instanceof Error ? error.message : String(error))}\n`);
     });
-  };
-  const signals = ['SIGINT', 'SIGTERM'] as const;
-  for (const signal of signals) process.on(signal, onSignal);
-  return {
-    [Symbol.dispose]: () => {
-      for (const signal of signals) process.off(signal, onSignal);
-    },
-  };
+  }
+
+  [Symbol.dispose](): void {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, this.#onSignal);
+  }
 }
 
 function sayEnd(record: ExecutionRecord): void {
@@ -98,24 +112,26 @@ export function runCommand(): Command {
     .option('--json', 'print the final record, with its output, and nothing else')
     .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
-    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment, {})
+    .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment)
     .option('--idempotency-key <key>', 'the same key with the same input gives the same execution')
     .action(async (fn: string, args: string[], options: Options) => {
       const client = connect(process.env);
       const { timeout, outputLimit, idempotencyKey } = options;
+      const stdin = await stdinSource(client, options.interactive === true);
+      using cancel = new CancelOnSignal(client);
       const created = await client.executions.create(fn, {
         args,
-        env: options.env,
-        ...(await stdinSource(client, options.interactive === true)),
+        env: options.env ?? {},
+        ...stdin,
         ...(timeout === undefined ? {} : { timeoutMs: timeout }),
         ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
         ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
       });
+      cancel.created(created.id);
       if (options.detach === true) {
         process.stdout.write(`${created.id}\n`);
         return;
       }
-      using _cancel = cancelOnSignal(client, created.id);
       using _waits = options.json === true ? null : sayWhyItWaits(client, created.id);
       const sinks: Sinks = options.json === true ? {} : { stdout: process.stdout, stderr: process.stderr };
       const record = await followOutput(client, created.id, sinks);
