@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { isErrorCode, makeId, Problem } from '@cocore/protocol';
 import { cocore } from './support/command.ts';
+import { freePort } from './support/relay.ts';
 import { Stack } from './support/stack.ts';
 
 const b64 = (text: string) => Buffer.from(text).toString('base64');
@@ -202,7 +203,8 @@ describe('bad input', () => {
   }
 
   test('a server that is not there, is said so', async () => {
-    const result = await cocore(['ps'], { ...stack.home.env, COCORE_URL: 'http://127.0.0.1:1', COCORE_API_KEY: 'x' });
+    const url = `http://127.0.0.1:${await freePort()}`;
+    const result = await cocore(['ps'], { ...stack.home.env, COCORE_URL: url, COCORE_API_KEY: 'x' });
     assert.equal(result.code, 2);
     assert.match(result.stderr, /^error server_unreachable: /);
   });

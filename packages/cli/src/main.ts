@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module';
 import { CocoreError } from '@cocore/protocol';
 import { Command, CommanderError } from 'commander';
 import { daemonCommands } from './commands/daemons.ts';
@@ -10,8 +11,11 @@ import { listCommands } from './commands/lists.ts';
 import { runCommand } from './commands/run.ts';
 import { plain } from './print.ts';
 
+const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
+
 const program = new Command('cocore')
   .description('Runs functions on other people’s spare computers.')
+  .version(version, '--version', 'print the version')
   .enablePositionalOptions()
   .exitOverride()
   .configureOutput({ writeErr: () => undefined });

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { ExecutionRecord } from '@cocore/protocol';
+import { daemonCommands } from '../src/commands/daemons.ts';
 import { guessRuntime } from '../src/commands/deploy.ts';
 import { CredentialsStore } from '../src/credentials.ts';
 import { describeSandboxes } from '../src/dev-stack.ts';
@@ -101,5 +102,23 @@ test('credentials, are found by address, readable by their owner alone, and gone
     assert.deepEqual(store.all(), []);
   } finally {
     rmSync(directory, { recursive: true, force: true });
+  }
+});
+
+test('the help of server and worker, lists exactly what they take', () => {
+  for (const [command, daemon] of [
+    ['server', 'control'],
+    ['worker', 'worker'],
+  ] as const) {
+    const help = daemonCommands()
+      .find((one) => one.name() === command)!
+      .configureOutput({ writeOut: (text) => (shown += text) });
+    let shown = '';
+    help.outputHelp();
+    const listed = [...shown.matchAll(/^ {2}--([a-z-]+)/gm)].map(([, name]) => name!);
+    const source = readFileSync(new URL(`../../${daemon}/src/config.ts`, import.meta.url), 'utf8');
+    const taken = [...source.matchAll(/^\s+'?([a-z-]+)'?: \{ type: '/gm)].map(([, name]) => name!);
+    // Doctor's own.
+    assert.deepEqual(listed.sort(), taken.filter((name) => name !== 'probe').sort(), command);
   }
 });

@@ -1,29 +1,63 @@
 import { Command } from 'commander';
 import { runDaemon } from '../daemons.ts';
 
-/** The two daemons in the foreground; what is given goes through to them as it is. */
-export function daemonCommands(): Command[] {
-  const server = new Command('server')
-    .description('run a control server')
-    .usage(
-      '--data-dir D [--host H] [--port P] [--allow-host H]… [--tls-cert F --tls-key F | --tls-self] [--insecure] [--default-isolation microvm|gvisor|emulated|container]',
-    );
-  const worker = new Command('worker')
-    .description('run a worker on this host')
-    .usage(
-      '--server URL --data-dir D [--join-token-file F|-] [--isolation auto|firecracker|qemu|gvisor|crun|fake] [--at-least microvm|gvisor|emulated|container] [--pool auto|off] [--cpus N] [--memory MiB] [--disk MiB] [--name N] [--ca-file F] [--insecure]',
-    );
-  for (const [command, name] of [
-    [server, 'control'],
-    [worker, 'worker'],
-  ] as const) {
-    command
-      .allowUnknownOption()
-      .allowExcessArguments()
-      .argument('[flags...]')
-      .action(async (flags: string[]) => {
-        process.exitCode = await runDaemon(name, flags, process.env);
-      });
-  }
-  return [server, worker];
+// The daemons read their own arguments; a test holds these lists against what they take.
+const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
+  ['--data-dir <directory>', 'where it keeps its data (required)'],
+  ['--host <address>', 'where it listens; 127.0.0.1 if not given'],
+  ['--port <port>', 'where it listens; a free one if not given'],
+  ['--allow-host <host>', 'another name that clients may call it by; may be given again'],
+  ['--tls-self', 'make a certificate, which join tokens carry the fingerprint of'],
+  ['--tls-cert <file>', 'the certificate, in PEM'],
+  ['--tls-key <file>', 'its key, in PEM'],
+  ['--insecure', 'listen off loopback without TLS'],
+  ['--default-isolation <class>', 'what functions require that are deployed without a word about it'],
+  ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
+];
+
+const WORKER_OPTIONS: readonly (readonly [string, string])[] = [
+  ['--server <url>', 'the control server (required)'],
+  ['--data-dir <directory>', 'where it keeps its data (required)'],
+  ['--join-token-file <file>', 'a token of cocore join-token, for the first start; - is standard input'],
+  ['--name <name>', 'what it is called; the name of this host if not given'],
+  ['--isolation <driver>', 'auto, firecracker, qemu, gvisor, crun or fake; cocore doctor says which can run here'],
+  ['--at-least <class>', 'the weakest isolation class that auto may choose'],
+  ['--cpus <n>', 'how many processors are leased; half of what is free if not given'],
+  ['--memory <MiB>', 'how much memory is leased; half of what is free if not given'],
+  ['--disk <MiB>', 'how much disk is leased; half of what is free if not given'],
+  ['--pool <auto|off>', 'whether sandboxes may wait, ready, in memory that is leased and free'],
+  ['--ca-file <file>', 'certificates to trust beside those of the system, in PEM'],
+  ['--insecure', 'speak to a server off loopback without TLS'],
+  ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
+];
+
+/** One daemon in the foreground; what is given goes through to it as it is. */
+function daemonCommand(
+  name: 'server' | 'worker',
+  description: string,
+  usage: string,
+  options: readonly (readonly [string, string])[],
+): Command {
+  const width = Math.max(...options.map(([flag]) => flag.length));
+  const lines = options.map(([flag, what]) => `  ${flag.padEnd(width)}  ${what}`);
+  return new Command(name)
+    .description(description)
+    .usage(usage)
+    .addHelpText('after', `\nOptions of the ${name}:\n${lines.join('\n')}`)
+    .allowUnknownOption()
+    .allowExcessArguments()
+    .argument('[flags...]')
+    .action(async (flags: string[]) => {
+      process.exitCode = await runDaemon(name === 'server' ? 'control' : 'worker', flags, process.env);
+    });
 }
+
+export const daemonCommands = (): Command[] => [
+  daemonCommand('server', 'run a control server', '--data-dir <directory> [options]', SERVER_OPTIONS),
+  daemonCommand(
+    'worker',
+    'run a worker on this host',
+    '--server <url> --data-dir <directory> [options]',
+    WORKER_OPTIONS,
+  ),
+];

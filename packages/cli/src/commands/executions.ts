@@ -33,21 +33,24 @@ function psCommand(): Command {
     });
 }
 
+/** An attempt may have ended before the first heartbeat that told of its agent. */
+function heartbeatOf({ lastBeatAt, agentAgeMs }: AttemptRecord): string {
+  if (lastBeatAt === null) return 'none yet';
+  return `${ago(lastBeatAt)}${agentAgeMs === null ? '' : `; agent heard ${agentAgeMs} ms before`}`;
+}
+
 function attemptRows(attempt: AttemptRecord): [string, string][] {
   const { host, guest } = attempt.usage;
   const usage = (reading: typeof host) =>
     reading === null
       ? 'not measured'
       : `${reading.cpuMs?.toFixed(0) ?? '–'} ms CPU, ${((reading.memoryPeakBytes ?? 0) / 2 ** 20).toFixed(0)} MiB peak`;
+  const rows: [string, string][] = [[`attempt ${attempt.number}`, `${attempt.id}, ${attempt.state}`]];
+  if (attempt.workerId === null) return rows;
   return [
-    [`attempt ${attempt.number}`, `${attempt.id}, ${attempt.state}`],
+    ...rows,
     ['  worker', `${attempt.workerId ?? '–'} (${attempt.driver ?? '–'}, ${attempt.isolation ?? '–'})`],
-    [
-      '  heartbeat',
-      attempt.lastBeatAt === null
-        ? '–'
-        : `${ago(attempt.lastBeatAt)}; agent heard ${attempt.agentAgeMs === null ? 'never' : `${attempt.agentAgeMs} ms before`}`,
-    ],
+    ['  heartbeat', heartbeatOf(attempt)],
     ['  usage, host', usage(host)],
     ['  usage, guest', usage(guest)],
   ];
@@ -130,7 +133,7 @@ function cancelCommand(): Command {
     .action(async (id: string, options: { json?: true }) => {
       const answer = await connect(process.env).executions.cancel(id);
       if (options.json === true) return printJson(answer);
-      process.stdout.write(`${answer.execution.id} ${CANCEL_WORDS[answer.result]} (${stateOf(answer.execution)})\n`);
+      process.stdout.write(`${answer.execution.id} ${CANCEL_WORDS[answer.result]}: ${stateOf(answer.execution)}\n`);
     });
 }
 

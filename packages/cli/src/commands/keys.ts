@@ -1,7 +1,7 @@
 import type { KeyRole } from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
-import { ago, printJson, printTable } from '../print.ts';
+import { ago, plain, printJson, printTable } from '../print.ts';
 import { durationMs } from '../units.ts';
 
 function joinTokenCommand(): Command {
@@ -33,6 +33,7 @@ function keysCommand(): Command {
     });
   keys
     .command('list')
+    .description('list the keys of this project')
     .option('--json', 'print the records')
     .action(async (options: { json?: true }) => {
       const list = await connect(process.env).keys.list();
@@ -44,8 +45,12 @@ function keysCommand(): Command {
     });
   keys
     .command('revoke')
+    .description('make a key worthless at once')
     .argument('<id>')
-    .action(async (id: string) => connect(process.env).keys.revoke(id));
+    .action(async (id: string) => {
+      await connect(process.env).keys.revoke(id);
+      process.stdout.write(`${plain(id)} is revoked\n`);
+    });
   return keys;
 }
 

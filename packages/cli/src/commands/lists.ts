@@ -30,6 +30,7 @@ function workersCommand(): Command {
       const workers = await connect(process.env).workers.list();
       if (options.json === true) return printJson({ workers });
       const rows = workers.map((worker) => [
+        worker.id,
         worker.name,
         worker.state,
         `${worker.driver} (${worker.isolation})`,
@@ -37,7 +38,7 @@ function workersCommand(): Command {
         `${worker.usedMemoryMiB}/${worker.memoryMiB} MiB`,
         String(worker.attempts),
       ]);
-      printTable(['NAME', 'STATE', 'ISOLATION', 'CPUS', 'MEMORY', 'RUNNING'], rows);
+      printTable(['ID', 'NAME', 'STATE', 'ISOLATION', 'CPUS', 'MEMORY', 'RUNNING'], rows);
     });
 }
 
