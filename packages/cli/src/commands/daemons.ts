@@ -11,7 +11,10 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
   ['--tls-cert <file>', 'the certificate, in PEM'],
   ['--tls-key <file>', 'its key, in PEM'],
   ['--insecure', 'listen off loopback without TLS'],
-  ['--default-isolation <class>', 'what functions require that are deployed without a word about it'],
+  [
+    '--default-isolation <class>',
+    'what functions require that name no class: microvm, gvisor (if not given), emulated, container',
+  ],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
 ];
 
@@ -21,7 +24,7 @@ const WORKER_OPTIONS: readonly (readonly [string, string])[] = [
   ['--join-token-file <file>', 'a token of cocore join-token, for the first start; - is standard input'],
   ['--name <name>', 'what it is called; the name of this host if not given'],
   ['--isolation <driver>', 'auto, firecracker, qemu, gvisor, crun or fake; cocore doctor says which can run here'],
-  ['--at-least <class>', 'the weakest isolation class that auto may choose'],
+  ['--at-least <class>', 'the weakest isolation class that auto may choose; gvisor if not given'],
   ['--cpus <n>', 'how many processors are leased; half of what is free if not given'],
   ['--memory <MiB>', 'how much memory is leased; half of what is free if not given'],
   ['--disk <MiB>', 'how much disk is leased; half of what is free if not given'],
