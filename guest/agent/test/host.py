@@ -39,8 +39,8 @@ class Host:
         kind, payload = self.frame()
         assert kind == G_HELLO and payload[2:18] == NONCE, (kind, payload)
 
-    def seed(self, epoch_ns=1):
-        self.send(SEED, u64(epoch_ns) + ENTROPY)
+    def seed(self, epoch_ns=1, entropy=ENTROPY):
+        self.send(SEED, u64(epoch_ns) + entropy)
 
     def until(self, *kinds, acknowledge=True):
         """The next frame of these kinds; output on the way is collected, checked for gaps, and acknowledged."""

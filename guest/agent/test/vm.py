@@ -1,13 +1,11 @@
 #!/usr/bin/env python3
 """The agent as PID 1 of a real microVM under software emulation: `vm.py KERNEL INITRD ROOTFS`.
 
-ROOTFS is an erofs image with bash and Python. The host's TSC rate, which the guest must be told, comes from TSC_KHZ or the kernel's log.
+ROOTFS is an erofs image with bash and Python.
 """
 import hashlib
 import json
-import os
 import pathlib
-import re
 import signal
 import socket
 import struct
@@ -19,17 +17,11 @@ import unittest
 
 from host import KIB, PING, PONG, POWEROFF, SIGNAL, STARTED
 from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, TASK, Host, u64
+from machine import command, make_code, make_scratch
 
 KERNEL, INITRD, ROOTFS = sys.argv[1:4]
 CONFIG = json.loads((pathlib.Path(__file__).parent / "config.json").read_text())
 BOOT_SECONDS = 60
-
-
-def tsc_khz():
-    if "TSC_KHZ" in os.environ:
-        return os.environ["TSC_KHZ"]
-    log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
-    return re.search(r"tsc: Detected ([\d.]+) MHz", log)[1].replace(".", "")
 
 
 class Guest(Host):
@@ -41,35 +33,15 @@ class Guest(Host):
         self.console = f"{self.directory.name}/console"
         drives = [("rootfs", ROOTFS, "on")]
         if code is not None:
-            drives.append(("code", self.make_code(code), "on"))
+            drives.append(("code", make_code(f"{self.directory.name}/code", code), "on"))
         if scratch:
-            drives.append(("scratch", self.make_scratch(), "off"))
-        command = ["qemu-system-x86_64", "-M", "microvm,accel=tcg", "-cpu", "max", "-m", str(memory_mib)]
-        command += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-kernel", KERNEL, "-initrd", INITRD]
-        command += ["-append", f"console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz={tsc_khz()}"]
-        command += ["-serial", f"file:{self.console}", "-device", "virtio-serial-device"]
-        command += ["-chardev", f"socket,id=port,path={self.port},server=on,wait=off"]
-        command += ["-device", "virtserialport,chardev=port,name=cocore.agent"]
-        for serial, path, readonly in drives:
-            command += ["-drive", f"id={serial},file={path},format=raw,if=none,readonly={readonly}"]
-            command += ["-device", f"virtio-blk-device,drive={serial},serial={serial}"]
-        self.process = subprocess.Popen(command)
+            drives.append(("scratch", make_scratch(f"{self.directory.name}/scratch"), "off"))
+        line = command(KERNEL, INITRD, memory_mib, drives, self.console)
+        line += ["-device", "virtio-serial-device"]
+        line += ["-chardev", f"socket,id=port,path={self.port},server=on,wait=off"]
+        line += ["-device", "virtserialport,chardev=port,name=cocore.agent"]
+        self.process = subprocess.Popen(line)
         super().__init__(self.connect())
-
-    def make_code(self, files):
-        tree = pathlib.Path(self.directory.name, "code")
-        tree.mkdir()
-        for name, text in files.items():
-            (tree / name).write_text(text)
-            (tree / name).chmod(0o600)
-        image = f"{tree}.erofs"
-        subprocess.run(["mkfs.erofs", "--quiet", image, tree], check=True, stdout=subprocess.DEVNULL)
-        return image
-
-    def make_scratch(self):
-        path = f"{self.directory.name}/scratch"
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-O", "^has_journal", path, "128M"], check=True, stdout=subprocess.DEVNULL)
-        return path
 
     def connect(self):
         end = time.monotonic() + BOOT_SECONDS
@@ -127,7 +99,6 @@ class Vm(unittest.TestCase):
         self.assertGreater(end["cpu"], 0)
         self.assertGreater(end["memory"], 64 * KIB)
         self.assertEqual(guest.power_off(), 0)
-
 
     def test_a_signal_to_itself_ends_it_as_outside_of_a_container(self):
         guest = self.guest()
