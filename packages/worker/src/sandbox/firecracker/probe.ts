@@ -1,8 +1,6 @@
-import { execFile } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
-import { promisify } from 'node:util';
-import { openCgroups } from '../../cgroup/open.ts';
 import { failed, type HostCheck, passed } from '../../host/check.ts';
+import { checkCgroups, checkProgram, checkRoot, firstLine } from '../../host/probes.ts';
 import { isAtLeast, type Version, versionOf } from './tools.ts';
 
 /** Since 1.8 the machine's devices are declared by ACPI, which is what the guest's kernel expects. */
@@ -24,18 +22,16 @@ export interface ProbedTools {
   readonly jailer: string | null;
 }
 
-const messageOf = (error: unknown) => (error instanceof Error ? error.message.split('\n')[0]! : String(error));
-
 /** Whether this host can run Firecracker sandboxes. Every check is made, whatever the others say. */
 export async function probeFirecrackerHost(tools: ProbedTools, kvm = '/dev/kvm'): Promise<HostCheck[]> {
-  const checks = [checkUser(), checkKvm(kvm), checkVersions(tools), checkCgroups(), ...PROGRAMS.map(checkProgram)];
+  const checks = [
+    checkRoot('the jailer is started by root, and each monitor then runs as a user of its own'),
+    checkKvm(kvm),
+    checkVersions(tools),
+    checkCgroups(),
+    ...PROGRAMS.map(([program, from]) => checkProgram(program, from)),
+  ];
   return (await Promise.all(checks)).flat();
-}
-
-async function checkUser(): Promise<HostCheck> {
-  if (process.platform !== 'linux') return failed('root', `this is ${process.platform}, not Linux`, 'Run it on Linux.');
-  if (process.geteuid?.() === 0) return passed('root', 'runs as root; no virtual machine monitor does');
-  return failed('root', 'the jailer is started by root, and each monitor then runs as a user of its own', 'Use sudo.');
 }
 
 async function checkKvm(path: string): Promise<HostCheck> {
@@ -44,7 +40,7 @@ async function checkKvm(path: string): Promise<HostCheck> {
     return passed('kvm', `${path} may be opened`);
   } catch (error) {
     const remedy = 'Turn on virtualization in the firmware, load the module kvm_intel or kvm_amd, or use another host.';
-    return failed('kvm', `${path} may not be opened: ${messageOf(error)}`, remedy);
+    return failed('kvm', `${path} may not be opened: ${firstLine(error)}`, remedy);
   }
 }
 
@@ -70,29 +66,8 @@ async function checkTool(
     return { check: failed(name, reason, `${INSTALL} ${variable}.`), version };
   } catch (error) {
     return {
-      check: failed(name, `${path} does not run: ${messageOf(error)}`, `${INSTALL} ${variable}.`),
+      check: failed(name, `${path} does not run: ${firstLine(error)}`, `${INSTALL} ${variable}.`),
       version: null,
     };
-  }
-}
-
-async function checkProgram([program, from]: readonly [string, string]): Promise<HostCheck> {
-  const { PATH = '' } = process.env;
-  try {
-    const env = { PATH: `${PATH}:/usr/sbin:/usr/bin:/sbin:/bin` };
-    await promisify(execFile)('/bin/sh', ['-c', 'command -v "$1"', 'sh', program], { env });
-    return passed(program, 'is installed');
-  } catch {
-    return failed(program, 'is not installed', `Install the package ${from}.`);
-  }
-}
-
-async function checkCgroups(): Promise<HostCheck> {
-  try {
-    const { version } = await openCgroups();
-    return passed('control groups', `version ${version}, with memory, cpu and pids`);
-  } catch (error) {
-    const remedy = 'Mount control groups with the memory, cpu and pids controllers.';
-    return failed('control groups', messageOf(error), remedy);
   }
 }

@@ -3,11 +3,10 @@ import { access, constants } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { openCgroups } from '../../cgroup/open.ts';
 import { failed, type HostCheck, passed } from '../../host/check.ts';
+import { checkCgroups, checkProgram, checkRoot, firstLine } from '../../host/probes.ts';
 import { LAUNCHER } from './oci-sandbox.ts';
 import type { OciRuntime } from './runtimes.ts';
 import { trialPlace, tryRuntime } from './trial.ts';
-
-const messageOf = (error: unknown) => (error instanceof Error ? error.message.split('\n')[0]! : String(error));
 
 export interface OciProbe {
   readonly checks: readonly HostCheck[];
@@ -18,7 +17,7 @@ export interface OciProbe {
 /** Whether this host can run sandboxes of a runtime. Where nothing is missing, one is run. */
 export async function probeOciHost(runtime: OciRuntime, place = trialPlace()): Promise<OciProbe> {
   const checks = await Promise.all([
-    checkUser(),
+    checkRoot('sandboxes are made by root, and each then runs with ids of its own'),
     checkFile(runtime.name, runtime.program, `Install the package ${runtime.from}.`),
     checkFile('launcher', LAUNCHER, 'Run npm run setup in the checkout.'),
     checkProgram('mkfs.erofs', 'erofs-utils'),
@@ -36,18 +35,12 @@ export async function probeOciHost(runtime: OciRuntime, place = trialPlace()): P
     }
     return { checks: [...checks, failed(name, verdict.reason, TRIAL_REMEDY)], platform: null };
   } catch (error) {
-    return { checks: [...checks, failed(name, messageOf(error), TRIAL_REMEDY)], platform: null };
+    return { checks: [...checks, failed(name, firstLine(error), TRIAL_REMEDY)], platform: null };
   }
 }
 
 const TRIAL_REMEDY =
   'A host needs Linux 5.19 or later with erofs, overlay, user namespaces and loop devices; a daemon in a container needs them allowed.';
-
-async function checkUser(): Promise<HostCheck> {
-  if (process.platform !== 'linux') return failed('root', `this is ${process.platform}, not Linux`, 'Run it on Linux.');
-  if (process.geteuid?.() === 0) return passed('root', 'runs as root');
-  return failed('root', 'sandboxes are made by root, and each then runs with ids of its own', 'Run it with sudo.');
-}
 
 async function checkFile(name: string, path: string, remedy: string): Promise<HostCheck> {
   try {
@@ -58,30 +51,11 @@ async function checkFile(name: string, path: string, remedy: string): Promise<Ho
   }
 }
 
-async function checkProgram(program: string, from: string): Promise<HostCheck> {
-  try {
-    await promisify(execFile)('/bin/sh', ['-c', 'command -v "$1"', 'sh', program]);
-    return passed(program, 'is installed');
-  } catch {
-    return failed(program, 'is not installed', `Install the package ${from}.`);
-  }
-}
-
 async function checkUserNamespaces(): Promise<HostCheck> {
   try {
     await promisify(execFile)('unshare', ['--user', 'true']);
     return passed('user namespaces', 'can be made');
   } catch (error) {
-    return failed('user namespaces', messageOf(error), 'Set the sysctl user.max_user_namespaces above 0.');
-  }
-}
-
-async function checkCgroups(): Promise<HostCheck> {
-  try {
-    const { version } = await openCgroups();
-    return passed('control groups', `version ${version}, with memory, cpu and pids`);
-  } catch (error) {
-    const remedy = 'Mount control groups with the memory, cpu and pids controllers.';
-    return failed('control groups', messageOf(error), remedy);
+    return failed('user namespaces', firstLine(error), 'Set the sysctl user.max_user_namespaces above 0.');
   }
 }
