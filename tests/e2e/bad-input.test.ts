@@ -120,6 +120,45 @@ describe('bad input', () => {
     });
   }
 
+  test('what is promised, is taken to the last byte and not beyond', async () => {
+    const runs = async (fields: object) => {
+      const response = await send('POST', executions, JSON.stringify(fields));
+      await response.body?.cancel();
+      return response.status;
+    };
+    const stdin = (bytes: number) => ({ stdin: { base64: Buffer.alloc(bytes).toString('base64') } });
+    const together = (bytes: number) =>
+      Array.from({ length: 9 }, (_, at) => 'x'.repeat(at < 8 ? 131_000 : bytes - 8 * 131_000));
+    const answers = [
+      await runs({ args: ['x'.repeat(131_071)] }),
+      await runs({ args: ['x'.repeat(131_072)] }),
+      await runs({ args: together(1_048_576) }),
+      await runs({ args: together(1_048_577) }),
+      await runs(stdin(262_144)),
+      await runs(stdin(262_145)),
+      await runs({ outputLimitBytes: 1_073_741_824 }),
+      await runs({ outputLimitBytes: 1_073_741_825 }),
+    ];
+    assert.deepEqual(answers, [202, 413, 202, 413, 202, 413, 202, 400]);
+  });
+
+  test('shapes and defaults, are those of the list', async () => {
+    const shapes = [128, 256, 512, 1024, 2048, 4096, 8192, 16_384];
+    for (const memoryMiB of shapes) {
+      const body = deploy({ name: `shape-${memoryMiB}`, memoryMiB });
+      assert.equal((await send('POST', '/v1/functions', body)).status, 201, String(memoryMiB));
+    }
+    const next = (shape: number) => shapes.find((one) => one > shape);
+    for (const shape of [1, ...shapes]) {
+      const problem = await problemOf(await send('POST', '/v1/functions', deploy({ memoryMiB: shape + 1 })));
+      assert.equal(problem.code, 'shape_not_offered');
+      assert.match(problem.detail, new RegExp(String(next(shape) ?? 'largest')));
+    }
+    const fine = (await stack.client.functions.list()).find(({ name }) => name === 'fine')!;
+    assert.deepEqual([fine.memoryMiB, fine.cpus, fine.timeoutMs], [256, 1, 60_000]);
+    assert.equal(fine.outputLimitBytes, 10_485_760);
+  });
+
   test('a shape that is not offered, the answer names the next', async () => {
     const problem = await problemOf(await send('POST', '/v1/functions', deploy({ memoryMiB: 300 })));
     assert.match(problem.detail, /512/);
@@ -159,12 +198,11 @@ describe('bad input', () => {
   });
 
   test('bad requests, leave nothing behind', async () => {
+    const names = async () => (await stack.client.functions.list()).map(({ name }) => name);
+    const functions = await names();
     const before = await stack.client.executions.list({});
     for (const [, method, path, body] of cases) await send(method, path, body).then((response) => response.text());
-    assert.deepEqual(
-      (await stack.client.functions.list()).map(({ name }) => name),
-      ['fine'],
-    );
+    assert.deepEqual(await names(), functions);
     assert.equal((await stack.client.executions.list({})).executions.length, before.executions.length);
   });
 
