@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
@@ -10,6 +10,7 @@ export interface HostState {
   readonly mounts: ReadonlySet<string>;
   readonly cgroups: ReadonlySet<string>;
   readonly files: ReadonlySet<string>;
+  readonly sockets: ReadonlySet<string>;
 }
 
 const read = (path: string) => {
@@ -74,30 +75,32 @@ function files(): Set<string> {
   return found;
 }
 
+/** TCP ports that are listened on, and Unix sockets (also abstract ones, such as locks) with a name of CoCore's. */
+function sockets(): Set<string> {
+  const found = new Set<string>();
+  for (const line of ['tcp', 'tcp6'].flatMap((family) => read(`/proc/net/${family}`).split('\n'))) {
+    const [, local, , state] = line.trim().split(/\s+/);
+    if (state === '0A') found.add(`socket listening on port ${Number.parseInt(local!.split(':')[1]!, 16)}`);
+  }
+  for (const line of read('/proc/net/unix').split('\n')) {
+    const name = line.trim().split(/\s+/)[7];
+    if (name !== undefined && /cocore/.test(name)) found.add(`socket ${name}`);
+  }
+  return found;
+}
+
 export function snapshot(): HostState {
-  return { processes: processes(), mounts: mounts(), cgroups: cgroups(), files: files() };
+  return { processes: processes(), mounts: mounts(), cgroups: cgroups(), files: files(), sockets: sockets() };
 }
 
 /** What is there now and was not before, after giving the kernel a moment to reap and remove. */
 export async function leaks(before: HostState): Promise<string[]> {
   for (let tries = 0; ; tries += 1) {
     const now = snapshot();
-    const left = (['processes', 'mounts', 'cgroups', 'files'] as const).flatMap((kind) => [
+    const left = (['processes', 'mounts', 'cgroups', 'files', 'sockets'] as const).flatMap((kind) => [
       ...now[kind].difference(before[kind]),
     ]);
     if (left.length === 0 || tries === 20) return left;
     await sleep(250);
   }
-}
-
-/** Open sockets of a process, by inode: for tests that count them. */
-export function socketsOf(pid: number): string[] {
-  return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
-    try {
-      const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
-      return target.startsWith('socket:') ? [target] : [];
-    } catch {
-      return [];
-    }
-  });
 }

@@ -52,6 +52,7 @@ describe('the worker handshake', () => {
     const joinToken = await server.joinToken();
     await using first = await ScriptedWorker.connect(server, { identity, joinToken });
     await using second = await ScriptedWorker.connect(server, { identity });
+    assert.equal(first.welcome.heartbeatMs, 5_000, 'a beat every 5 s is asked for');
     assert.equal(second.welcome.workerId, first.welcome.workerId);
     assert.notEqual(second.welcome.sessionId, first.welcome.sessionId);
     assert.equal((await first.closed).reason, 'session_replaced');
