@@ -115,7 +115,6 @@ libc6-dev builds the agent
 make builds the agent
 qemu-system-x86 runs the microVMs
 crun starts the container inside the microVM
-runsc isolates functions where there is no KVM
 erofs-utils makes read-only file systems
 e2fsprogs makes the writable layer
 mmdebstrap makes the base image
@@ -128,6 +127,8 @@ zstd unpacks kernel modules
 util-linux confines the microVMs
 mount confines the microVMs
 END
+  # Not every distribution has it; without it the host cannot give gVisor.
+  if [ -n "$(apt-cache policy runsc 2>/dev/null)" ]; then echo 'runsc isolates functions where there is no KVM'; fi
   if [ "$with_tests" = yes ]; then
     cat <<'END'
 clang fuzzes the agent's frame parser
