@@ -128,16 +128,19 @@ util-linux confines the microVMs
 mount confines the microVMs
 END
   # Not every distribution has it; without it the host cannot give gVisor.
-  if [ -n "$(apt-cache policy runsc 2>/dev/null)" ]; then echo 'runsc isolates functions where there is no KVM'; fi
+  if [ ! -x /usr/bin/runsc ] && [ -n "$(apt-cache policy runsc 2>/dev/null)" ]; then
+    echo 'runsc isolates functions where there is no KVM'
+  fi
   if [ "$with_tests" = yes ]; then
     cat <<'END'
 clang fuzzes the agent's frame parser
 python3 tests the agent from outside
 END
     # The fuzzer's run-time library is named for clang's version.
-    local version
-    version=$(apt-cache depends clang 2>/dev/null | sed -n 's/.*Depends: clang-\([0-9]*\).*/\1/p' | sed -n 1p)
-    [ -z "$version" ] || echo "libclang-rt-$version-dev fuzzes the agent's frame parser"
+    if ! ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a >/dev/null 2>&1; then
+      { apt-cache depends clang 2>/dev/null || true; } |
+        sed -n 's/.*Depends: clang-\([0-9]*\).*/libclang-rt-\1-dev fuzzes the frame parser/p' | sed -n 1p
+    fi
   fi
 }
 
