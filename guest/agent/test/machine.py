@@ -2,7 +2,10 @@
 import os
 import pathlib
 import re
+import socket
 import subprocess
+import sys
+import time
 
 
 def tsc_khz():
@@ -31,6 +34,39 @@ def command(kernel, initrd, memory_mib, drives, console, machine="", append=""):
         line += ["-drive", f"id={name},file={path},format=raw,if=none,readonly={readonly},file.locking=off"]
         line += ["-device", f"virtio-blk-device,drive={name},serial={name}"]
     return line
+
+
+class Vsock:
+    """A vsock device for one machine, whose memory must be shared, and the host's way to it."""
+
+    def __init__(self, directory):
+        self.vhost, self.hosts = f"{directory}/vhost", f"{directory}/hosts"
+        self.process = subprocess.Popen([sys.executable, pathlib.Path(__file__).parent / "vsock.py", self.vhost, self.hosts])
+        while not os.path.exists(self.hosts):
+            time.sleep(0.01)
+
+    def arguments(self):
+        line = ["-global", "virtio-mmio.force-legacy=false", "-chardev", f"socket,id=vsock,path={self.vhost}"]
+        return [*line, "-device", "vhost-user-vsock-device,chardev=vsock"]
+
+    def connect(self, port, seconds, cid=""):
+        """A stream to a port of the guest; asks until somebody listens there."""
+        end = time.monotonic() + seconds
+        while True:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(seconds)
+            connection.connect(self.hosts)
+            connection.sendall(f"CONNECT {port} {cid}\n".encode())
+            answer = connection.makefile("rb", buffering=0).readline()
+            if answer.startswith(b"OK "):
+                return connection
+            connection.close()
+            assert time.monotonic() < end, "nobody listens in the guest"
+            time.sleep(0.05)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
 
 
 def make_scratch(path, size="128M"):

@@ -13,6 +13,8 @@ Restoring. `-incoming fd:N` takes the number of an inherited descriptor, which m
 `-incoming defer`, which is the way when a capability has to be set before (`-global migration.x-ignore-shared=on` is not known). What was stopped
 before it was saved waits for `cont`. `-kernel`, `-initrd` and `-append` may be left out: what they load is in the memory already.
 
+The stream to the agent is a virtio-serial port here: a machine with `vhost-user-vsock-device` cannot be saved.
+
 Memory. In the stream, every page that is not zero is written, read and copied. With the capability `x-ignore-shared` and a template whose
 memory is `memory-backend-file,share=on`, memory is a file and stays where it is; the stream has the devices only. A copy maps that file with
 `share=off`: what it writes is its own, and what it never touches is never read. QEMU opens the file for writing all the same (with
@@ -175,9 +177,7 @@ class Template:
         self.directory = directory
         self.memory = os.memfd_create("template", os.MFD_ALLOW_SEALING)
         self.streams = {shared: f"{directory}/{'devices' if shared else 'everything'}" for shared in (False, True)}
-        drives = [("rootfs", padded(f"{directory}/empty"), "on"), ("code", f"{directory}/empty", "on")]
-        drives.append(("scratch", padded(f"{directory}/empty-scratch"), "off"))
-        machine = Machine(directory, "template", drives, f"{self.file()},share=on", descriptors=[self.memory])
+        machine = Machine(directory, "template", placeholders(directory), f"{self.file()},share=on", descriptors=[self.memory])
         try:
             self.cold_ms = machine.ready()
             machine.send(PING, u64(1))
@@ -226,6 +226,11 @@ def padded(path, source=None):
     with open(path, "ab") as file:
         file.truncate(DRIVE_BYTES)
     return path
+
+
+def placeholders(directory):
+    empty, scratch = padded(f"{directory}/empty"), padded(f"{directory}/empty-scratch")
+    return [("rootfs", empty, "on"), ("code", empty, "on"), ("scratch", scratch, "off")]
 
 
 class Snapshot(unittest.TestCase):
