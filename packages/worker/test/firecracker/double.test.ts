@@ -113,7 +113,11 @@ describe('the double of Firecracker', { skip }, () => {
     for (const said of ['CONNECT 1024\n', 'CONNECT 52\n', 'HELLO\n', 'x'.repeat(40)]) {
       const socket = createConnection(uds_path);
       socket.write(said);
-      assert.equal(await text(socket), '', said);
+      // Cut off while it still writes, the connection may be reset instead of ended.
+      const heard = await text(socket).catch((error: NodeJS.ErrnoException) =>
+        ['ECONNRESET', 'EPIPE'].includes(error.code ?? '') ? '' : Promise.reject(error),
+      );
+      assert.equal(heard, '', said);
     }
   });
 });
