@@ -94,9 +94,8 @@ static int read_pid(pid_t *pid)
 
 static int try_start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
 {
-  char *const create[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "create",
-                          "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
-  char *const go[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "start", "task", NULL};
+  char *const run[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "run", "--detach",
+                       "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
   int child[3] = {-1, -1, -1};
 
   if (make_cgroup(fault) < 0 || keeper_start(&keeper, fault) < 0 || task_mount(keeper.user_namespace, fault) < 0 ||
@@ -104,13 +103,11 @@ static int try_start(const uint8_t *config, size_t length, struct task *task, st
     return -1;
   if (task_pipes(task, child) < 0)
     return fail(fault, STAGE_SETUP, errno, "pipe");
-  int status = run_crun(create, child);
+  int status = run_crun(run, child);
   for (int at = 0; at < 3; at++)
     close_fd(&child[at]);
   if (status != 0 || read_pid(&task->pid) < 0)
-    return fail_with_log(fault, "create");
-  if (run_crun(go, NULL) != 0)
-    return fail_with_log(fault, "start");
+    return fail_with_log(fault, "run");
   return 0;
 }
 
