@@ -23,8 +23,10 @@ tries("alg", lambda: socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET))
 tries("connect", lambda: socket.create_connection(("10.0.2.2", 80), 2))
 tries("port", lambda: open("/dev/vport0p1", "rb"))
 tries("disk", lambda: open("/dev/vda", "rb"))
-tries("agent root", lambda: os.listdir("/proc/1/root"))
-tries("agent memory", lambda: open("/proc/1/mem", "rb"))
+# Where nothing reaps beside it, process 1 is this one.
+if os.getpid() != 1:
+    tries("agent root", lambda: os.listdir("/proc/1/root"))
+    tries("agent memory", lambda: open("/proc/1/mem", "rb"))
 tries("image", lambda: open("/function/" + os.path.basename(__file__), "w"))
 tries("time", lambda: time.clock_settime(0, 0))
 tries("mount", lambda: os.mkdir("/run/fn") or None)
