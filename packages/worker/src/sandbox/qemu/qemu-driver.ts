@@ -134,6 +134,8 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
       const onAbort = () => aborted.reject(signal.reason as Error);
       signal.addEventListener('abort', onAbort);
       await Promise.race([machine.ready, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
+      // Its time stands still while it waits: an agent that nobody greets would power off, and it costs nothing.
+      await machine.qmp.execute('stop');
     } catch (cause) {
       await sandbox.destroy();
       signal.throwIfAborted();
@@ -168,6 +170,7 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     ]);
     await Promise.all(DRIVES.map((name) => exchange(qmp, name)));
     await metering;
+    await qmp.execute('cont');
   }
 
   async #launch(
