@@ -28,7 +28,7 @@ export interface TrialPlace {
 }
 
 export const trialPlace = (): TrialPlace => ({
-  directory: join(tmpdir(), 'cocore-trials'),
+  directory: tmpdir(),
   tag: `trial${process.pid}`,
 });
 
@@ -39,7 +39,7 @@ export async function tryRuntime(
   { directory: parent, tag }: TrialPlace,
 ): Promise<Verdict> {
   await mkdir(parent, { recursive: true, mode: 0o700 });
-  const directory = await mkdtemp(join(parent, 'trial-'));
+  const directory = await mkdtemp(join(parent, 'cocore-trial-'));
   try {
     const [image, code] = [join(directory, 'image'), join(directory, 'code')];
     await mkdir(image);
