@@ -27,6 +27,7 @@ export interface TrialPlace {
   readonly tag: string;
 }
 
+/** For a trial that belongs to no driver: what it leaves when it is killed, the host's own clean-up of temporary files removes. */
 export const trialPlace = (): TrialPlace => ({
   directory: tmpdir(),
   tag: `trial${process.pid}`,
