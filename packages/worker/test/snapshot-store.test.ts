@@ -1,25 +1,38 @@
 import assert from 'node:assert/strict';
-import { readdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { type SnapshotKey, SnapshotStore } from '../src/sandbox/microvm/snapshot-store.ts';
+import {
+  type MakeSnapshot,
+  type Snapshot,
+  type SnapshotKey,
+  SnapshotStore,
+} from '../src/sandbox/microvm/snapshot-store.ts';
 import { workspace } from './support/workspace.ts';
 
 const KEY: SnapshotKey = { kernel: 'k', initrd: 'i', vmm: 'v', cpu: 'c', memoryMiB: 128, cpus: 1 };
 
+const FILES = ['memory', 'state'];
+
 /** Writes so many bytes, and counts how often it was asked to. */
 function maker(bytes = 100) {
-  const make = async (path: string) => {
+  const make = async (directory: string) => {
     make.times += 1;
-    await writeFile(path, Buffer.alloc(bytes, 's'));
+    await writeFile(join(directory, 'memory'), Buffer.alloc(bytes - 1, 'm'));
+    await writeFile(join(directory, 'state'), 's');
   };
   make.times = 0;
   return make;
 }
 
-async function read(store: SnapshotStore, key: SnapshotKey, make: (path: string) => Promise<void>): Promise<number> {
-  await using file = await store.open(key, make);
-  return (await file.readFile()).length;
+async function read(store: SnapshotStore, key: SnapshotKey, make: MakeSnapshot): Promise<number> {
+  await using snapshot = await store.open(key, FILES, make);
+  return bytesOf(snapshot);
+}
+
+async function bytesOf({ files }: Snapshot): Promise<number> {
+  const pieces = await Promise.all(files.map((file) => file.readFile()));
+  return Buffer.concat(pieces).length;
 }
 
 describe('snapshot store', () => {
@@ -88,20 +101,20 @@ describe('snapshot store', () => {
   test('an eviction while it is read, the reader reads it to its end', async () => {
     await using space = await workspace();
     const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
-    await using file = await store.open(KEY, maker());
+    await using snapshot = await store.open(KEY, FILES, maker());
     await store.discard(KEY);
-    assert.equal((await file.readFile()).length, 100);
+    assert.equal(await bytesOf(snapshot), 100);
     assert.deepEqual(await readdir(space.path), []);
   });
 
   test('making fails, it is told, nothing is left, and the next one makes it', async () => {
     await using space = await workspace();
     const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
-    const fail = async (path: string) => {
-      await writeFile(path, 'half');
+    const fail = async (directory: string) => {
+      await writeFile(join(directory, 'memory'), 'half');
       throw new Error('no machine');
     };
-    await assert.rejects(store.open(KEY, fail), /no machine/);
+    await assert.rejects(store.open(KEY, FILES, fail), /no machine/);
     assert.deepEqual(await readdir(space.path), []);
     assert.equal(await read(store, KEY, maker()), 100);
   });
@@ -112,8 +125,20 @@ describe('snapshot store', () => {
     await read(store, KEY, maker());
     const [name] = await readdir(space.path);
     await store.discard(KEY);
-    await writeFile(join(space.path, `.making-${name}`), 'half of it');
+    await mkdir(join(space.path, `.making-${name}`));
+    await writeFile(join(space.path, `.making-${name}`, 'memory'), 'half of it');
     assert.equal(await read(store, KEY, maker()), 100);
     assert.deepEqual(await readdir(space.path), [name]);
+  });
+
+  test('one of its files is gone, it is made anew', async () => {
+    await using space = await workspace();
+    const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+    const make = maker();
+    await read(store, KEY, make);
+    const [name] = await readdir(space.path);
+    await rm(join(space.path, name!, 'state'));
+    assert.equal(await read(store, KEY, make), 100);
+    assert.equal(make.times, 2);
   });
 });

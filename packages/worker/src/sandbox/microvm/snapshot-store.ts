@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, open, readdir, rename, rm, stat, utimes, type FileHandle } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { takeHostLock } from '../../host/lock.ts';
@@ -20,9 +20,20 @@ const MAKING = '.making-';
 /** How often a daemon looks whether another one has finished the snapshot that it waits for. */
 const LOOK_MS = 50;
 
+/** A snapshot that is open for reading: its files can be read to their end even when it is evicted meanwhile. */
+export interface Snapshot extends AsyncDisposable {
+  /** Where its files are, unless it was evicted since. */
+  readonly directory: string;
+  /** In the order in which they were named. */
+  readonly files: readonly FileHandle[];
+}
+
+/** Makes a snapshot: writes each of its files into the directory. */
+export type MakeSnapshot = (directory: string) => Promise<void>;
+
 /**
- * Snapshots of machines that have booted and have nothing of any function in them: one file each, named by its key's hash, whole or absent.
- * Who asks first for one that is missing makes it; everybody else, in this daemon or another, waits for that.
+ * Snapshots of machines that have booted and have nothing of any function in them: a directory each, named by its key's hash, whole or
+ * absent. Who asks first for one that is missing makes it; everybody else, in this daemon or another, waits for that.
  */
 export class SnapshotStore {
   readonly #options: SnapshotStoreOptions;
@@ -33,16 +44,15 @@ export class SnapshotStore {
   }
 
   /**
-   * The snapshot of `key`, open for reading: it can be read to its end even when it is evicted meanwhile. When it is missing, `make` is called
-   * with the path of the file to write.
+   * The snapshot of `key`, which has the named files. When one of them is missing, `make` is called.
    *
    * @throws what `make` throws; nothing is left then
    */
-  async open(key: SnapshotKey, make: (path: string) => Promise<void>): Promise<FileHandle> {
+  async open(key: SnapshotKey, fileNames: readonly string[], make: MakeSnapshot): Promise<Snapshot> {
     const name = nameOf(key);
     for (;;) {
-      const file = await this.#openExisting(name);
-      if (file !== null) return file;
+      const snapshot = await this.#openExisting(name, fileNames);
+      if (snapshot !== null) return snapshot;
       let making = this.#making.get(name);
       if (making === undefined) {
         making = this.#make(name, make).finally(() => this.#making.delete(name));
@@ -54,19 +64,21 @@ export class SnapshotStore {
 
   /** Forgets a snapshot that turned out not to work. */
   async discard(key: SnapshotKey): Promise<void> {
-    await rm(join(this.#options.directory, nameOf(key)), { force: true });
+    await rm(join(this.#options.directory, nameOf(key)), { recursive: true, force: true });
   }
 
-  async #openExisting(name: string): Promise<FileHandle | null> {
-    const path = join(this.#options.directory, name);
-    try {
-      const file = await open(path);
-      await this.#touch(path);
-      return file;
-    } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
-      throw error;
+  async #openExisting(name: string, fileNames: readonly string[]): Promise<Snapshot | null> {
+    const directory = join(this.#options.directory, name);
+    await using scope = new AsyncDisposableStack();
+    const files: FileHandle[] = [];
+    for (const fileName of fileNames) {
+      const file = await openIfThere(join(directory, fileName));
+      if (file === null) return null;
+      files.push(scope.use(file));
     }
+    await this.#touch(directory);
+    const owned = scope.move();
+    return { directory, files, [Symbol.asyncDispose]: () => owned.disposeAsync() };
   }
 
   async #touch(path: string): Promise<void> {
@@ -74,7 +86,7 @@ export class SnapshotStore {
     await utimes(path, seconds, seconds).catch(() => undefined);
   }
 
-  async #make(name: string, make: (path: string) => Promise<void>): Promise<void> {
+  async #make(name: string, make: MakeSnapshot): Promise<void> {
     const { directory } = this.#options;
     await mkdir(directory, { recursive: true, mode: 0o700 });
     const path = join(directory, name);
@@ -88,12 +100,13 @@ export class SnapshotStore {
     await using _lock = lock;
     const unfinished = join(directory, `${MAKING}${name}`);
     try {
-      await rm(unfinished, { force: true });
+      for (const stale of [unfinished, path]) await rm(stale, { recursive: true, force: true });
+      await mkdir(unfinished, { mode: 0o700 });
       await make(unfinished);
       await this.#touch(unfinished);
       await rename(unfinished, path);
     } catch (error) {
-      await rm(unfinished, { force: true });
+      await rm(unfinished, { recursive: true, force: true });
       throw error;
     }
     await this.#evict(name);
@@ -104,18 +117,41 @@ export class SnapshotStore {
     const names = (await readdir(directory)).filter((name) => !name.startsWith(MAKING));
     const found = await Promise.all(
       names.map(async (name) => {
-        const { size, mtimeMs } = await stat(join(directory, name)).catch(() => ({ size: 0, mtimeMs: 0 }));
-        return { name, size, mtimeMs };
+        const path = join(directory, name);
+        const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: 0 }));
+        return { name, size: await bytesIn(path), mtimeMs };
       }),
     );
     let bytes = found.reduce((sum, { size }) => sum + size, 0);
     for (const { name, size } of found.sort((one, other) => one.mtimeMs - other.mtimeMs)) {
       if (bytes <= budgetBytes) return;
       if (name === newest) continue;
-      await rm(join(directory, name), { force: true });
+      await rm(join(directory, name), { recursive: true, force: true });
       bytes -= size;
     }
   }
+}
+
+async function openIfThere(path: string): Promise<FileHandle | null> {
+  try {
+    return await open(path);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : '';
+    if (code === 'ENOENT' || code === 'ENOTDIR') return null;
+    throw error;
+  }
+}
+
+/** Of the files in a directory; 0 when it is gone. */
+async function bytesIn(directory: string): Promise<number> {
+  const names = await readdir(directory).catch(() => []);
+  const sizes = names.map((name) =>
+    stat(join(directory, name)).then(
+      ({ size }) => size,
+      () => 0,
+    ),
+  );
+  return (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
 }
 
 function nameOf(key: SnapshotKey): string {

@@ -1,5 +1,5 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
-import { constants, copyFile, link, mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
@@ -17,6 +17,7 @@ import type {
   SandboxSpec,
 } from '../driver.ts';
 import type { Artifacts } from '../microvm/artifacts.ts';
+import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO } from '../microvm/shape.ts';
 import type { SnapshotStore } from '../microvm/snapshot-store.ts';
@@ -25,7 +26,7 @@ import { UidPool } from '../uid-pool.ts';
 import { type Accelerator, type DriveName, driveOptions, drivePath, DRIVES, JAIL_PATHS } from './command.ts';
 import { type Furniture, type Launch, type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
 import { probeQemuHost } from './probe.ts';
-import { QemuSnapshots } from './snapshots.ts';
+import { type QemuSnapshots, qemuSnapshots } from './snapshots.ts';
 import { hostTscKhz } from './tsc.ts';
 
 export interface QemuDriverOptions {
@@ -100,8 +101,7 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     const tscKhz = await hostTscKhz();
     const launcher = new QemuLauncher({ artifacts, accelerator, runDir, daemonTag, uids: this.#uids, cgroups, tscKhz });
     const { bootDeadlineMs } = this.capabilities;
-    const snapshots =
-      store === null ? null : await QemuSnapshots.open({ store, launcher, artifacts, bootDeadlineMs, log });
+    const snapshots = store === null ? null : await qemuSnapshots({ store, launcher, artifacts, bootDeadlineMs, log });
     this.#prepared = { cgroups, launcher, snapshots };
   }
 
@@ -183,12 +183,13 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     if (this.#prepared === null) throw new Error('the driver is not prepared');
     const { launcher, snapshots } = this.#prepared;
     signal.throwIfAborted();
-    await using snapshot = (await snapshots?.open(shape)) ?? null;
-    const machine = await launcher.launch({ name, shape, drives, snapshotFd: snapshot?.fd ?? null, furnish }, signal);
-    const { sandbox } = machine;
+    await using snapshot = (await snapshots?.open(shape, signal)) ?? null;
+    const snapshotFd = snapshot?.files[0]!.fd ?? null;
+    const machine = await launcher.launch({ name, shape, drives, snapshotFd, furnish }, signal);
+    const { sandbox, agent } = machine;
     this.#alive.add(sandbox);
     void sandbox.exited.then(() => this.#alive.delete(sandbox));
-    if (snapshot !== null) snapshots?.judge(shape, machine);
+    if (snapshot !== null) snapshots?.judge(shape, sandbox, () => agent.bytesRead);
     return machine;
   }
 
@@ -209,16 +210,6 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     const ours = (await cgroups.list()).filter((name) => name.startsWith(`${this.#options.daemonTag}.`));
     for (const name of ours) await cgroups.open(name).remove();
     await rm(this.#options.runDir, { recursive: true, force: true });
-  }
-}
-
-/** Another name for the file; on another file system, a copy. */
-async function linkOrCopy(from: string, to: string): Promise<void> {
-  try {
-    await link(from, to);
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EXDEV')) throw error;
-    await copyFile(from, to, constants.COPYFILE_FICLONE);
   }
 }
 

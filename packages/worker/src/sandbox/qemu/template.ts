@@ -12,6 +12,20 @@ const BYTES_PER_SECOND = 100 * 2 ** 30;
 /** The machine's last state, after its memory: the machine stands still for this long at most. */
 const DOWNTIME_MS = 10_000;
 
+/** The one file of a snapshot. */
+export const SNAPSHOT_FILE = 'machine';
+
+export interface TemplateOptions {
+  readonly launcher: QemuLauncher;
+  /** Names the machine on this host. */
+  readonly name: string;
+  readonly shape: SandboxShape;
+  /** Where the snapshot is written. */
+  readonly directory: string;
+  readonly bootDeadlineMs: number;
+  readonly signal: AbortSignal;
+}
+
 /**
  * Boots a machine of the shape with placeholders for drives, until its agent has opened its port, and writes it down. Nothing was said to
  * the agent, and nothing of a function was ever in the machine.
@@ -19,22 +33,20 @@ const DOWNTIME_MS = 10_000;
  * The machine is not stopped before: a clone would wait to be resumed. Its memory goes through a socket, because QEMU, forbidden to
  * start programs, takes no descriptor of a file to write to from its command line.
  *
- * @throws Error when the machine is not ready or not written within `deadlineMs`; `path` may be half-written then
+ * @throws Error when the machine is not ready or not written within `bootDeadlineMs`; the file may be half-written then
  */
-export async function makeTemplate(
-  launcher: QemuLauncher,
-  name: string,
-  shape: SandboxShape,
-  path: string,
-  deadlineMs: number,
-): Promise<void> {
+export async function makeTemplate(options: TemplateOptions): Promise<void> {
+  const { launcher, name, shape, directory, bootDeadlineMs, signal } = options;
   await using scope = new AsyncDisposableStack();
   const late = Promise.withResolvers<never>();
   late.promise.catch(() => undefined);
-  scope.use(deadline(deadlineMs, () => late.reject(new Error(`no snapshot within ${deadlineMs} ms`))));
+  scope.use(deadline(bootDeadlineMs, () => late.reject(new Error(`no snapshot within ${bootDeadlineMs} ms`))));
+  const onAbort = () => late.reject(signal.reason as Error);
+  signal.addEventListener('abort', onAbort);
+  scope.defer(() => signal.removeEventListener('abort', onAbort));
   const inTime = <T>(work: Promise<T>): Promise<T> => Promise.race([work, late.promise]);
 
-  await using file = await open(path, 'w', 0o400);
+  await using file = await open(join(directory, SNAPSHOT_FILE), 'wx', 0o400);
   const server = createServer({ allowHalfOpen: false });
   scope.defer(() => void server.close());
   const written = once(server, 'connection').then(async ([socket]: Socket[]) => {
@@ -43,7 +55,7 @@ export async function makeTemplate(
   });
   written.catch(() => undefined);
   const { sandbox, qmp, ready } = scope.use(
-    await launchBlank(launcher, name, shape, async (directory) => {
+    await launchBlank(launcher, name, shape, signal, async (directory) => {
       // A socket's address is short; the directory's path may be long.
       await using handle = await open(directory);
       await new Promise<void>((resolve) => server.listen(`/proc/self/fd/${handle.fd}/snapshot`, resolve));
@@ -69,12 +81,10 @@ async function launchBlank(
   launcher: QemuLauncher,
   name: string,
   shape: SandboxShape,
+  signal: AbortSignal,
   socket: (directory: string) => Promise<[string, string]>,
 ) {
   const furnish = async (directory: string) => ({ binds: [], shared: [await socket(directory)] });
-  const machine = await launcher.launch(
-    { name, shape, drives: 'placeholders', snapshotFd: null, furnish },
-    new AbortController().signal,
-  );
+  const machine = await launcher.launch({ name, shape, drives: 'placeholders', snapshotFd: null, furnish }, signal);
   return { ...machine, [Symbol.asyncDispose]: () => machine.sandbox.destroy() };
 }
