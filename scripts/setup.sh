@@ -126,6 +126,10 @@ xz-utils unpacks kernel modules
 zstd unpacks kernel modules
 util-linux confines the microVMs
 mount confines the microVMs
+skopeo pulls images from registries
+umoci unpacks images
+iproute2 gives the importer of images its loopback
+uidmap gives the importer of a server without root its user ids
 END
   # Not every distribution has it; without it the host cannot give gVisor.
   if [ ! -x /usr/bin/runsc ] && [ -n "$(apt-cache policy runsc 2>/dev/null)" ]; then
@@ -135,6 +139,7 @@ END
     cat <<'END'
 clang fuzzes the agent's frame parser
 python3 tests the agent from outside
+docker-registry is the registry of the importer's tests
 END
     # The fuzzer's run-time library is named for clang's version.
     if ! ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a >/dev/null 2>&1; then
