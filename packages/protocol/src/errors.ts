@@ -63,6 +63,37 @@ export const ERRORS = {
   },
   idempotency_conflict: { status: 409, retryable: false, remedy: 'Use another idempotency key for another input.' },
   code_invalid: { status: 400, retryable: false, remedy: 'Deploy a regular, non-empty file.' },
+  // Images
+  image_unknown: {
+    status: 404,
+    retryable: false,
+    remedy: 'Check the image’s name and tag; for a private one log in with docker login, then deploy again.',
+  },
+  image_digest: {
+    status: 422,
+    retryable: false,
+    remedy: 'Push the image again: its registry holds bytes that are not what the manifest names.',
+  },
+  image_too_large: {
+    status: 413,
+    retryable: false,
+    remedy: 'Make the image smaller than the limit that the message names.',
+  },
+  image_refused: {
+    status: 422,
+    retryable: false,
+    remedy: 'Change the image, or take another, so that what the message names is not there.',
+  },
+  image_timeout: {
+    status: 504,
+    retryable: true,
+    remedy: 'Try again when registry and server have less to do, or make the image smaller.',
+  },
+  importer_unavailable: {
+    status: 503,
+    retryable: false,
+    remedy: 'Give the control server’s host what the message names; docs/operations.md lists what images need.',
+  },
   // The server
   not_ready: { status: 503, retryable: true, remedy: 'Try again in a moment.' },
   internal: { status: 500, retryable: true, remedy: 'Try again; if it stays, give the request id to the operator.' },
