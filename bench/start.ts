@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { defaultArtifacts } from '../packages/worker/src/config.ts';
-import type { SandboxDriver, SandboxSpec } from '../packages/worker/src/sandbox/driver.ts';
+import type { BlankSandboxes, SandboxDriver, SandboxSpec } from '../packages/worker/src/sandbox/driver.ts';
 import { FirecrackerDriver } from '../packages/worker/src/sandbox/firecracker/firecracker-driver.ts';
 import { findTools } from '../packages/worker/src/sandbox/firecracker/tools.ts';
 import { readArtifacts } from '../packages/worker/src/sandbox/microvm/artifacts.ts';
@@ -58,16 +58,21 @@ async function prepared<Driver extends SandboxDriver>(driver: Driver): Promise<D
 }
 
 async function qemuWays(): Promise<Way[]> {
+  const floor = way('floor: QEMU by hand, same kernel, no jail', () => qemuFloor(artifacts, spec(), directory));
+  return [floor, ...(await microvmWays((name, snapshots) => new QemuDriver({ ...parts(name), snapshots })))];
+}
+
+async function microvmWays(
+  make: (name: string, snapshots: SnapshotStore | null) => SandboxDriver & BlankSandboxes,
+): Promise<Way[]> {
   const snapshots = new SnapshotStore({ directory: join(directory, 'snapshots'), budgetBytes: 2 ** 31 });
-  const cold = await prepared(new QemuDriver({ ...parts('cold'), snapshots: null }));
-  const restored = await prepared(new QemuDriver({ ...parts('restored'), snapshots }));
-  const behind = await prepared(new QemuDriver({ ...parts('pool'), snapshots }));
-  const pool = scope.use(new PooledDriver({ driver: behind, roomMiB: () => 450 }));
+  const cold = await prepared(make('cold', null));
+  const restored = await prepared(make('restored', snapshots));
+  const pool = scope.use(new PooledDriver({ driver: await prepared(make('pool', snapshots)), roomMiB: () => 450 }));
   // The first start makes the snapshot, and tells the pool which shape to keep.
   await firstByteOf(restored, spec());
   await firstByteOf(pool, spec());
   return [
-    way('floor: QEMU by hand, same kernel, no jail', () => qemuFloor(artifacts, spec(), directory)),
     way('cold', () => firstByteOf(cold, spec())),
     way('snapshot', () => firstByteOf(restored, spec())),
     way('pool', async () => {
@@ -86,10 +91,8 @@ async function ociWays(runtime: typeof GVISOR): Promise<Way[]> {
 }
 
 async function firecrackerWays(): Promise<Way[]> {
-  const driver = await prepared(
-    new FirecrackerDriver({ ...parts('firecracker'), tools: await findTools(process.env) }),
-  );
-  return [way('cold', () => firstByteOf(driver, spec()))];
+  const tools = await findTools(process.env);
+  return microvmWays((name, snapshots) => new FirecrackerDriver({ ...parts(name), tools, snapshots }));
 }
 
 async function measure(driver: string, makeWays: () => Promise<Way[]>): Promise<void> {

@@ -3,6 +3,12 @@ import type { Duplex } from 'node:stream';
 import type { Settings } from './place.ts';
 import { Qmp } from './qmp.ts';
 
+export interface MachineDrive {
+  readonly id: string;
+  readonly path: string;
+  readonly readOnly: boolean;
+}
+
 /** What was configured over the API, as far as the machine is made of it. */
 export interface MachineConfig {
   readonly memoryMiB: number;
@@ -11,12 +17,13 @@ export interface MachineConfig {
   readonly initrd: string | null;
   readonly bootArgs: string;
   /** In the order of `/dev/vda`, `/dev/vdb` and so on. */
-  readonly drives: readonly { readonly id: string; readonly path: string; readonly readOnly: boolean }[];
+  readonly drives: readonly MachineDrive[];
   readonly entropy: boolean;
 }
 
 const AGENT_FD = 3;
 const QMP_FD = 4;
+const SNAPSHOT_FD = 5;
 
 /** What Firecracker's hardware is told, changed to what emulated hardware needs to be told. */
 export function adaptedBootArgs(bootArgs: string, tscKhz: number | null): string {
@@ -28,12 +35,23 @@ export function adaptedBootArgs(bootArgs: string, tscKhz: number | null): string
   return [...words, ...(tscKhz === null ? [] : ['tsc=reliable', `tsc_early_khz=${tscKhz}`])].join(' ');
 }
 
+/** What lies below a drive, and can be exchanged. */
+export function fileNode({ path, readOnly }: MachineDrive, node: string): Record<string, unknown> {
+  const cache = readOnly ? {} : { cache: { direct: false, 'no-flush': true } };
+  return { driver: 'file', 'node-name': node, filename: path, locking: 'off', 'read-only': readOnly, ...cache };
+}
+
+/** The drive itself, over the file node. */
+export function driveNode({ id, readOnly }: MachineDrive, file: string): Record<string, unknown> {
+  return { driver: 'raw', 'node-name': id, file, 'read-only': readOnly };
+}
+
 export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incoming: boolean): string[] {
   // No drive has a serial number of ours: the guest has only their order to go by.
-  const drives = config.drives.flatMap(({ id, path, readOnly }) => [
-    '-drive',
-    `if=none,id=${id},file=${path},format=raw,file.locking=off,${readOnly ? 'readonly=on' : 'cache=unsafe'}`,
-    ...['-device', `virtio-blk-device,drive=${id}`],
+  const drives = config.drives.flatMap((drive) => [
+    ...['-blockdev', JSON.stringify(fileNode(drive, `${drive.id}-file`))],
+    ...['-blockdev', JSON.stringify(driveNode(drive, `${drive.id}-file`))],
+    ...['-device', `virtio-blk-device,drive=${drive.id}`],
   ]);
   return [
     ['-M', 'microvm', '-accel', 'tcg,tb-size=64', '-cpu', 'max'],
@@ -41,8 +59,9 @@ export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incom
     ['-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot'],
     ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'],
     ['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
-    ['-kernel', config.kernel, ...(config.initrd === null ? [] : ['-initrd', config.initrd])],
-    ['-append', adaptedBootArgs(config.bootArgs, tscKhz)],
+    // A machine that is continued has its kernel in its memory.
+    incoming ? [] : ['-kernel', config.kernel, ...(config.initrd === null ? [] : ['-initrd', config.initrd])],
+    incoming ? [] : ['-append', adaptedBootArgs(config.bootArgs, tscKhz)],
     drives,
     config.entropy
       ? ['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-device,rng=rng']
@@ -50,7 +69,7 @@ export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incom
     ['-device', 'virtio-serial-device', '-chardev', `socket,id=agent,fd=${AGENT_FD}`],
     ['-device', 'virtserialport,chardev=agent,name=cocore.agent,id=agent'],
     ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
-    incoming ? ['-incoming', 'defer'] : [],
+    incoming ? ['-incoming', `fd:${SNAPSHOT_FD}`] : [],
   ].flat();
 }
 
@@ -62,10 +81,12 @@ export class QemuMachine {
   /** Whether somebody in the guest has the port open: whether "the port is listened on". */
   isListening = false;
   readonly #child: ChildProcess;
+  #exchanged = 0;
 
-  constructor(config: MachineConfig, settings: Settings, incoming = false) {
-    this.#child = spawn(settings.qemu, qemuArguments(config, settings, incoming), {
-      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe'],
+  /** @param snapshotFd what to continue from; the machine is paused then */
+  constructor(config: MachineConfig, settings: Settings, snapshotFd: number | null = null) {
+    this.#child = spawn(settings.qemu, qemuArguments(config, settings, snapshotFd !== null), {
+      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe', ...(snapshotFd === null ? [] : [snapshotFd])],
     });
     this.agent = this.#child.stdio[AGENT_FD] as Duplex;
     this.agent.on('error', () => undefined);
@@ -76,5 +97,13 @@ export class QemuMachine {
       this.#child.once('error', () => resolve(1));
       this.#child.once('exit', (code) => resolve(code ?? 1));
     });
+  }
+
+  /** Puts another file in the place of a drive's. */
+  async exchange(drive: MachineDrive): Promise<void> {
+    this.#exchanged += 1;
+    const node = `${drive.id}-file-${this.#exchanged}`;
+    await this.qmp.execute('blockdev-add', fileNode(drive, node));
+    await this.qmp.execute('blockdev-reopen', { options: [driveNode(drive, node)] });
   }
 }

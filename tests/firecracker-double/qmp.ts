@@ -21,7 +21,9 @@ export class Qmp {
         else if ('error' in message) this.#waiting.shift()?.reject(new Error(JSON.stringify(message['error'])));
         else this.#waiting.shift()?.resolve(message['return'] as Json);
       })
+      .on('error', () => undefined)
       .on('close', () => {
+        greeted.reject(new Error('QEMU ended before it could be spoken to'));
         for (const one of this.#waiting) one.reject(new Error('QEMU’s monitor is closed'));
         this.#waiting = [];
       });

@@ -1,8 +1,9 @@
 import { accessSync, constants, openSync, writeSync } from 'node:fs';
 import type { ApiDescription } from './api-description.ts';
 import { HybridVsock } from './hybrid-vsock.ts';
-import { type MachineConfig, QemuMachine } from './qemu-machine.ts';
 import { type Settings, VERSION } from './place.ts';
+import { type MachineConfig, type MachineDrive, QemuMachine } from './qemu-machine.ts';
+import { loadMachine, saveMachine } from './snapshot.ts';
 
 export interface Answer {
   readonly status: number;
@@ -21,11 +22,14 @@ const refused = (message: string): Answer => ({ status: 400, body: { fault_messa
 
 type Body = Readonly<Record<string, unknown>>;
 
-interface Drive {
-  readonly id: string;
-  readonly path: string;
-  readonly readOnly: boolean;
+interface Drive extends MachineDrive {
   readonly isRoot: boolean;
+}
+
+/** A machine, and what it is made of now. */
+interface Running {
+  readonly machine: QemuMachine;
+  readonly config: MachineConfig;
 }
 
 /** The state behind the API: what may be asked when, and what it does. */
@@ -39,7 +43,11 @@ export class Vmm {
   #boot: { kernel: string; initrd: string | null; args: string } | null = null;
   #drives: Drive[] = [];
   #entropy = false;
-  #vsock: HybridVsock | null = null;
+  #vsock: { readonly path: string; readonly socket: HybridVsock } | null = null;
+  /** Something other than log and metrics was configured: no snapshot is loaded any more. */
+  #isConfigured = false;
+  /** Once it is started. */
+  #running: Running | null = null;
   #log: number | null = null;
   #metrics: number | null = null;
 
@@ -96,18 +104,20 @@ export class Vmm {
       case 'PUT /actions':
         return this.#action(body['action_type'] as string);
       case 'PATCH /vm':
-        if (this.#state === 'Not started') return refused(PRE_BOOT);
-        this.#state = body['state'] === 'Paused' ? 'Paused' : 'Running';
-        return done;
+        return this.#running === null ? refused(PRE_BOOT) : this.#turn(this.#running.machine, body['state'] as string);
       case 'PATCH /drives/{drive_id}':
+        return this.#running === null ? refused(PRE_BOOT) : this.#patchDrive(this.#running, body, id);
       case 'PUT /snapshot/create':
-        return refused(this.#state === 'Not started' ? PRE_BOOT : 'The double makes no snapshots.');
+        return this.#running === null ? refused(PRE_BOOT) : this.#save(this.#running, body);
+      case 'PUT /snapshot/load':
+        return this.#state === 'Not started' ? this.#load(body) : refused(POST_BOOT);
       default:
         return this.#state === 'Not started' ? this.#configure(name, body, id) : refused(POST_BOOT);
     }
   }
 
   async #configure(name: string, body: Body, id: string): Promise<Answer> {
+    if (name !== 'PUT /logger' && name !== 'PUT /metrics') this.#isConfigured = true;
     switch (name) {
       case 'PUT /logger':
         if (typeof body['log_path'] === 'string') this.#log = pipe(body['log_path']);
@@ -139,15 +149,11 @@ export class Vmm {
         return done;
       case 'PUT /vsock':
         try {
-          this.#vsock = await HybridVsock.listen(body['uds_path'] as string);
+          await this.#listen(body['uds_path'] as string);
           return done;
         } catch (error) {
           return refused(`Vsock config error: Cannot create backend for vsock device: ${(error as Error).message}`);
         }
-      case 'PUT /snapshot/load':
-        return refused(
-          'Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.',
-        );
       default:
         return refused(`The double does not do ${name}.`);
     }
@@ -216,12 +222,82 @@ export class Vmm {
       drives: this.#drives,
       entropy: this.#entropy,
     };
-    const machine = new QemuMachine(config, this.#settings);
-    this.#vsock?.attach(machine);
+    this.#run(new QemuMachine(config, this.#settings), config);
+    return done;
+  }
+
+  #run(machine: QemuMachine, config: MachineConfig): void {
+    this.#running = { machine, config };
+    this.#vsock?.socket.attach(machine);
     // A guest that resets itself ends Firecracker.
     void machine.exited.then((code) => process.exit(code));
     this.#flushMetrics();
+  }
+
+  async #listen(path: string): Promise<void> {
+    this.#vsock = { path, socket: await HybridVsock.listen(path) };
+  }
+
+  async #turn(machine: QemuMachine, wanted: string): Promise<Answer> {
+    await machine.qmp.execute(wanted === 'Paused' ? 'stop' : 'cont');
+    this.#state = wanted === 'Paused' ? 'Paused' : 'Running';
     return done;
+  }
+
+  async #patchDrive({ machine, config }: Running, body: Body, id: string): Promise<Answer> {
+    if (body['drive_id'] !== id) return refused('The id from the path does not match the id from the body!');
+    const drive = config.drives.find((one) => one.id === id);
+    if (drive === undefined) {
+      return refused(`Drive config error: Unable to patch the block device: Device not found: ${id}`);
+    }
+    const path = body['path_on_host'] as string | undefined;
+    if (path === undefined) return done;
+    if (!opens(path, !drive.readOnly)) {
+      return refused(`Drive config error: Unable to patch the block device: Unable to open or stat the file ${path}`);
+    }
+    await machine.exchange({ ...drive, path });
+    const drives = config.drives.map((one) => (one.id === id ? { ...one, path } : one));
+    this.#running = { machine, config: { ...config, drives } };
+    return done;
+  }
+
+  async #save({ machine, config }: Running, body: Body): Promise<Answer> {
+    if (this.#state !== 'Paused') {
+      return refused('Create snapshot error: Cannot save the microVM state: Operation not allowed: the microVM runs');
+    }
+    const state = { config, vsockPath: this.#vsock?.path ?? null, isListening: machine.isListening };
+    try {
+      await saveMachine(machine, state, body['mem_file_path'] as string, body['snapshot_path'] as string);
+      return done;
+    } catch (error) {
+      return refused(`Create snapshot error: Cannot perform open on the memory backing file: ${messageOf(error)}`);
+    }
+  }
+
+  /** After a load that failed, the process is of no use, and ends. */
+  async #load(body: Body): Promise<Answer> {
+    if (this.#isConfigured) {
+      return refused(
+        'Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.',
+      );
+    }
+    const backend = body['mem_backend'] as Body | undefined;
+    const memoryPath = body['mem_file_path'] as string | undefined;
+    if (backend !== undefined && memoryPath !== undefined) {
+      return refused('too many fields: either `mem_backend` or `mem_file_path` exclusively is required');
+    }
+    const path = memoryPath ?? (backend?.['backend_path'] as string | undefined);
+    if (path === undefined) return refused('missing field: either `mem_backend` or `mem_file_path` is required');
+    try {
+      const { machine, state } = await loadMachine(path, body['snapshot_path'] as string, this.#settings);
+      if (state.vsockPath !== null) await this.#listen(state.vsockPath);
+      this.#run(machine, state.config);
+      this.#state = 'Paused';
+      return body['resume_vm'] === true ? await this.#turn(machine, 'Resumed') : done;
+    } catch (error) {
+      setImmediate(() => process.exit(1));
+      return refused(`Load snapshot error: Failed to restore from snapshot: ${messageOf(error)}`);
+    }
   }
 
   #flushMetrics(): void {
@@ -238,6 +314,8 @@ export class Vmm {
     }
   }
 }
+
+const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
 const pipe = (path: string) => openSync(path, constants.O_RDWR | constants.O_NONBLOCK);
 

@@ -129,15 +129,15 @@ async function makeFirecracker(parts: DriverParts): Promise<ChosenDriver> {
   // For a host whose machines are slow to boot, or a monitor that is more than Firecracker.
   const bootDeadlineMs = numberIn(parts.env, 'COCORE_BOOT_DEADLINE_MS');
   const vmmOverheadMiB = numberIn(parts.env, 'COCORE_VMM_OVERHEAD_MIB');
-  return only(
-    new FirecrackerDriver({
-      ...parts,
-      artifacts: built(parts),
-      tools,
-      ...(bootDeadlineMs === null ? {} : { bootDeadlineMs, apiDeadlineMs: bootDeadlineMs }),
-      ...(vmmOverheadMiB === null ? {} : { vmmOverheadMiB }),
-    }),
-  );
+  const driver = new FirecrackerDriver({
+    ...parts,
+    artifacts: built(parts),
+    tools,
+    snapshots: snapshotStore(parts),
+    ...(bootDeadlineMs === null ? {} : { bootDeadlineMs, apiDeadlineMs: bootDeadlineMs }),
+    ...(vmmOverheadMiB === null ? {} : { vmmOverheadMiB }),
+  });
+  return { driver, blanks: driver };
 }
 
 /** @throws CocoreError `usage` */
@@ -149,12 +149,13 @@ function numberIn(env: NodeJS.ProcessEnv, name: string): number | null {
 }
 
 function makeQemu(parts: DriverParts, accelerator: 'kvm' | 'tcg'): ChosenDriver {
-  const snapshots = new SnapshotStore({
-    directory: join(dirname(parts.artifactsPath), 'snapshots'),
-    budgetBytes: parts.snapshotBudgetBytes,
-  });
-  const driver = new QemuDriver({ ...parts, artifacts: built(parts), snapshots, accelerator });
+  const driver = new QemuDriver({ ...parts, artifacts: built(parts), snapshots: snapshotStore(parts), accelerator });
   return { driver, blanks: driver };
+}
+
+/** One for all daemons of the host, beside the artifacts. */
+function snapshotStore({ artifactsPath, snapshotBudgetBytes }: DriverParts): SnapshotStore {
+  return new SnapshotStore({ directory: join(dirname(artifactsPath), 'snapshots'), budgetBytes: snapshotBudgetBytes });
 }
 
 function kvmVerdict(parts: DriverParts): Promise<KvmVerdict> {

@@ -11,6 +11,9 @@ import { promisify } from 'node:util';
 import { groupsToJoin } from '../../../../tests/firecracker-double/jailer-cgroups.ts';
 import { doubleSkip } from '../../../../tests/firecracker-double/place.ts';
 import { adaptedBootArgs } from '../../../../tests/firecracker-double/qemu-machine.ts';
+import { defaultArtifacts } from '../../src/config.ts';
+import { readArtifacts } from '../../src/sandbox/microvm/artifacts.ts';
+import { firecrackerSkip } from '../support/firecracker-target.ts';
 import { eventually, workspace } from '../support/workspace.ts';
 
 /** The double is only worth something if it says no where the real programs do. */
@@ -105,6 +108,45 @@ describe('the double of Firecracker', { skip }, () => {
     assert.match(await ask('PUT', '/metrics', { metrics_path: file }), /^204/);
     await refused(/already initialized/, 'PUT', '/metrics', { metrics_path: file });
   });
+
+  test(
+    'snapshots and drives of a machine that runs, what is wrong is refused',
+    { skip: firecrackerSkip() },
+    async () => {
+      await using vmm = await monitor();
+      const { ask, file, path } = vmm;
+      const { kernel } = readArtifacts(defaultArtifacts(process.env));
+      const files = { snapshot_path: join(path, 'state'), mem_file_path: join(path, 'memory') };
+      assert.match(await ask('PUT', '/snapshot/create', files), /^400 .*not supported before starting/);
+      assert.match(await ask('PUT', '/drives/one', drive('one', file)), /^204/);
+      assert.match(await ask('PUT', '/boot-source', { kernel_image_path: kernel }), /^204/);
+      assert.match(await ask('PUT', '/actions', { action_type: 'InstanceStart' }), /^204/);
+      assert.match(await ask('PUT', '/snapshot/create', files), /^400 .*Cannot save the microVM state/);
+      assert.match(await ask('PUT', '/snapshot/load', { ...files }), /^400 .*not supported after starting/);
+      assert.match(await ask('PATCH', '/drives/two', { drive_id: 'two', path_on_host: file }), /^400 .*not found: two/);
+      const nowhere = { drive_id: 'one', path_on_host: join(path, 'no') };
+      assert.match(await ask('PATCH', '/drives/one', nowhere), /^400 .*Unable to open/);
+      assert.match(await ask('PATCH', '/vm', { state: 'Paused' }), /^204/);
+      assert.match(
+        await ask('PUT', '/snapshot/create', { ...files, mem_file_path: join(path, 'no', 'memory') }),
+        /^400 .*memory backing file/,
+      );
+      assert.match(await ask('PUT', '/snapshot/create', files), /^204/);
+      await using other = await monitor();
+      assert.match(
+        await other.ask('PUT', '/snapshot/load', { snapshot_path: files.snapshot_path }),
+        /^400 .*missing field/,
+      );
+      const load = {
+        snapshot_path: files.snapshot_path,
+        mem_backend: { backend_type: 'File', backend_path: files.mem_file_path },
+      };
+      assert.match(await other.ask('PUT', '/snapshot/load', load), /^204/);
+      assert.match(await other.ask('GET', '/'), /"state":"Paused"/);
+      assert.match(await other.ask('PATCH', '/vm', { state: 'Resumed' }), /^204/);
+      assert.match(await other.ask('GET', '/'), /"state":"Running"/);
+    },
+  );
 
   test('the vsock’s socket, nobody is reached where nobody listens', async () => {
     await using vmm = await monitor();

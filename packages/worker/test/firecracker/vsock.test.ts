@@ -7,10 +7,11 @@ import { describe, test } from 'node:test';
 import { HybridVsock, type HybridVsockOptions } from '../../src/sandbox/firecracker/vsock.ts';
 import { workspace } from '../support/workspace.ts';
 
-/** A stream to a server whose every connection goes to `accept`, with its number. */
+/** A stream to a server whose every connection goes to `accept`, with its number; it has been given `says` to say. */
 async function connect(
   accept: (socket: Socket, count: number) => void,
   options: Partial<HybridVsockOptions> = {},
+  says = 'hi',
 ): Promise<AsyncDisposable & { stream: HybridVsock; abort: AbortController }> {
   await using scope = new AsyncDisposableStack();
   const { path } = scope.use(await workspace());
@@ -31,6 +32,7 @@ async function connect(
   const open = () => Promise.resolve({ path: socketPath, [Symbol.asyncDispose]: () => Promise.resolve() });
   const stream = new HybridVsock({ open, port: 1024, deadlineMs: 2_000, signal: abort.signal, ...options });
   scope.defer(() => void stream.on('error', () => undefined).destroy());
+  stream.write(says);
   const owned = scope.move();
   return { stream, abort, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
@@ -38,11 +40,14 @@ async function connect(
 describe('a stream to the guest', () => {
   test('what is written before it is connected, it arrives after the request and in order', async () => {
     const heard = Promise.withResolvers<string>();
-    await using guest = await connect((socket) => {
-      socket.once('data', () => socket.write('OK 1073741824\n'));
-      void text(socket).then(heard.resolve);
-    });
-    guest.stream.write('one ');
+    await using guest = await connect(
+      (socket) => {
+        socket.once('data', () => socket.write('OK 1073741824\n'));
+        void text(socket).then(heard.resolve);
+      },
+      {},
+      'one ',
+    );
     guest.stream.end('two');
     assert.equal(await heard.promise, 'CONNECT 1024\none two');
   });
@@ -112,5 +117,52 @@ describe('a stream to the guest', () => {
     for await (const bytes of guest.stream as AsyncIterable<Buffer>) received += bytes.length;
     assert.equal(received, length);
     assert.ok(held);
+  });
+
+  test('a restored guest that resets its first connections, each is told the same until one is answered', async () => {
+    const told: string[] = [];
+    await using guest = await connect((socket, count) => {
+      let heard = '';
+      socket.on('data', (bytes: Buffer) => {
+        heard += bytes.toString();
+        if (heard === 'CONNECT 1024\n') socket.write('OK 1\n');
+        if (!heard.endsWith('hi')) return;
+        told.push(heard);
+        if (count < 3) socket.destroy();
+        else socket.end('hello');
+      });
+    });
+    assert.equal(await text(guest.stream), 'hello');
+    assert.deepEqual(
+      told,
+      Array.from({ length: 3 }, () => 'CONNECT 1024\nhi'),
+    );
+    assert.equal(guest.stream.bytesRead, 5);
+  });
+
+  test('a guest that closes after its first word, it is not connected to again', async () => {
+    let connections = 0;
+    await using guest = await connect((socket) => {
+      connections += 1;
+      socket.end('OK 1\nbye');
+    });
+    assert.equal(await text(guest.stream), 'bye');
+    if (!guest.stream.closed) await once(guest.stream, 'close');
+    assert.equal(connections, 1);
+  });
+
+  test('a guest that closes every connection until the deadline, the stream breaks and says so', async () => {
+    await using guest = await connect((socket) => socket.end('OK 1\n'), { deadlineMs: 60 });
+    const [error] = (await once(guest.stream, 'error')) as [Error];
+    assert.match(error.message, /the agent closes every connection until 60 ms/);
+  });
+
+  test('a guest that says nothing, no more than a greeting is taken to be said to it', async () => {
+    await using guest = await connect((socket) => socket.write('OK 1\n'));
+    assert.equal(guest.stream.write(Buffer.alloc(100_000)), false);
+    let written = false;
+    guest.stream.write('more', () => (written = true));
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(written, false);
   });
 });

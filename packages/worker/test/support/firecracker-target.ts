@@ -72,6 +72,7 @@ export async function firecrackerTarget(
       artifacts,
       runDir,
       daemonTag,
+      snapshots: null,
       ...(isDouble ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 60_000, apiDeadlineMs: 30_000 } : {}),
       ...options,
     }),
@@ -89,7 +90,7 @@ export async function firecrackerTarget(
       const groups = (await cgroups.list()).filter((name) => name.startsWith(`${daemonTag}.`));
       const jails = await readdir(runDir, { recursive: true }).catch(() => []);
       const mounts = (await readFile('/proc/self/mounts', 'latin1')).split('\n').filter((line) => line.includes(path));
-      return [...groups, ...jails.filter((name) => name !== 'firecracker'), ...mounts];
+      return [...groups, ...jails.filter((name) => name !== 'firecracker' && name !== 'placeholder'), ...mounts];
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };

@@ -1,15 +1,16 @@
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, readdir, readFile } from 'node:fs/promises';
 import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { openCgroups } from '../../src/cgroup/open.ts';
 import { defaultArtifacts } from '../../src/config.ts';
 import { readArtifacts } from '../../src/sandbox/microvm/artifacts.ts';
-import { SnapshotStore } from '../../src/sandbox/microvm/snapshot-store.ts';
+import type { SnapshotStore } from '../../src/sandbox/microvm/snapshot-store.ts';
 import { QemuDriver } from '../../src/sandbox/qemu/qemu-driver.ts';
 import type { DriverTarget } from '../driver.conformance.ts';
+import { hostSnapshots } from './host-snapshots.ts';
 import { workspace } from './workspace.ts';
 
 const STEPS = fileURLToPath(new URL('steps.sh', import.meta.url));
@@ -20,13 +21,6 @@ export function qemuSkip(): string | false {
   if (!existsSync(path)) return `there are no artifacts at ${path}: run npm run setup`;
   return process.geteuid?.() === 0 ? false : 'sandboxes are made by root';
 }
-
-/** The snapshots that daemons of this host share: what an earlier test made serves the next. */
-export const hostSnapshots = () =>
-  new SnapshotStore({
-    directory: join(dirname(defaultArtifacts(process.env)), 'snapshots'),
-    budgetBytes: 2 ** 31,
-  });
 
 /** The QEMU driver on this host, with a code drive that plays steps. */
 export async function qemuTarget(

@@ -14,7 +14,7 @@ export interface GuestDouble extends Disposable {
 
 export interface FakeDriverOptions {
   /** Makes the guest; a test may give a hostile one. */
-  readonly guest?: (stream: Duplex, console: (text: string) => void) => GuestDouble;
+  readonly guest?: (stream: Duplex, console: (text: string) => void, spec: SandboxSpec) => GuestDouble;
   readonly bootDeadlineMs?: number;
 }
 
@@ -36,7 +36,7 @@ class FakeSandbox implements Sandbox {
     // Writes to a machine that is gone are lost, as they are with a real one.
     this.agent.on('error', () => undefined);
     this.#guestEnd.on('error', () => undefined);
-    this.#guest = makeGuest(this.#guestEnd, (text) => this.#ring.push(Buffer.from(text)));
+    this.#guest = makeGuest(this.#guestEnd, (text) => this.#ring.push(Buffer.from(text)), spec);
     void this.#guest.ended.then(() => this.#end({ code: 0, signal: null }));
   }
 

@@ -1,31 +1,37 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
 import { mkdir, rm } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { join } from 'node:path';
+import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
-import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxHandle, SandboxSpec } from '../driver.ts';
+import type {
+  BlankSandbox,
+  BlankSandboxes,
+  DriverCapabilities,
+  Sandbox,
+  SandboxDriver,
+  SandboxHandle,
+  SandboxShape,
+  SandboxSpec,
+} from '../driver.ts';
+import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
+import type { ShapeSnapshots } from '../microvm/shape-snapshots.ts';
+import type { Snapshot, SnapshotStore } from '../microvm/snapshot-store.ts';
 import { UidPool } from '../uid-pool.ts';
-import { ApiClient } from './api-client.ts';
-import { FirecrackerSandbox } from './firecracker-sandbox.ts';
-import { Jail } from './jail.ts';
-import { jailId, JAIL_PATHS } from './jailer-command.ts';
-import {
-  AGENT_PORT,
-  BOOT_ARGS,
-  type DeviceRate,
-  DRIVE_RATE,
-  drives,
-  entropyRate,
-  GUEST_CID,
-  machineConfiguration,
-  serialDevice,
-} from './machine.ts';
+import type { ApiClient } from './api-client.ts';
+import { boot, restore } from './configure.ts';
+import type { FirecrackerSandbox } from './firecracker-sandbox.ts';
+import type { Furniture } from './jail.ts';
+import { JAIL_PATHS } from './jailer-command.ts';
+import { FirecrackerLauncher, type Launch, type Machine } from './launcher.ts';
+import { type DeviceRate, DRIVE_RATE } from './machine.ts';
 import { probeFirecrackerHost, type ProbedTools } from './probe.ts';
-import { isAtLeast, type Version, versionOf } from './tools.ts';
-import { HybridVsock } from './vsock.ts';
+import { firecrackerSnapshots } from './snapshots.ts';
+import { makePlaceholder, SNAPSHOT_FILES } from './template.ts';
+import { versionOf } from './tools.ts';
 
 export interface FirecrackerDriverOptions {
   /** Absolute paths, see `findTools`; null is reported by `probe`. */
@@ -35,6 +41,9 @@ export interface FirecrackerDriverOptions {
   readonly runDir: string;
   /** Names this daemon on the host, the same in each of its lives. */
   readonly daemonTag: string;
+  /** Null: every sandbox boots cold. */
+  readonly snapshots: SnapshotStore | null;
+  readonly log?: Logger;
   readonly uids?: UidPool;
   readonly driveRate?: DeviceRate;
   readonly bootDeadlineMs?: number;
@@ -48,25 +57,29 @@ export interface FirecrackerDriverOptions {
 
 /** Firecracker with its threads' stacks, the copy of its program in the jail, and the launcher. */
 export const VMM_OVERHEAD_MIB = 32;
-/** Its threads beside one for each CPU, and the launcher's processes. */
-const VMM_THREADS = 96;
-/** How long a monitor that failed is given to end, and to say why. */
-const LAST_WORD_MS = 200;
-/** `PUT /serial` takes a rate from here on. */
-const SERIAL_RATE_SINCE = [1, 16] as const;
+
+/** What is known once the driver is prepared. */
+interface Prepared {
+  readonly cgroups: CgroupHierarchy;
+  readonly launcher: FirecrackerLauncher;
+  /** Boots a machine of the shape. */
+  readonly bootOf: (shape: SandboxShape) => Launch['configure'];
+  readonly snapshots: ShapeSnapshots | null;
+}
 
 /**
  * Sandboxes that are Firecracker machines under its jailer, on KVM: isolation class `microvm`. Each has its own user id, namespaces, root and
- * control group (`launch.sh`, `jailer-command.ts`), and dies with the daemon.
+ * control group (`launch.sh`, `jailer-command.ts`), and dies with the daemon. A start restores the snapshot of its shape, which the first
+ * start makes; without one it boots.
  */
-export class FirecrackerDriver implements SandboxDriver {
+export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   readonly capabilities: DriverCapabilities;
   readonly #options: FirecrackerDriverOptions;
   readonly #uids: UidPool;
   readonly #scratch: ScratchTemplates;
   readonly #overheadMiB: number;
   readonly #alive = new Set<FirecrackerSandbox>();
-  #prepared: { readonly cgroups: CgroupHierarchy; readonly version: Version } | null = null;
+  #prepared: Prepared | null = null;
 
   constructor(options: FirecrackerDriverOptions) {
     this.#options = options;
@@ -76,7 +89,7 @@ export class FirecrackerDriver implements SandboxDriver {
     this.capabilities = {
       name: 'firecracker',
       isolation: 'microvm',
-      snapshot: false,
+      snapshot: options.snapshots !== null,
       recover: false,
       network: false,
       runsCode: true,
@@ -96,81 +109,85 @@ export class FirecrackerDriver implements SandboxDriver {
       const { name, reason, remedy } = missing;
       throw new CocoreError('host_unfit', `${name}: ${reason}${remedy === null ? '' : ` (${remedy})`}`);
     }
-    const version = await versionOf(this.#options.tools.firecracker!);
+    const { tools, runDir, daemonTag, apiDeadlineMs = 10_000, callDeadlineMs = 5_000 } = this.#options;
+    const firecracker = tools.firecracker!;
+    const version = await versionOf(firecracker);
     const cgroups = await openCgroups();
     await this.#reclaim(cgroups);
-    await mkdir(this.#options.runDir, { recursive: true, mode: 0o700 });
+    await mkdir(runDir, { recursive: true, mode: 0o700 });
     await this.#scratch.prepare(SCRATCH_MIB);
-    this.#prepared = { cgroups, version };
+    await makePlaceholder(this.#placeholder, null);
+    const launcher = new FirecrackerLauncher({
+      tools: { firecracker, jailer: tools.jailer! },
+      runDir,
+      daemonTag,
+      uids: this.#uids,
+      cgroups,
+      overheadMiB: this.#overheadMiB,
+      bootDeadlineMs: this.capabilities.bootDeadlineMs,
+      apiDeadlineMs,
+      callDeadlineMs,
+    });
+    const { snapshots: store, artifacts, driveRate = DRIVE_RATE, log } = this.#options;
+    const bootOf = ({ memoryMiB, cpus }: SandboxShape) => {
+      const machine = { cpus, memoryMiB: machineMemoryMiB(memoryMiB), driveRate, version };
+      return (api: ApiClient) => boot(api, machine);
+    };
+    const binds = [...this.#kernel(), ...this.#placeholders()];
+    const { bootDeadlineMs } = this.capabilities;
+    const parts = { launcher, artifacts, version, execFile: firecracker, driveRate, binds, bootOf, bootDeadlineMs, log };
+    const snapshots = store === null ? null : await firecrackerSnapshots({ store, ...parts });
+    this.#prepared = { cgroups, launcher, bootOf, snapshots };
   }
 
   async start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox> {
-    jailId(spec.name);
-    const { tools, artifacts, runDir, daemonTag } = this.#options;
-    const { firecracker, jailer } = tools;
-    if (this.#prepared === null || firecracker === null || jailer === null)
-      throw new Error('the driver is not prepared');
-    const { cgroups } = this.#prepared;
-    signal.throwIfAborted();
-    await using scope = new AsyncDisposableStack();
-    const { uid } = scope.use(await this.#uids.take());
-    const group = `${daemonTag}.${spec.name}`;
-    const cgroup = await cgroups.create(group);
-    scope.defer(() => cgroup.remove());
-    const memoryMiB = machineMemoryMiB(spec.memoryMiB);
-    await cgroup.limit({
-      memoryBytes: (memoryMiB + this.#overheadMiB) * 2 ** 20,
-      pids: VMM_THREADS + spec.cpus,
-      cpus: spec.cpus,
-    });
-    const jail = scope.use(
-      await Jail.make({
-        jailer,
-        execFile: firecracker,
-        name: spec.name,
-        uid,
-        chrootBase: runDir,
-        cgroup: { version: cgroups.version, path: `cocore/run/${group}`, procsFiles: cgroup.procsFiles },
-        scratchBytes: spec.scratchMiB * 2 ** 20,
-        kernel: artifacts.kernel,
-        initrd: artifacts.initrd,
-        imagePath: spec.imagePath,
-        codePath: spec.codePath,
-      }),
-    );
-    await this.#scratch.write(jail.scratchPath, spec.scratchMiB, uid);
-    signal.throwIfAborted();
+    const furnish = async (directory: string, uid: number): Promise<Furniture> => {
+      const scratch = join(directory, 'scratch');
+      await this.#scratch.write(scratch, spec.scratchMiB, uid);
+      return {
+        binds: [
+          [spec.imagePath, JAIL_PATHS.rootfs],
+          [spec.codePath, JAIL_PATHS.code],
+        ],
+        writable: [[scratch, JAIL_PATHS.scratch]],
+        fileBytes: spec.scratchMiB * 2 ** 20,
+      };
+    };
+    const { sandbox } = await this.#launch(spec.name, spec, furnish, { isPaused: false }, signal);
+    return sandbox;
+  }
 
-    const child = jail.launch();
-    const gone = new AbortController();
-    const agent = new HybridVsock({
-      open: () => jail.socketWhenThere(JAIL_PATHS.vsock, gone.signal),
-      port: AGENT_PORT,
-      // Whoever waits for the agent gives up before.
-      deadlineMs: this.capabilities.bootDeadlineMs + 5_000,
-      signal: gone.signal,
-    });
-    const handle: SandboxHandle = { version: 1, driver: 'firecracker', name: spec.name };
-    const sandbox = new FirecrackerSandbox({ handle, child, agent, cgroup, owned: scope.move() });
-    this.#alive.add(sandbox);
-    void sandbox.exited.then(({ code, signal: killedBy }) => {
-      this.#alive.delete(sandbox);
-      gone.abort(new Error(`the monitor ended (${killedBy ?? `exit code ${code}`})`));
-    });
-    try {
-      await this.#boot(sandbox, jail, { cpus: spec.cpus, memoryMiB }, AbortSignal.any([signal, gone.signal]));
-      return sandbox;
-    } catch (cause) {
-      // A broken connection is often the first sign of a monitor that ended by itself; how it ended says more.
-      if (!signal.aborted) await Promise.race([sandbox.exited, sleep(LAST_WORD_MS)]);
-      const reason: unknown = gone.signal.aborted ? gone.signal.reason : cause;
-      await sandbox.destroy();
-      signal.throwIfAborted();
-      const why = reason instanceof Error ? reason.message : String(reason);
-      const said = sandbox.lastWord();
-      const message = `Firecracker did not start a machine: ${why}${said === '' ? '' : `; it said last: ${said}`}`;
-      throw new CocoreError('host_unfit', message, { cause });
-    }
+  async startBlank(name: string, shape: SandboxShape, signal: AbortSignal): Promise<BlankSandbox> {
+    const drivesOf = (directory: string) => join(directory, 'drives');
+    const furnish = async (directory: string, uid: number): Promise<Furniture> => {
+      const scratch = join(directory, 'scratch');
+      await this.#scratch.write(scratch, shape.scratchMiB, uid);
+      await mkdir(drivesOf(directory));
+      return {
+        binds: [...this.#placeholders(), [drivesOf(directory), JAIL_PATHS.drives]],
+        writable: [[scratch, JAIL_PATHS.scratch]],
+        fileBytes: shape.scratchMiB * 2 ** 20,
+      };
+    };
+    const machine = await this.#launch(name, shape, furnish, { isPaused: true }, signal);
+    const { sandbox } = machine;
+    let filled = false;
+    return {
+      exited: sandbox.exited,
+      fill: async (spec) => {
+        filled = true;
+        try {
+          await fill(machine, drivesOf(machine.directory), spec);
+          return sandbox;
+        } catch (error) {
+          await sandbox.destroy();
+          throw error;
+        }
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (!filled) await sandbox.destroy();
+      },
+    };
   }
 
   async recover(handle: SandboxHandle): Promise<Sandbox | null> {
@@ -179,40 +196,95 @@ export class FirecrackerDriver implements SandboxDriver {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#prepared?.snapshots?.[Symbol.asyncDispose]();
     await Promise.all([...this.#alive].map((sandbox) => sandbox.destroy()));
     await rm(this.#options.runDir, { recursive: true, force: true });
     await this.#prepared?.cgroups.tidy();
   }
 
-  /** Tells the new monitor what its machine is, and starts that. */
-  async #boot(
-    sandbox: FirecrackerSandbox,
-    jail: Jail,
-    machine: { readonly cpus: number; readonly memoryMiB: number },
+  /** From the snapshot of its shape where there is one and it works, else cold. A paused machine has an agent that listens. */
+  async #launch(
+    name: string,
+    shape: SandboxShape,
+    furnish: Launch['furnish'],
+    { isPaused }: { readonly isPaused: boolean },
     signal: AbortSignal,
-  ): Promise<void> {
-    const { apiDeadlineMs = 10_000, callDeadlineMs = 5_000, driveRate = DRIVE_RATE } = this.#options;
-    const due = AbortSignal.timeout(apiDeadlineMs);
-    await using socket = await jail
-      .socketWhenThere(JAIL_PATHS.apiSocket, AbortSignal.any([signal, due]))
-      .catch((error: unknown) => {
-        signal.throwIfAborted();
-        throw due.aborted ? new Error(`there is no API socket within ${apiDeadlineMs} ms`) : error;
-      });
-    using api = new ApiClient({ socketPath: socket.path, deadlineMs: callDeadlineMs, signal });
-    sandbox.take({ log: jail.fifo(JAIL_PATHS.log), metrics: jail.fifo(JAIL_PATHS.metrics) });
-    await api.putMetrics({ metrics_path: JAIL_PATHS.metrics });
-    await api.putMachineConfig(machineConfiguration(machine.cpus, machine.memoryMiB));
-    await api.putBootSource({
-      kernel_image_path: JAIL_PATHS.kernel,
-      initrd_path: JAIL_PATHS.initrd,
-      boot_args: BOOT_ARGS,
-    });
-    for (const drive of drives(driveRate)) await api.putDrive(drive);
-    await api.putEntropy({ rate_limiter: entropyRate });
-    if (isAtLeast(this.#prepared!.version, SERIAL_RATE_SINCE)) await api.putSerial(serialDevice);
-    await api.putVsock({ guest_cid: GUEST_CID, uds_path: JAIL_PATHS.vsock });
-    await api.act('InstanceStart');
+  ): Promise<Machine> {
+    if (this.#prepared === null) throw new Error('the driver is not prepared');
+    const { snapshots } = this.#prepared;
+    {
+      await using snapshot = (await snapshots?.open(shape, signal)) ?? null;
+      if (snapshot !== null) {
+        try {
+          return await this.#restore(snapshot, name, shape, furnish, isPaused, signal);
+        } catch (err) {
+          signal.throwIfAborted();
+          this.#options.log?.warn({ err }, 'a snapshot cannot be loaded, and is removed: the sandbox boots instead');
+          await snapshots?.discard(shape);
+        }
+      }
+    }
+    const machine = await this.#begin(
+      { name, shape, furnish: this.#withKernel(furnish), configure: this.#prepared.bootOf(shape) },
+      signal,
+    );
+    if (isPaused) await orDestroy(machine, signal, () => pauseWhenReady(machine));
+    return machine;
+  }
+
+  async #restore(
+    { directory }: Snapshot,
+    name: string,
+    shape: SandboxShape,
+    furnish: Launch['furnish'],
+    isPaused: boolean,
+    signal: AbortSignal,
+  ): Promise<Machine> {
+    const withSnapshot: Launch['furnish'] = async (own, uid) => {
+      const furniture = await furnish(own, uid);
+      const files = SNAPSHOT_FILES.map((file) => [join(directory, file), JAIL_PATHS[file]] as const);
+      return { ...furniture, binds: [...furniture.binds, ...files] };
+    };
+    const configure = (api: ApiClient) => restore(api, { isPaused });
+    const machine = await this.#begin({ name, shape, furnish: withSnapshot, configure }, signal);
+    this.#prepared?.snapshots?.judge(shape, machine.sandbox, () => (isPaused ? 1 : machine.agent.bytesRead));
+    return machine;
+  }
+
+  async #begin(launch: Launch, signal: AbortSignal): Promise<Machine> {
+    const machine = await this.#prepared!.launcher.launch(launch, signal);
+    const { sandbox } = machine;
+    this.#alive.add(sandbox);
+    void sandbox.exited.then(() => this.#alive.delete(sandbox));
+    return machine;
+  }
+
+  /** The machine's kernel and initial file system, which only one that boots needs. */
+  #withKernel(furnish: Launch['furnish']): Launch['furnish'] {
+    return async (directory, uid) => {
+      const furniture = await furnish(directory, uid);
+      return { ...furniture, binds: [...this.#kernel(), ...furniture.binds] };
+    };
+  }
+
+  #kernel(): Furniture['binds'] {
+    const { kernel, initrd } = this.#options.artifacts;
+    return [
+      [kernel, JAIL_PATHS.kernel],
+      [initrd, JAIL_PATHS.initrd],
+    ];
+  }
+
+  /** For the drives of a machine that does not know yet what runs in it. */
+  #placeholders(): Furniture['binds'] {
+    return [
+      [this.#placeholder, JAIL_PATHS.rootfs],
+      [this.#placeholder, JAIL_PATHS.code],
+    ];
+  }
+
+  get #placeholder(): string {
+    return join(this.#options.runDir, 'placeholder');
   }
 
   /** Kills and removes what a dead life of this daemon left: its machines die with it, but groups and files stay. */
@@ -220,5 +292,44 @@ export class FirecrackerDriver implements SandboxDriver {
     const ours = (await cgroups.list()).filter((name) => name.startsWith(`${this.#options.daemonTag}.`));
     for (const name of ours) await cgroups.open(name).remove();
     await rm(this.#options.runDir, { recursive: true, force: true });
+  }
+}
+
+async function pauseWhenReady(machine: Machine): Promise<void> {
+  await machine.untilAgentListens();
+  await machine.ask((api) => api.patchVm('Paused'));
+}
+
+/** The function's files appear in the directory that the jail shows, and Firecracker puts them in the placeholders' place. */
+async function fill(machine: Machine, drivesDirectory: string, spec: SandboxSpec): Promise<void> {
+  const metering = machine.sandbox.beginMetering();
+  const files = [
+    ['rootfs', spec.imagePath],
+    ['code', spec.codePath],
+  ] as const;
+  await Promise.all(files.map(([drive, path]) => linkOrCopy(path, join(drivesDirectory, drive))));
+  await metering;
+  await machine.ask(async (api) => {
+    for (const [drive] of files) {
+      await api.patchDrive({ drive_id: drive, path_on_host: `${JAIL_PATHS.drives}/${drive}` });
+    }
+    await api.patchVm('Resumed');
+  });
+}
+
+/** @throws CocoreError `host_unfit` when the work fails; the machine is gone then */
+async function orDestroy({ sandbox }: Machine, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+  const onAbort = () => void sandbox.destroy();
+  signal.addEventListener('abort', onAbort);
+  try {
+    signal.throwIfAborted();
+    await work();
+  } catch (cause) {
+    await sandbox.destroy();
+    signal.throwIfAborted();
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new CocoreError('host_unfit', `a machine did not become ready: ${why}; ${sandbox.lastWord()}`, { cause });
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
 }

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { mkdir, open, rm } from 'node:fs/promises';
 import { Socket } from 'node:net';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { chrootDirectory, JAIL_PATHS, jailerCommand } from './jailer-command.ts';
@@ -21,26 +21,30 @@ export interface JailSpec {
   /** The driver's own directory; the jail is below it. */
   readonly chrootBase: string;
   readonly cgroup: { readonly version: 1 | 2; readonly path: string; readonly procsFiles: readonly string[] };
-  readonly scratchBytes: number;
-  readonly kernel: string;
-  readonly initrd: string;
-  readonly imagePath: string;
-  readonly codePath: string;
 }
 
-/** The directory that the jailer's layout gives to one sandbox, and its scratch file, until it is disposed of. */
+/** What the VMM sees of the host: pairs of a path outside and inside the jail. */
+export interface Furniture {
+  /** Files and directories, read-only. */
+  readonly binds: readonly (readonly [string, string])[];
+  /** Files that it may write where their own mode allows it. */
+  readonly writable: readonly (readonly [string, string])[];
+  /** How long a file may become that it writes. */
+  readonly fileBytes: number;
+}
+
+/** The directory that the jailer's layout gives to one sandbox, until it is disposed of. */
 export class Jail implements AsyncDisposable {
-  readonly scratchPath: string;
+  /** For files of the sandbox's own, beside the root. */
+  readonly directory: string;
   readonly #spec: JailSpec;
   readonly #root: string;
-  readonly #directory: string;
   #child: ChildProcess | null = null;
 
   private constructor(spec: JailSpec) {
     this.#spec = spec;
     this.#root = chrootDirectory(spec.chrootBase, basename(spec.execFile), spec.name);
-    this.#directory = dirname(this.#root);
-    this.scratchPath = join(this.#directory, 'scratch');
+    this.directory = dirname(this.#root);
   }
 
   static async make(spec: JailSpec): Promise<Jail> {
@@ -50,24 +54,19 @@ export class Jail implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await rm(this.#directory, { recursive: true, force: true });
+    await rm(this.directory, { recursive: true, force: true });
   }
 
   /** Starts the jailer, which becomes the VMM. The child lives as long as the VMM does, and ends as it does. */
-  launch(): ChildProcess {
-    const { uid, cgroup, kernel, initrd, imagePath, codePath } = this.#spec;
-    const binds: [string, string][] = [
-      [kernel, JAIL_PATHS.kernel],
-      [initrd, JAIL_PATHS.initrd],
-      [imagePath, JAIL_PATHS.rootfs],
-      [codePath, JAIL_PATHS.code],
-    ];
+  launch({ binds, writable, fileBytes }: Furniture): ChildProcess {
+    const { uid, cgroup } = this.#spec;
     const command = jailerCommand({
       ...this.#spec,
       cgroupVersion: cgroup.version,
       cgroupPath: cgroup.path,
-      fileBytes: this.#spec.scratchBytes,
+      fileBytes,
     });
+    const lines = (pairs: Furniture['binds']) => pairs.map((pair) => pair.join(':')).join('\n');
     this.#child = spawn(LAUNCHER, ['join', ...command], {
       cwd: '/',
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -77,8 +76,8 @@ export class Jail implements AsyncDisposable {
         JAIL_CGROUPS: cgroup.procsFiles.join('\n'),
         JAIL_ROOT: this.#root,
         JAIL_UID: String(uid),
-        JAIL_BINDS: binds.map((pair) => pair.join(':')).join('\n'),
-        JAIL_SCRATCH: `${this.scratchPath}:${JAIL_PATHS.scratch}`,
+        JAIL_BINDS: lines(binds),
+        JAIL_WRITABLE: lines(writable),
         JAIL_FIFOS: [JAIL_PATHS.log, JAIL_PATHS.metrics].map((path) => `.${path}`).join('\n'),
       },
     });

@@ -11,6 +11,10 @@ export const JAIL_PATHS = {
   rootfs: '/vm/rootfs',
   code: '/vm/code',
   scratch: '/vm/scratch',
+  /** A directory: files of the host appear in it while the machine lives. */
+  drives: '/vm/drives',
+  memory: '/vm/memory',
+  state: '/vm/state',
 } as const;
 
 export interface JailerCommand {

@@ -6,8 +6,8 @@
 #   JAIL_CGROUPS  files to write the process id to, one a line
 #   JAIL_ROOT     the directory that the jailer will make the root: `<base>/<file name of the VMM>/<id>/root`
 #   JAIL_UID      the user and group id that the VMM gets
-#   JAIL_BINDS    SOURCE:TARGET, one a line: files that the VMM sees, read-only
-#   JAIL_SCRATCH  SOURCE:TARGET: the one file outside of the jail's own memory that it may write
+#   JAIL_BINDS    SOURCE:TARGET, one a line: files and directories that the VMM sees, read-only
+#   JAIL_WRITABLE SOURCE:TARGET, one a line: the only files outside of the jail's own memory that it may write
 #   JAIL_FIFOS    named pipes for it to write to, below the root, one a line
 #
 # The jail's root is a small memory file system in a mount namespace of the sandbox's own: what the VMM leaves there is bounded, charged
@@ -45,7 +45,7 @@ bind() { # SOURCE TARGET OPTIONS
 		echo "launch.sh: $1 is not there" >&2
 		exit 66
 	fi
-	: >"$JAIL_ROOT$2"
+	if [ -d "$1" ]; then mkdir "$JAIL_ROOT$2"; else : >"$JAIL_ROOT$2"; fi
 	mount -o "bind,nosuid,nodev,noexec,$3" -- "$1" "$JAIL_ROOT$2"
 }
 
@@ -54,7 +54,7 @@ mount -t tmpfs -o size=16m,nr_inodes=256,nosuid,mode=700 jail "$JAIL_ROOT"
 mkdir "$JAIL_ROOT/vm"
 IFS=$newline
 for pair in $JAIL_BINDS; do bind "${pair%:*}" "${pair##*:}" ro; done
-bind "${JAIL_SCRATCH%:*}" "${JAIL_SCRATCH##*:}" rw
+for pair in $JAIL_WRITABLE; do bind "${pair%:*}" "${pair##*:}" rw; done
 cd "$JAIL_ROOT"
 mkfifo -m 600 -- $JAIL_FIFOS
 chown "$JAIL_UID:$JAIL_UID" -- $JAIL_FIFOS

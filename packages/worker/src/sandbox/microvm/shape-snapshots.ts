@@ -1,15 +1,16 @@
 import type { Logger } from 'pino';
 import { awakeClock } from '../../host/clock.ts';
+import type { SandboxShape } from '../driver.ts';
 import type { ProcessSandbox } from '../process-sandbox.ts';
 import type { Snapshot, SnapshotKey, SnapshotStore } from './snapshot-store.ts';
 
-export interface ShapeSnapshotsOptions<Shape> {
+export interface ShapeSnapshotsOptions {
   readonly store: SnapshotStore;
   /** The files of each snapshot. */
   readonly fileNames: readonly string[];
-  readonly keyOf: (shape: Shape) => SnapshotKey;
+  readonly keyOf: (shape: SandboxShape) => SnapshotKey;
   /** Boots a machine of the shape under a name of its own, and writes it down; ends early when `signal` aborts. */
-  readonly make: (name: string, shape: Shape, directory: string, signal: AbortSignal) => Promise<void>;
+  readonly make: (name: string, shape: SandboxShape, directory: string, signal: AbortSignal) => Promise<void>;
   /** A clone whose agent has not said a word after this long is a failed one. */
   readonly bootDeadlineMs: number;
   readonly log?: Logger | undefined;
@@ -19,19 +20,19 @@ export interface ShapeSnapshotsOptions<Shape> {
 const RETRY_MS = 60_000;
 
 /** The snapshots of one monitor on one host: one for each shape, made when it is first asked for. */
-export class ShapeSnapshots<Shape> implements AsyncDisposable {
-  readonly #options: ShapeSnapshotsOptions<Shape>;
+export class ShapeSnapshots implements AsyncDisposable {
+  readonly #options: ShapeSnapshotsOptions;
   readonly #stop = new AbortController();
   readonly #making = new Set<Promise<void>>();
   #serial = 0;
   #failedAtMs: number | null = null;
 
-  constructor(options: ShapeSnapshotsOptions<Shape>) {
+  constructor(options: ShapeSnapshotsOptions) {
     this.#options = options;
   }
 
   /** The snapshot of the shape; null when it cannot be made now: then the machine boots. Rejects only when `signal` aborts. */
-  async open(shape: Shape, signal: AbortSignal): Promise<Snapshot | null> {
+  async open(shape: SandboxShape, signal: AbortSignal): Promise<Snapshot | null> {
     if (this.#failedAtMs !== null && awakeClock() - this.#failedAtMs < RETRY_MS) return null;
     const opened = this.#open(shape);
     const aborted = Promise.withResolvers<never>();
@@ -50,7 +51,7 @@ export class ShapeSnapshots<Shape> implements AsyncDisposable {
   }
 
   /** Watches a clone: one that ends by itself, or lives beyond the deadline, without a word from its agent speaks against the snapshot. */
-  judge(shape: Shape, sandbox: ProcessSandbox, bytesRead: () => number): void {
+  judge(shape: SandboxShape, sandbox: ProcessSandbox, bytesRead: () => number): void {
     const began = awakeClock();
     void sandbox.exited.then(({ code }) => {
       const failed = code !== null && code !== 0;
@@ -62,7 +63,7 @@ export class ShapeSnapshots<Shape> implements AsyncDisposable {
   }
 
   /** Forgets a snapshot that turned out not to work. */
-  async discard(shape: Shape): Promise<void> {
+  async discard(shape: SandboxShape): Promise<void> {
     const { store, keyOf, log } = this.#options;
     await store.discard(keyOf(shape)).catch((err: unknown) => log?.warn({ err }, 'a snapshot cannot be removed'));
   }
@@ -73,7 +74,7 @@ export class ShapeSnapshots<Shape> implements AsyncDisposable {
     await Promise.allSettled(this.#making);
   }
 
-  async #open(shape: Shape): Promise<Snapshot | null> {
+  async #open(shape: SandboxShape): Promise<Snapshot | null> {
     const { store, fileNames, keyOf, log } = this.#options;
     try {
       const snapshot = await store.open(keyOf(shape), fileNames, (directory) => this.#make(shape, directory));
@@ -87,7 +88,7 @@ export class ShapeSnapshots<Shape> implements AsyncDisposable {
     }
   }
 
-  async #make(shape: Shape, directory: string): Promise<void> {
+  async #make(shape: SandboxShape, directory: string): Promise<void> {
     this.#serial += 1;
     const began = awakeClock();
     const making = this.#options.make(`template_${this.#serial}`, shape, directory, this.#stop.signal);
@@ -97,6 +98,7 @@ export class ShapeSnapshots<Shape> implements AsyncDisposable {
     } finally {
       this.#making.delete(making);
     }
-    this.#options.log?.info({ shape, madeInMs: Math.round(awakeClock() - began) }, 'snapshot made');
+    const { memoryMiB, cpus } = shape;
+    this.#options.log?.info({ memoryMiB, cpus, madeInMs: Math.round(awakeClock() - began) }, 'snapshot made');
   }
 }

@@ -15,7 +15,8 @@ export async function commonKey({ kernel, initrd }: Pick<Artifacts, 'kernel' | '
   return { kernel: kernelDigest, initrd: initrdDigest, vmm, cpu: cpuModel(cpuinfo) } satisfies SnapshotKey;
 }
 
-async function digestOf(path: string): Promise<string> {
+/** SHA-256 of a file, in hex. */
+export async function digestOf(path: string): Promise<string> {
   const hash = createHash('sha256');
   await pipeline(createReadStream(path), hash);
   return hash.digest('hex');

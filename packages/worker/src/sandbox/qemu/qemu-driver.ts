@@ -20,13 +20,14 @@ import type { Artifacts } from '../microvm/artifacts.ts';
 import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO } from '../microvm/shape.ts';
+import type { ShapeSnapshots } from '../microvm/shape-snapshots.ts';
 import type { SnapshotStore } from '../microvm/snapshot-store.ts';
 import type { ProcessSandbox } from '../process-sandbox.ts';
 import { UidPool } from '../uid-pool.ts';
 import { type Accelerator, type DriveName, driveOptions, drivePath, DRIVES, JAIL_PATHS } from './command.ts';
 import { type Furniture, type Launch, type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
 import { probeQemuHost } from './probe.ts';
-import { type QemuSnapshots, qemuSnapshots } from './snapshots.ts';
+import { qemuSnapshots } from './snapshots.ts';
 import { hostTscKhz } from './tsc.ts';
 
 export interface QemuDriverOptions {
@@ -47,7 +48,7 @@ export interface QemuDriverOptions {
 interface Prepared {
   readonly cgroups: CgroupHierarchy;
   readonly launcher: QemuLauncher;
-  readonly snapshots: QemuSnapshots | null;
+  readonly snapshots: ShapeSnapshots | null;
 }
 
 /**

@@ -1,15 +1,12 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import type { Logger } from 'pino';
-import type { SandboxShape } from '../driver.ts';
 import type { Artifacts } from '../microvm/artifacts.ts';
 import { ShapeSnapshots } from '../microvm/shape-snapshots.ts';
 import { commonKey } from '../microvm/snapshot-key.ts';
 import type { SnapshotStore } from '../microvm/snapshot-store.ts';
 import type { QemuLauncher } from './launcher.ts';
 import { makeTemplate, SNAPSHOT_FILE } from './template.ts';
-
-export type QemuSnapshots = ShapeSnapshots<SandboxShape>;
 
 export interface QemuSnapshotsOptions {
   readonly store: SnapshotStore;
@@ -20,7 +17,7 @@ export interface QemuSnapshotsOptions {
 }
 
 /** The snapshots of QEMU on this host. */
-export async function qemuSnapshots(options: QemuSnapshotsOptions): Promise<QemuSnapshots> {
+export async function qemuSnapshots(options: QemuSnapshotsOptions): Promise<ShapeSnapshots> {
   const { store, launcher, artifacts, bootDeadlineMs, log } = options;
   const { stdout: version } = await promisify(execFile)(artifacts.qemu, ['--version']);
   const common = await commonKey(artifacts, version.split('\n')[0]!);
