@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { ROOT_USER } from '@cocore/protocol';
 import { GuestChannel } from '../../packages/worker/src/guest/channel.ts';
 import { ociConfig } from '../../packages/worker/src/guest/oci-config.ts';
 import { stdinOfBytes } from '../../packages/worker/src/guest/stdin.ts';
@@ -30,6 +31,7 @@ export async function talk(agent: Duplex, spec: SandboxSpec, beganMs: number): P
   const config = ociConfig({
     argv: PROGRAM,
     env: { PATH: '/usr/bin:/bin' },
+    user: ROOT_USER,
     cwd: '/work',
     memoryMiB: spec.memoryMiB,
     hostname: 'function',

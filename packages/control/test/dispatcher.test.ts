@@ -16,6 +16,7 @@ import { ManualClock } from './support/manual-clock.ts';
 import { CAPABILITIES } from './support/scripted-worker.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 import { until } from './support/until.ts';
+import { BASH_FILE } from './support/version-fields.ts';
 
 async function openSession(store: Store, sessionId: string, inventory: string[] = []): Promise<SessionOpened> {
   const hash = Buffer.from('token');
@@ -74,7 +75,7 @@ async function parts(scope: AsyncDisposableStack, change: (store: Store) => Part
     env: {},
     isolation: 'container',
   } as const;
-  const file = { name: 'f', runtime: 'bash', fileName: 'f.sh', code: blob, image: blob } as const;
+  const file = { name: 'f', ...BASH_FILE, code: blob, image: blob } as const;
   await real.createFunctionVersion({ projectId, ...file, ...shape }, DEFAULT_LIMITS);
   const store: Store = { ...real, ...change(real) };
   const output = new OutputStore(join(directory.path, 'output'), store);

@@ -8,6 +8,7 @@ import type { OutputGrowth, Store } from '../src/store/store.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
 import { type Temporary, temporaryDirectory } from './support/temporary.ts';
+import { BASH_FILE } from './support/version-fields.ts';
 
 /** A real store with one accepted attempt. */
 async function accepted(directory: Temporary) {
@@ -18,8 +19,7 @@ async function accepted(directory: Temporary) {
   const version = {
     projectId,
     name: 'f',
-    runtime: 'bash',
-    fileName: 'f.sh',
+    ...BASH_FILE,
     code: blob,
     image: blob,
     env: {},

@@ -12,6 +12,7 @@ import {
 import { DEFAULT_LIMITS } from '../src/admission.ts';
 import type { NewExecution, QueuedAttempt, ReportedEnd, SessionOpened, Store } from '../src/store/store.ts';
 import { ManualClock } from './support/manual-clock.ts';
+import { BASH_FILE } from './support/version-fields.ts';
 
 /** Opens the store at a path, which may exist; times come from the clock. */
 export type StoreFactory = (path: string, now: () => number) => Promise<Store>;
@@ -72,8 +73,7 @@ export function storeConformance(
         {
           projectId: project,
           name: functionName,
-          runtime: 'bash',
-          fileName: 'f.sh',
+          ...BASH_FILE,
           code: BLOB,
           image: BLOB,
           memoryMiB: 256,

@@ -49,8 +49,11 @@ export const Environment: z.ZodType<z.output<typeof Variables>, z.input<typeof V
   Variables,
 ) as never;
 
-export const Runtime = z.enum(['bash', 'python']);
-export type Runtime = z.infer<typeof Runtime>;
+/** A recipe of the server: what source code is run with. */
+export const RuntimeName = z
+  .string()
+  .regex(/^[a-z][a-z0-9-]{0,31}$/, 'must be 1 to 32 lower case letters, digits and hyphens, beginning with a letter');
+export type RuntimeName = z.infer<typeof RuntimeName>;
 
 export const StreamName = z.enum(['stdout', 'stderr']);
 export type StreamName = z.infer<typeof StreamName>;
@@ -63,17 +66,61 @@ const OutputLimitBytes = z.int().min(1).max(limits.MAX_OUTPUT_LIMIT_BYTES);
 
 // --- Functions
 
-/** `POST /v1/functions`: makes the function, or the next version of the one with this name. */
-export const FunctionDeploy = z.strictObject({
+/** One file of code, carried in the request. */
+const CodeFile = z.strictObject({
+  /** The last part of the path; the code is found under this name in the sandbox. */
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a plain file name of letters, digits, ., _ and -'),
+  contentBase64: z.base64(),
+});
+
+/** A path below the directory that was deployed. */
+const CodePath = z
+  .string()
+  .min(1)
+  .max(1024)
+  .refine(
+    (path) => isProcessText(path) && path.split('/').every((part) => part !== '' && part !== '.' && part !== '..'),
+    'must be a relative path without empty parts, . and ..',
+  );
+
+/** A directory of code: a tar archive, uploaded before. */
+const CodeArchive = z.strictObject({
+  blob: Sha256,
+  /** The file in it that is run. */
+  entry: CodePath,
+});
+
+/** What a registry is shown for one image; kept no longer than the import takes. */
+export const RegistryAuth = z.union([
+  z.strictObject({ username: z.string().min(1).max(1024), password: z.string().max(16_384) }),
+  z.strictObject({ identityToken: z.string().min(1).max(16_384) }),
+]);
+export type RegistryAuth = z.infer<typeof RegistryAuth>;
+
+/** A container image, imported by the server. */
+const ImageSource = z.strictObject({
+  /** As `docker pull` takes it: `python:3.12`, `ghcr.io/owner/name@sha256:…`. */
+  reference: z.string().min(1).max(512),
+  auth: RegistryAuth.optional(),
+  /** Instead of the image's own arguments; its entry point stays. */
+  command: z.array(ProcessText).max(limits.MAX_ARGUMENTS).optional(),
+});
+
+const FunctionDeployFields = z.strictObject({
   name: FunctionName,
-  runtime: Runtime,
-  file: z.strictObject({
-    /** The last part of the path; the code is found under this name in the sandbox. */
-    name: z
-      .string()
-      .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a plain file name of letters, digits, ., _ and -'),
-    contentBase64: z.base64(),
-  }),
+  /** Exactly one of the three. */
+  file: CodeFile.optional(),
+  archive: CodeArchive.optional(),
+  image: ImageSource.optional(),
+  /** What runs a file or an archive. */
+  runtime: RuntimeName.optional(),
+  /** The name that the code gives its handler; without it the code is a program. */
+  handler: z
+    .string()
+    .regex(/^[A-Za-z_$][A-Za-z0-9_$]{0,127}$/, 'must be the name of a function')
+    .optional(),
   memoryMiB: MemoryMiB.default(limits.DEFAULT_MEMORY_MIB),
   cpus: Cpus.default(limits.DEFAULT_CPUS),
   /** From `startedAt`. */
@@ -84,17 +131,48 @@ export const FunctionDeploy = z.strictObject({
   /** The weakest class that it may run in; the default is the server's. */
   isolation: IsolationClass.optional(),
 });
+
+/**
+ * `POST /v1/functions`: makes the function, or the next version of the one with this name. Asked for as server-sent events, the answer says how
+ * far it is (`DeployEvent`).
+ */
+export const FunctionDeploy = FunctionDeployFields.superRefine((deploy, context) => {
+  const given = (['file', 'archive', 'image'] as const).filter((name) => deploy[name] !== undefined);
+  const fault = (path: string, message: string) => context.addIssue({ code: 'custom', path: [path], message });
+  if (given.length !== 1) fault(given[1] ?? 'file', 'must be exactly one of file, archive and image');
+  if (deploy.image !== undefined && deploy.runtime !== undefined) fault('runtime', 'an image has its own');
+  if (deploy.image !== undefined && deploy.handler !== undefined) fault('handler', 'an image is run as a program');
+  if (deploy.image === undefined && deploy.runtime === undefined) fault('runtime', 'must say what runs the code');
+});
 export type FunctionDeploy = z.infer<typeof FunctionDeploy>;
 export type FunctionDeployInput = z.input<typeof FunctionDeploy>;
+
+/** Where a version's code came from. */
+export const FunctionSource = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('file'), name: z.string() }),
+  z.object({ kind: z.literal('archive'), entry: z.string() }),
+  z.object({
+    kind: z.literal('image'),
+    /** As it was asked for. */
+    reference: z.string(),
+    /** Of the manifest for the workers' platform: what runs, whatever the tag names later. */
+    digest: Sha256,
+  }),
+]);
+export type FunctionSource = z.infer<typeof FunctionSource>;
 
 export const FunctionRecord = z.object({
   id: FunctionId,
   name: FunctionName,
   /** Counts from 1; the newest is what runs. */
   version: z.int().min(1),
-  runtime: Runtime,
-  fileName: z.string(),
+  /** The recipe; null for an image. */
+  runtime: RuntimeName.nullable(),
+  source: FunctionSource,
+  handler: z.string().nullable(),
   codeDigest: Sha256,
+  /** The root file system. */
+  imageDigest: Sha256,
   memoryMiB: z.int(),
   cpus: z.int(),
   timeoutMs: z.int(),
@@ -105,6 +183,26 @@ export const FunctionRecord = z.object({
   deployedAt: Timestamp,
 });
 export type FunctionRecord = z.infer<typeof FunctionRecord>;
+
+/** How far a deployment is, as server-sent events: any number of the first two, then one of the others. */
+export const DeployProgress = z.object({
+  /** What is being done. */
+  step: z.enum(['queued', 'pulling', 'unpacking', 'packing', 'building']),
+  /** Compressed bytes that have arrived, and how many there are, where that is known. */
+  bytes: Count.optional(),
+  totalBytes: Count.optional(),
+  layers: Count.optional(),
+  totalLayers: Count.optional(),
+});
+export type DeployProgress = z.infer<typeof DeployProgress>;
+
+export type DeployEvent =
+  | { event: 'progress'; data: DeployProgress }
+  /** What the installation of dependencies prints. */
+  | { event: 'output'; data: { stream: StreamName; base64: string } }
+  | { event: 'deployed'; data: FunctionRecord }
+  /** A problem document, as the answer would have been. */
+  | { event: 'failed'; data: unknown };
 
 // --- Executions
 

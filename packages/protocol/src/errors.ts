@@ -123,7 +123,7 @@ export const ERRORS = {
   // The command and the daemons
   usage: { status: 0, retryable: false, remedy: 'See cocore --help.' },
   file_unreadable: { status: 0, retryable: false, remedy: 'Check the path and its permissions.' },
-  runtime_unknown: { status: 0, retryable: false, remedy: 'Give --runtime bash or --runtime python.' },
+  runtime_unknown: { status: 400, retryable: false, remedy: 'Name one of the server’s runtimes with --runtime.' },
   key_missing: { status: 0, retryable: false, remedy: 'Set COCORE_API_KEY, or start cocore dev on this machine.' },
   server_unreachable: {
     status: 0,

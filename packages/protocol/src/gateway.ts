@@ -102,12 +102,22 @@ export const ServerRefusal = z.strictObject({
 export const BlobRef = z.strictObject({ digest: Sha256, bytes: z.int().min(0) });
 export type BlobRef = z.infer<typeof BlobRef>;
 
+/** Ids inside the container. */
+export const ContainerUser = z.strictObject({
+  uid: z.int().min(0).max(65_535),
+  gid: z.int().min(0).max(65_535),
+  additionalGids: z.array(z.int().min(0).max(65_535)).max(64),
+});
+export type ContainerUser = z.infer<typeof ContainerUser>;
+export const ROOT_USER: ContainerUser = { uid: 0, gid: 0, additionalGids: [] };
+
 /** All that a daemon needs to run one attempt. Paths are those inside the sandbox. */
 export const TaskSpec = z.strictObject({
   /** The whole command: interpreter, file, arguments. */
   argv: z.array(z.string()).min(1),
   env: z.record(z.string(), z.string()),
   cwd: z.string(),
+  user: ContainerUser,
   /** Root file system, erofs. */
   image: BlobRef,
   /** The function's code, erofs, seen at `/function`. */

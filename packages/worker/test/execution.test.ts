@@ -1,4 +1,4 @@
-import { type AttemptEnded, endStatement, type Outcome, type TaskSpec } from '@cocore/protocol';
+import { type AttemptEnded, endStatement, type Outcome, ROOT_USER, type TaskSpec } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -65,6 +65,7 @@ describe('one attempt', () => {
           argv: ['/bin/bash', '/function/f.sh', ...steps],
           env: {},
           cwd: '/work',
+          user: ROOT_USER,
           image: REF,
           code: REF,
           stdin: null,

@@ -1,3 +1,4 @@
+import { ROOT_USER } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ociConfig } from '../src/guest/oci-config.ts';
@@ -6,6 +7,7 @@ const config = ociConfig({
   argv: ['/bin/bash', '/function/f.sh', 'a b', '$(x)', ''],
   env: { PATH: '/bin', EMPTY: '', WITH: 'a=b' },
   cwd: '/work',
+  user: ROOT_USER,
   memoryMiB: 256,
   hostname: 'function',
 });
@@ -99,4 +101,12 @@ test('mounts, the code is read-only and what is writable in memory is bounded', 
   }
   for (const path of ['/proc/kcore', '/proc/keys', '/sys/firmware']) assert.ok(linux.maskedPaths.includes(path), path);
   assert.ok(linux.readonlyPaths.includes('/proc/sys'));
+});
+
+test('another user than root, it has no capabilities', () => {
+  const user = { uid: 1000, gid: 100, additionalGids: [5] };
+  const { process } = ociConfig({ argv: ['/bin/true'], env: {}, cwd: '/', user, memoryMiB: 128, hostname: 'function' });
+  assert.deepEqual(process.user, user);
+  assert.deepEqual([process.capabilities.effective, process.capabilities.permitted], [[], []]);
+  assert.deepEqual(config.process.capabilities.effective, config.process.capabilities.bounding);
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { PassThrough } from 'node:stream';
 import { describe, test } from 'node:test';
-import { STDIN_WINDOW_BYTES, STREAM_WINDOW_BYTES } from '@cocore/protocol';
+import { ROOT_USER, STDIN_WINDOW_BYTES, STREAM_WINDOW_BYTES } from '@cocore/protocol';
 import { ociConfig } from '../src/guest/oci-config.ts';
 import { FunctionInput } from '../src/sandbox/oci/function-input.ts';
 import { FunctionOutput } from '../src/sandbox/oci/function-output.ts';
@@ -10,7 +10,14 @@ import { parseNews } from '../src/sandbox/oci/launcher.ts';
 import { CRUN, GVISOR } from '../src/sandbox/oci/runtimes.ts';
 import { eventually } from './support/workspace.ts';
 
-const task = { argv: ['/bin/true', 'a b'], env: { A: 'b' }, cwd: '/work', memoryMiB: 128, hostname: 'function' };
+const task = {
+  argv: ['/bin/true', 'a b'],
+  env: { A: 'b' },
+  cwd: '/work',
+  user: ROOT_USER,
+  memoryMiB: 128,
+  hostname: 'function',
+};
 const guest = ociConfig(task);
 type Config = typeof guest & { hooks?: unknown };
 const derive = (runtime: typeof CRUN) => JSON.parse(hostConfig(Buffer.from(JSON.stringify(guest)), runtime)) as Config;

@@ -7,7 +7,6 @@ import {
   DEFAULT_MEMORY_MIB,
   IsolationClass,
   MEMORY_SHAPES_MIB,
-  type Runtime,
 } from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
@@ -16,7 +15,7 @@ import { durationMs, environment, sizeBytes, wholeNumber } from '../units.ts';
 
 interface Options {
   name: string;
-  runtime?: Runtime;
+  runtime?: string;
   memory?: number;
   cpus?: number;
   timeout?: number;
@@ -27,7 +26,7 @@ interface Options {
 }
 
 /** What runs a file, by its extension, else by its first line. */
-export function guessRuntime(path: string, content: Buffer): Runtime | undefined {
+export function guessRuntime(path: string, content: Buffer): string | undefined {
   if (/\.(?:sh|bash)$/.test(path)) return 'bash';
   if (path.endsWith('.py')) return 'python';
   const [firstLine] = content.subarray(0, 200).toString('latin1').split('\n');

@@ -13,7 +13,7 @@ function functionsCommand(): Command {
       const rows = functions.map((fn) => [
         fn.name,
         String(fn.version),
-        fn.runtime,
+        fn.runtime ?? 'image',
         `${fn.memoryMiB} MiB, ${fn.cpus} CPU`,
         orBetter(fn.isolation),
         ago(fn.deployedAt),

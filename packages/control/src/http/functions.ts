@@ -1,14 +1,5 @@
-import {
-  CocoreError,
-  fromBase64,
-  FunctionDeploy,
-  FunctionList,
-  FunctionRecord,
-  MAX_CODE_BYTES,
-  MAX_INPUT_BYTES,
-  utf8Length,
-} from '@cocore/protocol';
-import { checkShape } from '../admission.ts';
+import { CocoreError, FunctionDeploy, FunctionList, FunctionRecord } from '@cocore/protocol';
+import { deploy } from '../deploy/deploy.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
 
@@ -49,45 +40,4 @@ export function functionRoutes(parts: HttpParts): Route[] {
       },
     }),
   ];
-}
-
-async function deploy(parts: HttpParts, projectId: string, body: FunctionDeploy): Promise<FunctionRecord> {
-  checkShape(body.memoryMiB, body.cpus);
-  const content = fromBase64(body.file.contentBase64);
-  if (content.length > MAX_CODE_BYTES) {
-    throw new CocoreError(
-      'input_too_large',
-      `the code has ${content.length} bytes; at most ${MAX_CODE_BYTES} are taken`,
-    );
-  }
-  const envBytes = Object.entries(body.env).reduce(
-    (sum, [name, value]) => sum + name.length + 1 + utf8Length(value),
-    0,
-  );
-  if (envBytes > MAX_INPUT_BYTES) {
-    throw new CocoreError(
-      'input_too_large',
-      `the environment has ${envBytes} bytes; at most ${MAX_INPUT_BYTES} are taken`,
-    );
-  }
-  const code = await parts.imager.make(body.file.name, content, async (blob) =>
-    parts.store.addBlob(projectId, blob, parts.limits),
-  );
-  return parts.store.createFunctionVersion(
-    {
-      projectId,
-      name: body.name,
-      runtime: body.runtime,
-      fileName: body.file.name,
-      code,
-      image: parts.baseImage,
-      memoryMiB: body.memoryMiB,
-      cpus: body.cpus,
-      timeoutMs: body.timeoutMs,
-      outputLimitBytes: body.outputLimitBytes,
-      env: body.env,
-      isolation: body.isolation ?? parts.defaultIsolation,
-    },
-    parts.limits,
-  );
 }

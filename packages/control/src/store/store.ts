@@ -5,15 +5,16 @@ import type {
   ExecutionListQuery,
   ExecutionRecord,
   FunctionRecord,
+  FunctionSource,
   IsolationClass,
   KeyRecord,
   KeyRole,
   Outcome,
-  Runtime,
   StreamEnd,
   StreamName,
   UsageRecord,
   BlobRef,
+  ContainerUser,
 } from '@cocore/protocol';
 import type { Limits } from '../admission.ts';
 
@@ -98,11 +99,24 @@ export interface SessionOpened {
   readonly lost: readonly LiveAttemptRow[];
 }
 
+/** How a version's process is started, decided at its deployment. */
+export interface FunctionProcess {
+  /** The execution's arguments follow. */
+  readonly argv: readonly string[];
+  /** The runtime's or the image's own; the function's variables win over them. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd: string;
+  readonly user: ContainerUser;
+}
+
 export interface NewFunctionVersion {
   readonly projectId: string;
   readonly name: string;
-  readonly runtime: Runtime;
-  readonly fileName: string;
+  /** The recipe; null for an image. */
+  readonly runtime: string | null;
+  readonly source: FunctionSource;
+  readonly handler: string | null;
+  readonly process: FunctionProcess;
   readonly code: BlobRef;
   readonly image: BlobRef;
   readonly memoryMiB: number;
@@ -202,8 +216,7 @@ export type Reported = 'recorded' | 'repeated' | 'stale' | 'conflict';
 export interface AssignedTask {
   readonly executionId: string;
   readonly functionName: string;
-  readonly runtime: Runtime;
-  readonly fileName: string;
+  readonly process: FunctionProcess;
   readonly args: readonly string[];
   readonly functionEnv: Readonly<Record<string, string>>;
   readonly env: Readonly<Record<string, string>>;

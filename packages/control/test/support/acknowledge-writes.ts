@@ -1,5 +1,6 @@
 import { DEFAULT_LIMITS } from '../../src/admission.ts';
 import { openSqliteStore } from '../../src/store/sqlite/sqlite-store.ts';
+import { BASH_FILE } from './version-fields.ts';
 
 /** Makes executions without end and prints the id of each once the store has acknowledged it. Ends by being killed. */
 const store = await openSqliteStore({ path: process.argv[2]! });
@@ -9,8 +10,7 @@ await store.createFunctionVersion(
   {
     projectId,
     name: 'add',
-    runtime: 'bash',
-    fileName: 'f.sh',
+    ...BASH_FILE,
     code: blob,
     image: blob,
     memoryMiB: 256,

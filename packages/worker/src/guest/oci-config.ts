@@ -1,3 +1,4 @@
+import type { ContainerUser } from '@cocore/protocol';
 import { seccompProfile } from './seccomp.ts';
 
 /** What the container of one attempt is made from. Paths are those of the guest; see `docs/reference/guest-frames.md`. */
@@ -5,6 +6,7 @@ export interface ContainerSpec {
   readonly argv: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly cwd: string;
+  readonly user: ContainerUser;
   readonly memoryMiB: number;
   readonly hostname: string;
 }
@@ -51,15 +53,18 @@ const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/pro
 
 /** The OCI runtime configuration (version 1.0) that the agent gives to `crun`. */
 export function ociConfig(spec: ContainerSpec) {
+  const { uid } = spec.user;
+  // As Docker: another user than root has none, and gets none by starting a program.
+  const effective = uid === 0 ? CAPABILITIES : [];
   return {
     ociVersion: '1.0.2',
     process: {
       terminal: false,
-      user: { uid: 0, gid: 0 },
+      user: spec.user,
       args: spec.argv,
       env: Object.entries(spec.env).map(([name, value]) => `${name}=${value}`),
       cwd: spec.cwd,
-      capabilities: { bounding: CAPABILITIES, effective: CAPABILITIES, permitted: CAPABILITIES },
+      capabilities: { bounding: CAPABILITIES, effective, permitted: effective },
       rlimits: [
         { type: 'RLIMIT_NOFILE', soft: MAX_OPEN_FILES, hard: MAX_OPEN_FILES },
         { type: 'RLIMIT_CORE', soft: 0, hard: 0 },

@@ -1,4 +1,4 @@
-import { AGENT_PING_MS, type GuestFrame, type StreamName } from '@cocore/protocol';
+import { AGENT_PING_MS, type GuestFrame, ROOT_USER, type StreamName } from '@cocore/protocol';
 import { pino } from 'pino';
 import { boot, type Booted } from '../../src/execution/boot.ts';
 import { type ChannelFailure, type GuestChannel } from '../../src/guest/channel.ts';
@@ -47,7 +47,14 @@ export async function startProgram(
   });
   channel = booted.channel;
   const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/work', LANG: 'C.UTF-8' };
-  const config = ociConfig({ argv, env, cwd: '/work', memoryMiB: spec.memoryMiB, hostname: 'function' });
+  const config = ociConfig({
+    argv,
+    env,
+    cwd: '/work',
+    user: ROOT_USER,
+    memoryMiB: spec.memoryMiB,
+    hostname: 'function',
+  });
   channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin));
   // A guest that is not pinged ends itself.
   const pings = setInterval(() => channel.ping(), AGENT_PING_MS);

@@ -6,6 +6,7 @@ import {
   parseWorkerMessage,
   type ServerMessage,
   type WorkerMessage,
+  ROOT_USER,
 } from '@cocore/protocol';
 import { once } from 'node:events';
 import { createServer, type RequestListener, type Server } from 'node:http';
@@ -154,6 +155,7 @@ export function assignment(
       argv: ['/bin/bash', '/function/f.sh', ...steps],
       env: {},
       cwd: '/work',
+      user: ROOT_USER,
       image: blob,
       code: blob,
       stdin: null,

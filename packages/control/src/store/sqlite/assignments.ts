@@ -1,12 +1,11 @@
-import { isAtLeast, type IsolationClass, type Runtime } from '@cocore/protocol';
-import type { AssignedTask, AttemptKey } from '../store.ts';
+import { isAtLeast, type IsolationClass } from '@cocore/protocol';
+import type { AssignedTask, AttemptKey, FunctionProcess } from '../store.ts';
 import type { Context } from './context.ts';
 
 interface TaskRow {
   readonly execution_id: string;
   readonly function_name: string;
-  readonly runtime: Runtime;
-  readonly file_name: string;
+  readonly process: string;
   readonly args: string;
   readonly env: string;
   readonly function_env: string;
@@ -37,7 +36,7 @@ export function assign(
   );
   if (host === undefined) return 'stale';
   const row = db.get<TaskRow>(
-    `SELECT e.execution_id, f.name AS function_name, v.runtime, v.file_name, e.args, e.env, v.env AS function_env, v.image_digest,
+    `SELECT e.execution_id, f.name AS function_name, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.memory_mib, e.cpus,
        e.timeout_ms, e.output_limit_bytes, v.isolation
      FROM attempts a
@@ -69,8 +68,7 @@ export function assign(
   return {
     executionId: row.execution_id,
     functionName: row.function_name,
-    runtime: row.runtime,
-    fileName: row.file_name,
+    process: JSON.parse(row.process) as FunctionProcess,
     args: JSON.parse(row.args) as string[],
     functionEnv: JSON.parse(row.function_env) as Record<string, string>,
     env: JSON.parse(row.env) as Record<string, string>,

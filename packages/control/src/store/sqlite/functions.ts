@@ -61,14 +61,16 @@ export function createFunctionVersion(context: Context, version: NewFunctionVers
   }
   addBlob(context, projectId, version.code, limits);
   db.run(
-    `INSERT INTO function_versions (project_id, function_id, version, runtime, file_name, code_digest, code_bytes, image_digest,
+    `INSERT INTO function_versions (project_id, function_id, version, runtime, source, handler, process, code_digest, code_bytes, image_digest,
        image_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, isolation, env, deployed_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     functionId,
     number,
     version.runtime,
-    version.fileName,
+    JSON.stringify(version.source),
+    version.handler,
+    JSON.stringify(version.process),
     version.code.digest,
     version.code.bytes,
     version.image.digest,

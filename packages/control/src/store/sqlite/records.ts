@@ -6,11 +6,11 @@ import {
   type ExecutionState,
   faultOf,
   type FunctionRecord,
+  type FunctionSource,
   type IsolationClass,
   type MeterReading,
   type Outcome,
   type Reason,
-  type Runtime,
   type StreamSummary,
 } from '@cocore/protocol';
 
@@ -21,8 +21,9 @@ export interface FunctionRow {
   readonly function_id: string;
   readonly name: string;
   readonly version: number;
-  readonly runtime: Runtime;
-  readonly file_name: string;
+  readonly runtime: string | null;
+  readonly source: string;
+  readonly handler: string | null;
   readonly code_digest: string;
   readonly code_bytes: number;
   readonly image_digest: string;
@@ -39,7 +40,7 @@ export interface FunctionRow {
 
 /** A function joined with its newest version. */
 export const SELECT_FUNCTION = `
-  SELECT f.project_id, f.function_id, f.name, f.created_at, v.version, v.runtime, v.file_name, v.code_digest, v.code_bytes,
+  SELECT f.project_id, f.function_id, f.name, f.created_at, v.version, v.runtime, v.source, v.handler, v.code_digest, v.code_bytes,
     v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.deployed_at
   FROM functions f
   JOIN function_versions v
@@ -118,8 +119,10 @@ export function functionRecord(row: FunctionRow): FunctionRecord {
     name: row.name,
     version: row.version,
     runtime: row.runtime,
-    fileName: row.file_name,
+    source: JSON.parse(row.source) as FunctionSource,
+    handler: row.handler,
     codeDigest: row.code_digest,
+    imageDigest: row.image_digest,
     memoryMiB: row.memory_mib,
     cpus: row.cpus,
     timeoutMs: row.timeout_ms,

@@ -1,4 +1,4 @@
-import { type GuestFrame, SCRATCH_MIB } from '@cocore/protocol';
+import { type GuestFrame, ROOT_USER, SCRATCH_MIB } from '@cocore/protocol';
 import { execFile } from 'node:child_process';
 import { copyFile, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -83,7 +83,7 @@ async function run(parts: OciSandboxParts, directory: string): Promise<string | 
     ended: ended.resolve,
     failed: ended.resolve,
   });
-  const config = { argv: ['/trial', 'trial'], env: {}, cwd: '/', memoryMiB: MEMORY_MIB, hostname: 'trial' };
+  const config = { argv: ['/trial', 'trial'], env: {}, cwd: '/', user: ROOT_USER, memoryMiB: MEMORY_MIB, hostname: 'trial' };
   const task = Buffer.from(JSON.stringify(ociConfig(config)));
   const greeted = channel.hello();
   greeted.catch((error: unknown) => ended.resolve({ kind: 'closed', message: (error as Error).message }));
