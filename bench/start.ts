@@ -4,7 +4,7 @@
  * what else the machine does falls on all alike.
  */
 import { execFile } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -38,6 +38,11 @@ await using scope = new AsyncDisposableStack();
 const directory = await mkdtemp(join(tmpdir(), 'cocore-bench-'));
 scope.defer(() => rm(directory, { recursive: true, force: true }));
 const artifacts = readArtifacts(defaultArtifacts(process.env));
+const { guestKernel, kernelVersion } = JSON.parse(await readFile(defaultArtifacts(process.env), 'utf8')) as Record<
+  string,
+  string
+>;
+console.log(`guest kernel: ${guestKernel}, Linux ${kernelVersion}\n`);
 const codePath = join(directory, 'code.erofs');
 await mkdir(join(directory, 'code'));
 await writeFile(join(directory, 'code', 'hello.sh'), 'echo hello\n');

@@ -5,10 +5,13 @@
 #
 # Runs as root, or as a user with sudo: only apt-get and the making of the base image need root, and only they get it.
 # --tests adds what only the tests need; --quiet says nothing but errors. Where nothing is missing it takes a fraction of a second.
+# COCORE_GUEST_KERNEL says which kernel microVMs boot: `debian` (the default), or `tuned`, which is built from source once, in minutes.
 #
 # The artifacts go to the cache directory: $COCORE_CACHE_DIR, else $XDG_CACHE_HOME/cocore, else ~/.cache/cocore.
 #   kernel/KEY/     what was taken out of the kernel's package
 #   guest/KEY/      vmlinux, initrd.img, manifest.json: what a microVM boots
+#   kernel-tuned/KEY/, guest-tuned/KEY/
+#                   the same of the tuned kernel
 #   images/KEY/     base.erofs, the base image
 #   current.json    the paths of what this checkout uses, for the worker and the control server
 # KEY is a hash over everything that went in, so nothing stale is ever used; each is built beside its place and renamed
@@ -51,6 +54,12 @@ case "$system" in
   'debian 12' | 'debian 13') kernel_package=linux-image-cloud-amd64 ;;
   'ubuntu 22.04' | 'ubuntu 24.04') kernel_package=linux-image-virtual ;;
   *) fail "${PRETTY_NAME:-this system} is not known here; CoCore sets itself up on $systems." ;;
+esac
+guest_kernel=${COCORE_GUEST_KERNEL:-debian}
+case "$guest_kernel $system" in
+  debian\ * | 'tuned debian 12') ;;
+  tuned\ *) fail 'the tuned guest kernel is made from the kernel source of Debian 12 alone; set COCORE_GUEST_KERNEL=debian here.' ;;
+  *) fail "COCORE_GUEST_KERNEL is $guest_kernel; it takes debian and tuned." ;;
 esac
 [ "$(dpkg --print-architecture)" = amd64 ] || fail 'this is not an x86-64 system; CoCore sets itself up on x86-64 alone.'
 
@@ -131,6 +140,14 @@ umoci unpacks images
 iproute2 gives the importer of images its loopback
 uidmap gives the importer of a server without root its user ids
 END
+  if [ "$guest_kernel" = tuned ]; then
+    cat <<'END'
+bc builds the tuned kernel
+bison builds the tuned kernel
+flex builds the tuned kernel
+libelf-dev builds the tuned kernel
+END
+  fi
   # Not every distribution has it; without it the host cannot give gVisor.
   if [ ! -x /usr/bin/runsc ] && [ -n "$(apt-cache policy runsc 2>/dev/null)" ]; then
     echo 'runsc isolates functions where there is no KVM'
@@ -218,23 +235,36 @@ of_packages() {
 
 # --- The kernel
 
-kernel_recipe=$({ cat -- "$root/guest/kernel/build.sh"; echo "$system $kernel_package"; } | hash_of)
+# What the two kernels leave is kept apart: using one in turn with the other must not throw either away.
+case "$guest_kernel" in
+  debian)
+    of_kernel=''
+    kernel_build=(bash "$root/guest/kernel/build.sh")
+    kernel_recipe=$({ cat -- "$root/guest/kernel/build.sh"; echo "$system $kernel_package"; } | hash_of)
+    ;;
+  tuned)
+    of_kernel=-tuned
+    kernel_package=linux-source
+    kernel_build=(bash "$root/guest/kernel/tuned/build.sh")
+    kernel_recipe=$({ cat -- "$root"/guest/kernel/tuned/{build.sh,guest.config}; echo "$system $kernel_package"; } | hash_of)
+    ;;
+esac
 kernel_key() {
-  of_packages kernel "$kernel_recipe" bash "$root/guest/kernel/build.sh" --resolve "$kernel_package"
+  of_packages "kernel$of_kernel" "$kernel_recipe" "${kernel_build[@]}" --resolve "$kernel_package"
 }
 build_kernel() {
-  local image version
-  read -r image version < <(bash "$root/guest/kernel/build.sh" --resolve "$kernel_package")
-  bash "$root/guest/kernel/build.sh" "$image" "$version" "$1"
+  local package version
+  read -r package version < <("${kernel_build[@]}" --resolve "$kernel_package")
+  "${kernel_build[@]}" "$package" "$version" "$1"
 }
 key=$(kernel_key)
-if [ -z "$key" ] || [ ! -d "$cache/kernel/$key" ]; then
+if [ -z "$key" ] || [ ! -d "$cache/kernel$of_kernel/$key" ]; then
   apt_update
   key=$(kernel_key)
   [ -n "$key" ] || fail "apt does not know $kernel_package; check the package sources, then run this again."
 fi
-artifact kernel "$key" "the guest's kernel" build_kernel
-kernel=$cache/kernel/$key
+artifact "kernel$of_kernel" "$key" "the guest's kernel" build_kernel
+kernel=$cache/kernel$of_kernel/$key
 
 # --- The launcher of containers, for workers without microVMs
 
@@ -248,8 +278,8 @@ key=$({
   echo "$kernel"
   dpkg-query -W -f='${Package} ${Version}\n' crun libc6
 } | hash_of)
-artifact guest "$key" 'the initial file system' bash "$root/guest/initramfs/build.sh" "$kernel" "$root/guest/agent/build/agent"
-guest=$cache/guest/$key
+artifact "guest$of_kernel" "$key" 'the initial file system' bash "$root/guest/initramfs/build.sh" "$kernel" "$root/guest/agent/build/agent"
+guest=$cache/guest$of_kernel/$key
 
 # --- The base image
 
@@ -270,6 +300,7 @@ artifact images "$key" 'the base image' build_image
 
 cat >"$cache/.current.json" <<END
 {
+  "guestKernel": "$guest_kernel",
   "kernel": "$guest/vmlinux",
   "kernelVersion": "$(cat -- "$kernel/release")",
   "initrd": "$guest/initrd.img",

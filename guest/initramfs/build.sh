@@ -3,10 +3,11 @@
 #
 #   build.sh KERNEL AGENT DIRECTORY
 #
-# KERNEL is a directory made by ../kernel/build.sh, AGENT the agent's program. Leaves `vmlinux`, `initrd.img` and `manifest.json`
+# KERNEL is a directory made by ../kernel/build.sh or ../kernel/tuned/build.sh, AGENT the agent's program. Leaves `vmlinux`, `initrd.img` and `manifest.json`
 # in DIRECTORY; the same input gives the same bytes. In the initial file system:
 #   /lib/modules/load-order         absolute paths of modules, one a line, dependencies first: the agent inserts them in this order
 #   /lib/modules/load-order.vsock   the same for vsock; nobody inserts them on a machine with a virtio-serial port
+# Neither is there for a kernel without modules.
 #
 # Needs no root.
 set -euo pipefail
@@ -31,10 +32,14 @@ ldd "$crun" | grep -o '/[^ ]*' | while read -r library; do
   install -D -m 755 -- "$(readlink -f -- "$library")" "$tree$library"
 done
 
-install -m 644 -t "$tree/lib/modules" -- "$kernel"/modules/*.ko
-for list in load-order load-order.vsock; do
-  sed 's|^|/lib/modules/|' "$kernel/$list" >"$tree/lib/modules/$list"
-done
+modules=''
+if [ -d "$kernel/modules" ]; then
+  install -m 644 -t "$tree/lib/modules" -- "$kernel"/modules/*.ko
+  for list in load-order load-order.vsock; do
+    sed 's|^|/lib/modules/|' "$kernel/$list" >"$tree/lib/modules/$list"
+  done
+  modules=$(sed 's/.*/"&"/' "$kernel/load-order" | paste -sd ,)
+fi
 
 cd -- "$tree"
 find . -exec touch -h -d @0 {} +
@@ -47,7 +52,7 @@ cat >manifest.json <<JSON
 {
   "kernelVersion": "$(cat -- "$kernel/release")",
   "crunVersion": "$(crun --version | sed -n '1s/^crun version //p')",
-  "modules": [$(sed 's/.*/"&"/' "$kernel/load-order" | paste -sd ,)],
+  "modules": [$modules],
   "sha256": {
     "vmlinux": "$(sha256sum <vmlinux | cut -c 1-64)",
     "initrd.img": "$(sha256sum <initrd.img | cut -c 1-64)",
