@@ -157,6 +157,7 @@ END
 clang fuzzes the agent's frame parser
 python3 tests the agent from outside
 docker-registry is the registry of the importer's tests
+python3-swift is the S3-compatible store of the blobs' tests
 END
     # The fuzzer's run-time library is named for clang's version.
     if ! ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a >/dev/null 2>&1; then
