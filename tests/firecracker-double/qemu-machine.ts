@@ -85,7 +85,9 @@ export class QemuMachine {
 
   /** @param snapshotFd what to continue from; the machine is paused then */
   constructor(config: MachineConfig, settings: Settings, snapshotFd: number | null = null) {
-    this.#child = spawn(settings.qemu, qemuArguments(config, settings, snapshotFd !== null), {
+    // Outside of a jail nothing else ends it with the monitor.
+    const command = [settings.qemu, ...qemuArguments(config, settings, snapshotFd !== null)];
+    this.#child = spawn('/usr/bin/setpriv', ['--pdeathsig', 'KILL', '--', ...command], {
       stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe', ...(snapshotFd === null ? [] : [snapshotFd])],
     });
     this.agent = this.#child.stdio[AGENT_FD] as Duplex;

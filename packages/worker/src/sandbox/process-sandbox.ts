@@ -3,7 +3,7 @@ import type { ChildProcess } from 'node:child_process';
 import type { Duplex } from 'node:stream';
 import type { Cgroup } from '../cgroup/cgroup.ts';
 import { awakeClock } from '../host/clock.ts';
-import { ConsoleRing } from './console-ring.ts';
+import { ConsoleRing, lastLine } from './console-ring.ts';
 import type { Sandbox, SandboxExit, SandboxHandle } from './driver.ts';
 
 export interface ProcessSandboxParts {
@@ -57,6 +57,11 @@ export class ProcessSandbox implements Sandbox {
 
   console(): string {
     return this.#ring.text();
+  }
+
+  /** The last line of what it printed; empty when that is nothing. */
+  lastWord(): string {
+    return lastLine(this.#ring.text());
   }
 
   async usage(): Promise<MeterReading> {

@@ -15,6 +15,7 @@ import type {
   SandboxShape,
   SandboxSpec,
 } from '../driver.ts';
+import { blankSandbox, makeWait } from '../microvm/blank-sandbox.ts';
 import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
@@ -135,7 +136,17 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
     };
     const binds = [...this.#kernel(), ...this.#placeholders()];
     const { bootDeadlineMs } = this.capabilities;
-    const parts = { launcher, artifacts, version, execFile: firecracker, driveRate, binds, bootOf, bootDeadlineMs, log };
+    const parts = {
+      launcher,
+      artifacts,
+      version,
+      execFile: firecracker,
+      driveRate,
+      binds,
+      bootOf,
+      bootDeadlineMs,
+      log,
+    };
     const snapshots = store === null ? null : await firecrackerSnapshots({ store, ...parts });
     this.#prepared = { cgroups, launcher, bootOf, snapshots };
   }
@@ -170,24 +181,7 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       };
     };
     const machine = await this.#launch(name, shape, furnish, { isPaused: true }, signal);
-    const { sandbox } = machine;
-    let filled = false;
-    return {
-      exited: sandbox.exited,
-      fill: async (spec) => {
-        filled = true;
-        try {
-          await fill(machine, drivesOf(machine.directory), spec);
-          return sandbox;
-        } catch (error) {
-          await sandbox.destroy();
-          throw error;
-        }
-      },
-      [Symbol.asyncDispose]: async () => {
-        if (!filled) await sandbox.destroy();
-      },
-    };
+    return blankSandbox(machine.sandbox, (spec) => fill(machine, drivesOf(machine.directory), spec));
   }
 
   async recover(handle: SandboxHandle): Promise<Sandbox | null> {
@@ -228,7 +222,12 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       { name, shape, furnish: this.#withKernel(furnish), configure: this.#prepared.bootOf(shape) },
       signal,
     );
-    if (isPaused) await orDestroy(machine, signal, () => pauseWhenReady(machine));
+    if (isPaused) {
+      await makeWait(machine.sandbox, signal, async () => {
+        await machine.untilAgentListens();
+        await machine.ask((api) => api.patchVm('Paused'));
+      });
+    }
     return machine;
   }
 
@@ -295,12 +294,7 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   }
 }
 
-async function pauseWhenReady(machine: Machine): Promise<void> {
-  await machine.untilAgentListens();
-  await machine.ask((api) => api.patchVm('Paused'));
-}
-
-/** The function's files appear in the directory that the jail shows, and Firecracker puts them in the placeholders' place. */
+/** The function's files appear in the directory, and Firecracker puts them in the placeholders' place. */
 async function fill(machine: Machine, drivesDirectory: string, spec: SandboxSpec): Promise<void> {
   const metering = machine.sandbox.beginMetering();
   const files = [
@@ -315,21 +309,4 @@ async function fill(machine: Machine, drivesDirectory: string, spec: SandboxSpec
     }
     await api.patchVm('Resumed');
   });
-}
-
-/** @throws CocoreError `host_unfit` when the work fails; the machine is gone then */
-async function orDestroy({ sandbox }: Machine, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
-  const onAbort = () => void sandbox.destroy();
-  signal.addEventListener('abort', onAbort);
-  try {
-    signal.throwIfAborted();
-    await work();
-  } catch (cause) {
-    await sandbox.destroy();
-    signal.throwIfAborted();
-    const why = cause instanceof Error ? cause.message : String(cause);
-    throw new CocoreError('host_unfit', `a machine did not become ready: ${why}; ${sandbox.lastWord()}`, { cause });
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-  }
 }

@@ -29,8 +29,8 @@ export class FirecrackerSandbox extends ProcessSandbox {
   }
 
   /** The last line of the launcher, the jailer or the guest; where there is none, the monitor's. */
-  lastWord(): string {
-    return lastLine(super.console()) || lastLine(this.#log.text());
+  override lastWord(): string {
+    return super.lastWord() || lastLine(this.#log.text());
   }
 
   /** The last of the monitor's metrics, JSON lines of which the first may be cut. For diagnosis only. */

@@ -11,7 +11,7 @@ export interface ShapeSnapshotsOptions {
   readonly keyOf: (shape: SandboxShape) => SnapshotKey;
   /** Boots a machine of the shape under a name of its own, and writes it down; ends early when `signal` aborts. */
   readonly make: (name: string, shape: SandboxShape, directory: string, signal: AbortSignal) => Promise<void>;
-  /** A clone whose agent has not said a word after this long is a failed one. */
+  /** A clone that is given up when half of this has passed, and whose agent has not said a word, is a failed one. */
   readonly bootDeadlineMs: number;
   readonly log?: Logger | undefined;
 }
@@ -50,12 +50,12 @@ export class ShapeSnapshots implements AsyncDisposable {
     }
   }
 
-  /** Watches a clone: one that ends by itself, or lives beyond the deadline, without a word from its agent speaks against the snapshot. */
+  /** Watches a clone: one that ends by itself, or lives for long, without a word from its agent speaks against the snapshot. */
   judge(shape: SandboxShape, sandbox: ProcessSandbox, bytesRead: () => number): void {
     const began = awakeClock();
     void sandbox.exited.then(({ code }) => {
       const failed = code !== null && code !== 0;
-      if (bytesRead() > 0 || !(failed || awakeClock() - began > this.#options.bootDeadlineMs)) return;
+      if (bytesRead() > 0 || !(failed || awakeClock() - began > this.#options.bootDeadlineMs / 2)) return;
       const said = sandbox.console().slice(-500);
       this.#options.log?.warn({ code, console: said }, 'a snapshot does not start, and is removed');
       void this.discard(shape);

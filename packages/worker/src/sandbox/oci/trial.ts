@@ -83,7 +83,14 @@ async function run(parts: OciSandboxParts, directory: string): Promise<string | 
     ended: ended.resolve,
     failed: ended.resolve,
   });
-  const config = { argv: ['/trial', 'trial'], env: {}, cwd: '/', user: ROOT_USER, memoryMiB: MEMORY_MIB, hostname: 'trial' };
+  const config = {
+    argv: ['/trial', 'trial'],
+    env: {},
+    cwd: '/',
+    user: ROOT_USER,
+    memoryMiB: MEMORY_MIB,
+    hostname: 'trial',
+  };
   const task = Buffer.from(JSON.stringify(ociConfig(config)));
   const greeted = channel.hello();
   greeted.catch((error: unknown) => ended.resolve({ kind: 'closed', message: (error as Error).message }));

@@ -5,7 +5,6 @@ import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
-import { lastLine } from '../console-ring.ts';
 import type {
   BlankSandbox,
   BlankSandboxes,
@@ -17,6 +16,7 @@ import type {
   SandboxSpec,
 } from '../driver.ts';
 import type { Artifacts } from '../microvm/artifacts.ts';
+import { blankSandbox, makeWait } from '../microvm/blank-sandbox.ts';
 import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO } from '../microvm/shape.ts';
@@ -129,36 +129,12 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
       return { binds: [], shared: [[drivesOf(directory), JAIL_PATHS.drives]] } satisfies Furniture;
     };
     const machine = await this.#launch(name, shape, 'placeholders', furnish, signal);
-    const { sandbox } = machine;
-    try {
-      const aborted = Promise.withResolvers<never>();
-      const onAbort = () => aborted.reject(signal.reason as Error);
-      signal.addEventListener('abort', onAbort);
-      await Promise.race([machine.ready, aborted.promise]).finally(() => signal.removeEventListener('abort', onAbort));
+    await makeWait(machine.sandbox, signal, async () => {
+      await machine.ready;
       // Its time stands still while it waits: an agent that nobody greets would power off, and it costs nothing.
       await machine.qmp.execute('stop');
-    } catch (cause) {
-      await sandbox.destroy();
-      signal.throwIfAborted();
-      throw new CocoreError('host_unfit', `a machine did not become ready: ${lastLine(sandbox.console())}`, { cause });
-    }
-    let filled = false;
-    return {
-      exited: sandbox.exited,
-      fill: async (spec) => {
-        filled = true;
-        try {
-          await this.#fill(machine, drivesOf(machine.directory), spec);
-          return sandbox;
-        } catch (error) {
-          await sandbox.destroy();
-          throw error;
-        }
-      },
-      [Symbol.asyncDispose]: async () => {
-        if (!filled) await sandbox.destroy();
-      },
-    };
+    });
+    return blankSandbox(machine.sandbox, (spec) => this.#fill(machine, drivesOf(machine.directory), spec));
   }
 
   /** The files appear in the directory that the jail shows, and QEMU puts them below the devices in the placeholders' place. */
