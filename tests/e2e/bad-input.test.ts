@@ -55,7 +55,7 @@ describe('bad input', () => {
     ['an unknown field', 'POST', '/v1/functions', deploy({ colour: 'red' }), 400, 'invalid_request'],
     ['a wrong type', 'POST', '/v1/functions', deploy({ memoryMiB: '256' }), 400, 'invalid_request'],
     ['a name like an id', 'POST', '/v1/functions', deploy({ name: unknownId('function') }), 400, 'invalid_request'],
-    ['an unknown runtime', 'POST', '/v1/functions', deploy({ runtime: 'cobol' }), 400, 'invalid_request'],
+    ['an unknown runtime', 'POST', '/v1/functions', deploy({ runtime: 'cobol' }), 400, 'runtime_unknown'],
     ['a shape between two', 'POST', '/v1/functions', deploy({ memoryMiB: 300 }), 400, 'shape_not_offered'],
     ['a shape above all', 'POST', '/v1/functions', deploy({ cpus: 64 }), 400, 'shape_not_offered'],
     [
