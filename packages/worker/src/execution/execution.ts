@@ -110,7 +110,7 @@ export class Execution implements Attempt {
 
   #decide(outcome: Outcome, message: string | null = null): void {
     if (this.#end !== null) return;
-    this.#end = { outcome, message: message === null ? null : message.slice(0, MAX_MESSAGE_LENGTH) };
+    this.#end = { outcome, message: message === null ? null : message.slice(0, MAX_MESSAGE_LENGTH).toWellFormed() };
     this.#release();
   }
 
