@@ -1,5 +1,9 @@
-import { FakeDriver } from '../src/sandbox/fake/fake-driver.ts';
+import { readFileSync } from 'node:fs';
+import { FakeDriver, type FakeDriverOptions } from '../src/sandbox/fake/fake-driver.ts';
 import { driverConformance } from './driver.conformance.ts';
+import { hostileGuestConformance } from './hostile-guest.conformance.ts';
+import { HostileGuest } from './support/hostile-guest.ts';
+import { scriptOf } from './support/hostile-script.ts';
 
 driverConformance(
   'fake',
@@ -16,3 +20,16 @@ driverConformance(
   },
   { usage: 'it has no process that could be measured', disk: 'it has no disk' },
 );
+
+hostileGuestConformance('fake', async () => {
+  const guest: FakeDriverOptions['guest'] = (stream, console, { codePath }) =>
+    new HostileGuest(stream, console, scriptOf(readFileSync(codePath)));
+  const driver = new FakeDriver({ guest });
+  return {
+    driver,
+    cold: driver,
+    muteMs: { driver: 100, cold: 100 },
+    leftovers: async () => [],
+    [Symbol.asyncDispose]: () => driver[Symbol.asyncDispose](),
+  };
+});

@@ -6,15 +6,29 @@ import { describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { openCgroups } from '../src/cgroup/open.ts';
 import { driverConformance } from './driver.conformance.ts';
+import { hostileFunctionConformance } from './hostile-function.conformance.ts';
+import { hostileGuestConformance } from './hostile-guest.conformance.ts';
+import { hostileMicrovm } from './support/hostile-microvm.ts';
 import { qemuSkip, qemuTarget } from './support/qemu-target.ts';
 import { startProgram } from './support/run-program.ts';
 import { eventually } from './support/workspace.ts';
 
 const skip = qemuSkip();
 const tag = `test${process.pid}`;
+/** A machine that is restored runs within a third of this. */
+const MUTE_MS = 1_000;
 
-if (skip === false) driverConformance('qemu', () => qemuTarget(tag));
-else test('driver qemu', { skip }, () => undefined);
+if (skip === false) {
+  driverConformance('qemu', () => qemuTarget(tag));
+  hostileGuestConformance('qemu', () =>
+    hostileMicrovm(MUTE_MS, ({ artifacts, snapshots }) =>
+      qemuTarget(snapshots === null ? `${tag}c` : `${tag}h`, snapshots, { artifacts }),
+    ),
+  );
+  hostileFunctionConformance('qemu', () => qemuTarget(`${tag}f`), {
+    onlyTypical: 'the agent’s own tests have the rest (guest/agent/test/loop.py)',
+  });
+} else test('driver qemu', { skip }, () => undefined);
 
 const alive = (pid: number) => {
   try {

@@ -8,7 +8,7 @@ import { openCgroups } from '../../src/cgroup/open.ts';
 import { defaultArtifacts } from '../../src/config.ts';
 import { readArtifacts } from '../../src/sandbox/microvm/artifacts.ts';
 import type { SnapshotStore } from '../../src/sandbox/microvm/snapshot-store.ts';
-import { QemuDriver } from '../../src/sandbox/qemu/qemu-driver.ts';
+import { QemuDriver, type QemuDriverOptions } from '../../src/sandbox/qemu/qemu-driver.ts';
 import type { DriverTarget } from '../driver.conformance.ts';
 import { hostSnapshots } from './host-snapshots.ts';
 import { workspace } from './workspace.ts';
@@ -26,6 +26,7 @@ export function qemuSkip(): string | false {
 export async function qemuTarget(
   daemonTag: string,
   snapshots: SnapshotStore | null = hostSnapshots(),
+  options: Partial<QemuDriverOptions> = {},
 ): Promise<DriverTarget & { driver: QemuDriver; runDir: string }> {
   await using scope = new AsyncDisposableStack();
   const { path } = scope.use(await workspace());
@@ -36,7 +37,7 @@ export async function qemuTarget(
   const codePath = join(path, 'code.erofs');
   await promisify(execFile)('mkfs.erofs', ['--quiet', codePath, code]);
   const runDir = join(path, 'run');
-  const driver = scope.use(new QemuDriver({ artifacts, runDir, daemonTag, snapshots }));
+  const driver = scope.use(new QemuDriver({ artifacts, runDir, daemonTag, snapshots, ...options }));
   const cgroups = await openCgroups();
   const owned = scope.move();
   return {
