@@ -109,7 +109,7 @@ int main(void)
   if (guest_set_up(&fault) < 0)
     give_up(&fault);
   hold_standard_streams();
-  if (open_endpoint(&endpoint, &fault) < 0)
+  if (microvm_prepare(&fault) < 0 || open_endpoint(&endpoint, &fault) < 0)
     give_up(&fault);
   agent_run(endpoint, &microvm_platform, SILENCE_MS);
 }

@@ -92,14 +92,18 @@ static int read_pid(pid_t *pid)
   return *pid > 1 ? 0 : -1;
 }
 
+int microvm_prepare(struct fault *fault)
+{
+  return make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, fault);
+}
+
 static int try_start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
 {
   char *const run[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "run", "--detach",
                        "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
   int child[3] = {-1, -1, -1};
 
-  if (make_cgroup(fault) < 0 || keeper_start(&keeper, fault) < 0 || task_mount(keeper.user_namespace, fault) < 0 ||
-      write_config(config, length, fault) < 0)
+  if (task_mount(keeper.user_namespace, fault) < 0 || write_config(config, length, fault) < 0)
     return -1;
   if (task_pipes(task, child) < 0)
     return fail(fault, STAGE_SETUP, errno, "pipe");
@@ -128,11 +132,9 @@ static int start(const uint8_t *config, size_t length, struct task *task, struct
   close_fd(&task->stdout_fd);
   close_fd(&task->stderr_fd);
   /* A first process may be there already, or even run. Whoever of the namespace is the agent's child must be waited for before the keeper can be. */
-  if (keeper.pid > 0) {
-    kill(keeper.pid, SIGKILL);
-    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
-      ;
-  }
+  kill(keeper.pid, SIGKILL);
+  while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
+    ;
   return -1;
 }
 

@@ -48,6 +48,12 @@ struct platform
 
 extern const struct platform microvm_platform;
 
+/*
+ * Makes what every task needs whatever it is, before the agent opens its way to the host: it is then in the snapshot of the guest. Once, before
+ * `start`. Returns 0, or -1 with `fault`.
+ */
+int microvm_prepare(struct fault *fault);
+
 /* Three pipes for a child: `child` are its ends of the streams 0, 1 and 2, `task` gets the others. Returns 0, or -1 with errno. */
 int task_pipes(struct task *task, int child[3]);
 
