@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/reboot.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -18,10 +21,13 @@
 #include "task.h"
 
 #define CGROUP "/sys/fs/cgroup/fn"
+#define CRUN "/usr/bin/crun"
 #define CRUN_LOG "/run/fn/crun.log"
 #define CRUN_PID "/run/fn/task.pid"
 
 static struct keeper keeper;
+/* crun's program, which nobody can write to any more. */
+static int crun = -1;
 
 static int make_cgroup(struct fault *fault)
 {
@@ -33,6 +39,34 @@ static int make_cgroup(struct fault *fault)
   if (write_file(CGROUP "/cgroup.subtree_control", controllers) < 0)
     return fail(fault, STAGE_SETUP, errno, "enable the task's control groups");
   return 0;
+}
+
+/*
+ * A container could write to the program that starts it. So crun copies itself into a sealed file in memory and begins anew from there,
+ * unless it was started from such a file: this is that file. It starts once instead of three times, which is a third of its run.
+ */
+static int seal_crun(struct fault *fault)
+{
+  char path[64];
+  struct stat file;
+  scoped_fd from = open(CRUN, O_RDONLY | O_CLOEXEC);
+  if (from < 0 || fstat(from, &file) < 0)
+    return fail(fault, STAGE_SETUP, errno, "open " CRUN);
+  scoped_fd sealed = memfd_create("crun", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (sealed < 0)
+    return fail(fault, STAGE_SETUP, errno, "memfd_create");
+  for (off_t left = file.st_size; left > 0;) {
+    long count = RETRY(sendfile(sealed, from, NULL, (size_t) left));
+    if (count <= 0)
+      return fail(fault, STAGE_SETUP, errno, "copy " CRUN);
+    left -= count;
+  }
+  if (fcntl(sealed, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
+    return fail(fault, STAGE_SETUP, errno, "seal " CRUN);
+  /* What is open for writing cannot be executed. */
+  snprintf(path, sizeof path, "/proc/self/fd/%d", sealed);
+  crun = open(path, O_RDONLY | O_CLOEXEC);
+  return crun < 0 ? fail(fault, STAGE_SETUP, errno, "open the sealed " CRUN) : 0;
 }
 
 static int write_config(const uint8_t *config, size_t length, struct fault *fault)
@@ -76,7 +110,7 @@ static int run_crun(char *const arguments[], const int child[3])
     for (int fd = 0; child != NULL && fd < 3; fd++)
       if (dup2(child[fd], fd) < 0)
         _exit(127);
-    execve("/usr/bin/crun", arguments, (char *const[]) {"PATH=/usr/bin:/bin", NULL});
+    syscall(SYS_execveat, crun, "", arguments, (char *const[]) {"PATH=/usr/bin:/bin", NULL}, AT_EMPTY_PATH);
     _exit(127);
   }
   int status;
@@ -94,7 +128,7 @@ static int read_pid(pid_t *pid)
 
 int microvm_prepare(struct fault *fault)
 {
-  return make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, fault);
+  return seal_crun(fault) < 0 || make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, fault);
 }
 
 static int try_start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
