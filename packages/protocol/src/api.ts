@@ -3,6 +3,7 @@ import { utf8Length } from './bytes.ts';
 import { ExecutionPhase, ExecutionState, Fault, Reason } from './execution.ts';
 import { AttemptId, ExecutionId, FunctionId, FunctionName, KeyId, ProjectId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
+import { FunctionError, isDeeperThan } from './leavings.ts';
 import * as limits from './limits.ts';
 import { Outcome } from './outcome.ts';
 
@@ -76,7 +77,7 @@ const CodeFile = z.strictObject({
 });
 
 /** A path below the directory that was deployed. */
-const CodePath = z
+export const CodePath = z
   .string()
   .min(1)
   .max(1024)
@@ -91,6 +92,8 @@ const CodeArchive = z.strictObject({
   /** The file in it that is run. */
   entry: CodePath,
 });
+
+export const HandlerName = z.string().regex(/^[A-Za-z_$][A-Za-z0-9_$]{0,127}$/, 'must be the name of a function');
 
 /** What a registry is shown for one image; kept no longer than the import takes. */
 export const RegistryAuth = z.union([
@@ -117,10 +120,7 @@ const FunctionDeployFields = z.strictObject({
   /** What runs a file or an archive. */
   runtime: RuntimeName.optional(),
   /** The name that the code gives its handler; without it the code is a program. */
-  handler: z
-    .string()
-    .regex(/^[A-Za-z_$][A-Za-z0-9_$]{0,127}$/, 'must be the name of a function')
-    .optional(),
+  handler: HandlerName.optional(),
   memoryMiB: MemoryMiB.default(limits.DEFAULT_MEMORY_MIB),
   cpus: Cpus.default(limits.DEFAULT_CPUS),
   /** From `startedAt`. */
@@ -211,14 +211,21 @@ export const StdinSource = z.union([z.strictObject({ base64: z.base64() }), z.st
 export type StdinSource = z.infer<typeof StdinSource>;
 
 /** `POST /v1/functions/{id or name}/executions`. */
-export const ExecutionCreate = z.strictObject({
+const ExecutionCreateFields = z.strictObject({
   args: z.array(ProcessText).max(limits.MAX_ARGUMENTS).default([]),
   env: Environment.default({}),
   stdin: StdinSource.optional(),
+  /** Any JSON value: given to the function as its standard input, as JSON text. Instead of `stdin`. */
+  event: z.unknown().optional(),
   timeoutMs: RunTimeoutMs.optional(),
   outputLimitBytes: OutputLimitBytes.optional(),
   /** The same key with the same input gives the same execution; with another input it is refused. */
   idempotencyKey: z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText).optional(),
+});
+export const ExecutionCreate = ExecutionCreateFields.superRefine(({ stdin, event }, context) => {
+  const fault = (message: string) => context.addIssue({ code: 'custom', path: ['event'], message });
+  if (stdin !== undefined && event !== undefined) fault('must not be given together with stdin');
+  if (isDeeperThan(event, limits.MAX_JSON_DEPTH)) fault(`must have at most ${limits.MAX_JSON_DEPTH} levels`);
 });
 export type ExecutionCreate = z.infer<typeof ExecutionCreate>;
 export type ExecutionCreateInput = z.input<typeof ExecutionCreate>;
@@ -232,6 +239,16 @@ export const StreamSummary = z.object({
   sha256: Sha256.nullable(),
 });
 export type StreamSummary = z.infer<typeof StreamSummary>;
+
+/** What an execution left in `$COCORE_OUT`; the archive is at `/artifacts`. */
+export const ArtifactsSummary = z.object({
+  /** Of the archive. */
+  bytes: Count,
+  sha256: Sha256,
+  /** Regular files in it, as its sandbox counted them. */
+  files: Count,
+});
+export type ArtifactsSummary = z.infer<typeof ArtifactsSummary>;
 
 export const OutputSummary = z.object({ stdout: StreamSummary, stderr: StreamSummary });
 export type OutputSummary = z.infer<typeof OutputSummary>;
@@ -323,6 +340,11 @@ export const ExecutionRecord = z.object({
   deadlineAt: Timestamp.nullable(),
   cancelRequestedAt: Timestamp.nullable(),
   output: OutputSummary,
+  /** What its function wrote to `$COCORE_RESULT`, or its handler returned; null when it is nothing, or before the end. */
+  result: z.object({ value: z.unknown() }).nullable(),
+  /** Its handler's exception, with the reason `exception`. */
+  error: FunctionError.nullable(),
+  artifacts: ArtifactsSummary.nullable(),
   decidingAttempt: AttemptId.nullable(),
   attempts: z.array(AttemptRecord),
 });

@@ -52,6 +52,11 @@ export const ERRORS = {
     remedy: 'List the functions of this project with cocore functions.',
   },
   execution_not_found: { status: 404, retryable: false, remedy: 'List the executions of this project with cocore ps.' },
+  artifacts_not_found: {
+    status: 404,
+    retryable: false,
+    remedy: 'Wait for the end, and let the function write files to $COCORE_OUT.',
+  },
   blob_not_found: { status: 404, retryable: false, remedy: 'Upload the bytes with POST /v1/blobs first.' },
   key_not_found: { status: 404, retryable: false, remedy: 'List the keys with GET /v1/keys.' },
   shape_not_offered: { status: 400, retryable: false, remedy: 'Take the shape that the message names.' },
@@ -62,7 +67,11 @@ export const ERRORS = {
     remedy: 'Wait until earlier executions have ended, or ask the operator for more.',
   },
   idempotency_conflict: { status: 409, retryable: false, remedy: 'Use another idempotency key for another input.' },
-  code_invalid: { status: 400, retryable: false, remedy: 'Deploy a regular, non-empty file.' },
+  code_invalid: {
+    status: 400,
+    retryable: false,
+    remedy: 'Deploy a regular, non-empty file, or a directory without what the message names.',
+  },
   // Images
   image_unknown: {
     status: 404,
@@ -121,7 +130,15 @@ export const ERRORS = {
   protocol_violation: { status: 400, retryable: false, remedy: 'Report it: one of the two sides has a fault.' },
   session_replaced: { status: 409, retryable: false, remedy: 'Run one daemon for each worker identity.' },
   // The command and the daemons
+  project_invalid: { status: 0, retryable: false, remedy: 'Mend the line of cocore.json that the message names.' },
+  recipe_invalid: { status: 0, retryable: false, remedy: 'Mend the recipe that the message names, or take it away.' },
   usage: { status: 0, retryable: false, remedy: 'See cocore --help.' },
+  archive_refused: {
+    status: 0,
+    retryable: false,
+    remedy: 'Do not use it: its sandbox did not send what a sandbox sends.',
+  },
+  file_exists: { status: 0, retryable: false, remedy: 'Give another directory, or --force to write over files.' },
   file_unreadable: { status: 0, retryable: false, remedy: 'Check the path and its permissions.' },
   runtime_unknown: { status: 400, retryable: false, remedy: 'Name one of the server’s runtimes with --runtime.' },
   key_missing: { status: 0, retryable: false, remedy: 'Set COCORE_API_KEY, or start cocore dev on this machine.' },

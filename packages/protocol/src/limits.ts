@@ -22,6 +22,12 @@ export const MAX_ENVIRONMENT = 512;
 export const MAX_INLINE_STDIN_BYTES = 256 * KiB;
 export const MAX_BLOB_BYTES = 64 * MiB;
 export const MAX_CODE_BYTES = 4 * MiB;
+/** A directory of code, unpacked. */
+export const MAX_ARCHIVE_BYTES = 64 * MiB;
+/** Files, directories and links of a directory of code. */
+export const MAX_ARCHIVE_ENTRIES = 10_000;
+/** How deep directories of code may lie in one another. */
+export const MAX_ARCHIVE_DEPTH = 32;
 /** Output given inside an answer (`?wait=`), for each stream. */
 export const MAX_INLINE_OUTPUT_BYTES = 256 * KiB;
 export const MAX_IDEMPOTENCY_KEY_BYTES = 255;
@@ -29,6 +35,19 @@ export const MAX_IDEMPOTENCY_KEY_BYTES = 255;
 /** Both streams together. Beyond it output is cut and marked; the execution goes on. */
 export const DEFAULT_OUTPUT_LIMIT_BYTES = 10 * MiB;
 export const MAX_OUTPUT_LIMIT_BYTES = 1024 * MiB;
+
+/** What a function writes to `$COCORE_RESULT`. */
+export const MAX_RESULT_BYTES = 256 * KiB;
+/** Levels of arrays and objects in a result or an event. */
+export const MAX_JSON_DEPTH = 256;
+/** An execution's `event`, as JSON text. */
+export const MAX_EVENT_BYTES = 256 * KiB;
+/** What a function leaves in `$COCORE_OUT`, as an archive. */
+export const ARTIFACTS_LIMIT_BYTES = 64 * MiB;
+/** The most that a task may allow. */
+export const MAX_ARTIFACTS_LIMIT_BYTES = 256 * MiB;
+/** Files and directories in it. */
+export const MAX_ARTIFACT_ENTRIES = 1000;
 
 export const DEFAULT_RUN_TIMEOUT_MS = 60_000;
 export const MIN_RUN_TIMEOUT_MS = 100;
@@ -47,9 +66,10 @@ export const LEASE_MS = 30_000;
 export const AGENT_LOST_MS = 30_000;
 export const AGENT_PING_MS = 2_000;
 
-/** Output that the control server has not acknowledged, for one attempt: two streams of half of this. */
-export const OUTPUT_WINDOW_BYTES = 1 * MiB;
-export const STREAM_WINDOW_BYTES = OUTPUT_WINDOW_BYTES / 2;
+/** What the control server has not acknowledged of one stream of an attempt. */
+export const STREAM_WINDOW_BYTES = 512 * KiB;
+/** Of both output streams. */
+export const OUTPUT_WINDOW_BYTES = 2 * STREAM_WINDOW_BYTES;
 
 /** The writable layer of a sandbox. */
 export const SCRATCH_MIB = 512;
