@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "frame.h"
+#include "leavings.h"
 #include "ring.h"
 
 #define STDIN_WINDOW (256u * 1024)
@@ -32,8 +33,8 @@ enum source
 };
 
 /*
- * waiting: no task yet. running: its first process lives. ending: it is dead, its streams are being drained. ended: the
- * last frame (EXIT or FAULT) is due or sent, and only POWEROFF or silence are left.
+ * waiting: no task yet. running: its first process lives. ending: it is dead, its streams are being drained. ended: what it left is
+ * known, the last frame (EXIT or FAULT) is due or sent, and only POWEROFF or silence are left.
  */
 enum phase
 {
@@ -49,6 +50,14 @@ struct output
   int fd;
   bool watched;
   struct ring ring;
+};
+
+/* What the task left, and how much of it was sent. */
+struct left
+{
+  struct leavings leavings;
+  struct progress result;
+  struct progress artifacts;
 };
 
 struct agent
@@ -97,6 +106,8 @@ struct agent
   bool stdin_ended;
   bool stdin_watched;
 
+  uint64_t artifacts_limit;
+  struct left left;
   struct exit_report report;
   bool faulted;
   struct fault fault;
@@ -246,6 +257,7 @@ static void write_stdin(struct agent *agent)
 
 static void start_task(struct agent *agent, const struct host_frame *frame)
 {
+  agent->artifacts_limit = frame->number;
   if (agent->platform->start(frame->data, frame->length, &agent->task, &agent->fault) < 0) {
     end_with_fault(agent);
     return;
@@ -291,15 +303,38 @@ static void reap(struct agent *agent, int signals)
       first_process_ended(agent, status);
 }
 
-/* Once both pipes have ended, the lengths are final. */
+/* Once both pipes have ended, the lengths are final, and so is what the task left: nobody lives who could change it. */
 static void finish_streams(struct agent *agent)
 {
   if (agent->phase != ENDING || agent->outputs[0].fd >= 0 || agent->outputs[1].fd >= 0)
     return;
-  agent->report.stdout_length = agent->outputs[0].ring.end;
-  agent->report.stderr_length = agent->outputs[1].ring.end;
+  struct left *left = &agent->left;
+  scoped_fd exchange = agent->platform->exchange();
+  leavings_open(&left->leavings, exchange, agent->artifacts_limit);
+  left->result.end = left->leavings.result_length;
+  left->artifacts.end = left->leavings.artifacts.length;
+  agent->report.stdout_length = agent->outputs[0].ring.at.end;
+  agent->report.stderr_length = agent->outputs[1].ring.at.end;
+  agent->report.result_length = left->result.end;
+  agent->report.artifacts_length = left->artifacts.end;
+  agent->report.artifact_files = left->leavings.artifacts.files;
+  agent->report.refused = (uint8_t) left->leavings.refused;
+  agent->report.message = left->leavings.message;
   agent->phase = ENDED;
   agent->end_due = true;
+}
+
+#define STREAMS 4
+
+/* By the number that ACK gives the stream. */
+static struct progress *progress_of(struct agent *agent, uint8_t stream)
+{
+  switch (stream) {
+  case 1: return &agent->outputs[0].ring.at;
+  case 2: return &agent->outputs[1].ring.at;
+  case 3: return &agent->left.result;
+  default: return &agent->left.artifacts;
+  }
 }
 
 /* --- From the host */
@@ -310,8 +345,8 @@ static void forget_connection(struct agent *agent)
   agent->greeted = false;
   agent->hello_due = agent->pong_due = false;
   agent->out_at = agent->out_length = 0;
-  ring_rewind(&agent->outputs[0].ring);
-  ring_rewind(&agent->outputs[1].ring);
+  for (uint8_t stream = 1; stream <= STREAMS; stream++)
+    progress_rewind(progress_of(agent, stream));
   /* A new connection is told everything that the old one may not have heard. */
   agent->started_due = agent->phase != WAITING && agent->started_ns != 0;
   agent->end_due = agent->phase == ENDED;
@@ -433,14 +468,12 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
     agent->pong_due = true;
     power_off_in(agent, agent->silence_ms);
     return;
-  case HOST_ACK: {
-    enum source source = frame->stream == 1 ? FROM_STDOUT : FROM_STDERR;
-    if (!ring_acknowledge(&output_of(agent, source)->ring, frame->number))
+  case HOST_ACK:
+    if (!progress_acknowledge(progress_of(agent, frame->stream), frame->number))
       protocol_fault(agent, "an ACK of what was not sent");
-    else
-      read_output(agent, source);
+    else if (frame->stream <= 2)
+      read_output(agent, frame->stream == 1 ? FROM_STDOUT : FROM_STDERR);
     return;
-  }
   case HOST_POWEROFF:
     agent->platform->power_off();
   }
@@ -504,8 +537,8 @@ static void read_host(struct agent *agent)
 
 /* --- To the host */
 
-/* The next data frame of one of the streams, or 0 when neither has any. */
-static size_t next_data(struct agent *agent)
+/* The next data frame of one of the task's output streams, or 0 when neither has any. */
+static size_t next_output(struct agent *agent)
 {
   for (int tries = 0; tries < 2; tries++) {
     int which = agent->turn;
@@ -520,11 +553,69 @@ static size_t next_data(struct agent *agent)
   return 0;
 }
 
+/* What the task left cannot be read any more: the host is told instead of getting the rest. */
+static void left_is_lost(struct agent *agent)
+{
+  fail(&agent->fault, STAGE_SETUP, errno, "read what the function left");
+  agent->faulted = true;
+}
+
+static long read_left(struct agent *agent, enum guest_frame_type type, uint64_t offset, uint8_t *to, size_t size)
+{
+  struct leavings *leavings = &agent->left.leavings;
+  return type == GUEST_RESULT ? result_read(leavings, offset, to, size) : archive_read(&leavings->artifacts, offset, to, size);
+}
+
+/* The next data frame of what the task left, within the host's credit; 0 when there is none. */
+static size_t next_left(struct agent *agent, enum guest_frame_type type, struct progress *progress)
+{
+  uint64_t most = progress->acked + RING_BYTES < progress->end ? progress->acked + RING_BYTES : progress->end;
+  uint64_t left = most - progress->sent;
+  size_t length = left < FRAME_MAX_DATA ? (size_t) left : FRAME_MAX_DATA;
+  if (length == 0)
+    return 0;
+  for (size_t at = 0; at < length;) {
+    long count = read_left(agent, type, progress->sent + at, agent->out + FRAME_DATA_HEADER + at, length - at);
+    if (count <= 0) {
+      left_is_lost(agent);
+      return 0;
+    }
+    at += (size_t) count;
+  }
+  frame_write_data_header(agent->out, type, progress->sent, length);
+  progress_sent(progress, length);
+  return FRAME_DATA_HEADER + length;
+}
+
+/* The next data frame: output, then the result, then the artifacts. */
+static size_t next_data(struct agent *agent)
+{
+  struct left *left = &agent->left;
+  size_t length = next_output(agent);
+  if (length == 0)
+    length = next_left(agent, GUEST_RESULT, &left->result);
+  if (length == 0 && left->result.sent == left->result.end)
+    length = next_left(agent, GUEST_ARTIFACTS, &left->artifacts);
+  return length;
+}
+
+static bool all_sent(const struct left *left)
+{
+  return left->result.sent == left->result.end && left->artifacts.sent == left->artifacts.end;
+}
+
 static bool due(bool *flag)
 {
   bool was = *flag;
   *flag = false;
   return was;
+}
+
+static void make_printable(char *text)
+{
+  for (; *text != '\0'; text++)
+    if (*text < ' ' || *text > '~')
+      *text = '?';
 }
 
 /* Fills `out` with the most urgent frame. Small ones go first, so that output never delays an answer; the end goes last. */
@@ -544,13 +635,13 @@ static size_t next_frame(struct agent *agent)
     if (length > 0)
       return length;
   }
+  if (!agent->faulted && !all_sent(&agent->left))
+    return 0;
   if (!due(&agent->end_due))
     return 0;
+  make_printable(agent->faulted ? agent->fault.message : agent->left.leavings.message);
   if (!agent->faulted)
     return frame_write_exit(agent->out, &agent->report);
-  for (char *at = agent->fault.message; *at != '\0'; at++)
-    if (*at < ' ' || *at > '~')
-      *at = '?';
   return frame_write_fault(agent->out, (uint8_t) agent->fault.stage, (uint32_t) agent->fault.error,
                            agent->fault.message);
 }
@@ -603,6 +694,7 @@ _Noreturn void agent_run(struct endpoint endpoint, const struct platform *platfo
   agent->in_capacity = INPUT_BYTES;
   agent->task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
   agent->outputs[0].fd = agent->outputs[1].fd = -1;
+  agent->left.leavings.artifacts = (struct archive) {.directory = -1, .open_file = -1};
   /* Edges: a port whose host has not connected reports a hang-up all the time. */
   if (agent->host >= 0)
     watch(agent, agent->host, FROM_HOST, EPOLLIN | EPOLLOUT | EPOLLET, EPOLL_CTL_ADD);

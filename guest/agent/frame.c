@@ -36,7 +36,7 @@ static bool layout_of(uint8_t type, struct layout *layout)
 {
   switch (type) {
   case HOST_HELLO: *layout = (struct layout) {2, FRAME_NONCE_BYTES, FRAME_NONCE_BYTES}; return true;
-  case HOST_TASK: *layout = (struct layout) {0, 1, FRAME_MAX_TASK - 1}; return true;
+  case HOST_TASK: *layout = (struct layout) {8, 1, FRAME_MAX_TASK - 9}; return true;
   case HOST_STDIN: *layout = (struct layout) {8, 1, FRAME_MAX_DATA}; return true;
   case HOST_STDIN_END: *layout = (struct layout) {8, 0, 0}; return true;
   case HOST_SIGNAL: *layout = (struct layout) {4, 0, 0}; return true;
@@ -52,7 +52,8 @@ static bool values_are_allowed(const struct host_frame *frame)
 {
   switch (frame->type) {
   case HOST_SIGNAL: return frame->number >= 1 && frame->number <= 64;
-  case HOST_ACK: return (frame->stream == 1 || frame->stream == 2) && frame->number <= FRAME_MAX_OFFSET;
+  case HOST_ACK: return frame->stream >= 1 && frame->stream <= 4 && frame->number <= FRAME_MAX_OFFSET;
+  case HOST_TASK:
   case HOST_STDIN:
   case HOST_STDIN_END: return frame->number <= FRAME_MAX_OFFSET;
   default: return true;
@@ -126,8 +127,11 @@ size_t frame_write_fault(uint8_t *out, uint8_t stage, uint32_t error, const char
 
 size_t frame_write_exit(uint8_t *out, const struct exit_report *report)
 {
-  uint8_t *at = put_header(out, GUEST_EXIT, 38);
+  size_t length = strlen(report->message);
+  uint8_t *at = put_header(out, GUEST_EXIT, 59 + length);
   at = put(put(put(at, report->kind, 1), report->oom, 1), report->code, 4);
   at = put(put(at, report->stdout_length, 8), report->stderr_length, 8);
-  return (size_t) (put(put(at, report->cpu_us, 8), report->memory_peak_bytes, 8) - out);
+  at = put(put(at, report->result_length, 8), report->artifacts_length, 8);
+  at = put(put(put(at, report->artifact_files, 4), report->cpu_us, 8), report->memory_peak_bytes, 8);
+  return (size_t) (put_bytes(put(at, report->refused, 1), report->message, length) - out);
 }

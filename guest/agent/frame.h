@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FRAME_VERSION 1
+#define FRAME_VERSION 2
 #define FRAME_MAX_DATA 65536u
 /* Type and payload of any frame but TASK. */
 #define FRAME_MAX_BODY 65552u
@@ -37,6 +37,8 @@ enum guest_frame_type
   GUEST_PONG = 0x86,
   GUEST_STDIN_ACK = 0x87,
   GUEST_FAULT = 0x88,
+  GUEST_RESULT = 0x89,
+  GUEST_ARTIFACTS = 0x8a,
 };
 
 enum frame_status
@@ -57,9 +59,10 @@ struct host_frame
   /* TASK: the configuration. STDIN: the bytes. SEED: the entropy. HELLO: the nonce. */
   const uint8_t *data;
   size_t length;
-  /* STDIN: offset. STDIN_END: length. SEED: nanoseconds since the epoch. PING: token. ACK: offset. SIGNAL: number. HELLO: version. */
+  /* STDIN: offset. STDIN_END: length. SEED: nanoseconds since the epoch. PING: token. ACK: offset. SIGNAL: number. HELLO: version.
+     TASK: how many bytes its artifacts may be. */
   uint64_t number;
-  /* ACK: 1 stdout, 2 stderr. */
+  /* ACK: 1 stdout, 2 stderr, 3 result, 4 artifacts. */
   uint8_t stream;
 };
 
@@ -69,14 +72,14 @@ struct host_frame
  */
 enum frame_status frame_read(const uint8_t *bytes, size_t length, struct host_frame *frame, size_t *used);
 
-/* The longest frame that the writers below make, without data: the header of FAULT with its message. */
+/* The longest frame that the writers below make, without data: FAULT with its message. */
 #define FRAME_MAX_SMALL 1100u
 
 /* Each writes one frame to `out` and returns its length. */
 size_t frame_write_hello(uint8_t *out, const uint8_t nonce[FRAME_NONCE_BYTES], const char *version);
 /* STARTED, PONG and STDIN_ACK: one 64-bit number. */
 size_t frame_write_number(uint8_t *out, enum guest_frame_type type, uint64_t number);
-/* STDOUT and STDERR: the header only, which `length` bytes of data (1 to FRAME_MAX_DATA) must follow. */
+/* STDOUT, STDERR, RESULT and ARTIFACTS: the header only, which `length` bytes of data (1 to FRAME_MAX_DATA) must follow. */
 #define FRAME_DATA_HEADER 13u
 size_t frame_write_data_header(uint8_t *out, enum guest_frame_type type, uint64_t offset, size_t length);
 size_t frame_write_fault(uint8_t *out, uint8_t stage, uint32_t error, const char *message);
@@ -90,8 +93,15 @@ struct exit_report
   uint32_t code;
   uint64_t stdout_length;
   uint64_t stderr_length;
+  uint64_t result_length;
+  uint64_t artifacts_length;
+  /* Regular files among the artifacts. */
+  uint32_t artifact_files;
   uint64_t cpu_us;
   uint64_t memory_peak_bytes;
+  /* 0 nothing, 1 the result, 2 the artifacts; and why, at most 1,024 bytes. */
+  uint8_t refused;
+  const char *message;
 };
 size_t frame_write_exit(uint8_t *out, const struct exit_report *report);
 

@@ -198,6 +198,11 @@ static void usage(struct task_usage *usage)
   usage->out_of_memory = keyed(CGROUP "/memory.events", "oom_kill") > 0;
 }
 
+static int exchange(void)
+{
+  return open(EXCHANGE, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 /* Guests that were restored from one snapshot had one name; a task without a host name of its own gets the guest's. */
 static int name_guest(struct fault *fault)
 {
@@ -243,4 +248,4 @@ static _Noreturn void power_off(void)
     pause();
 }
 
-const struct platform microvm_platform = {start, kill_rest, usage, seed, is_host, power_off};
+const struct platform microvm_platform = {start, kill_rest, usage, exchange, seed, is_host, power_off};

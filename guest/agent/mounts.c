@@ -1,5 +1,6 @@
 #include "mounts.h"
 #include "drives.h"
+#include "leavings.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -166,6 +167,8 @@ int task_mount(int user_namespace, struct fault *fault)
       container_directory("/run/fn/scratch/upper", 0755, fault) < 0 ||
       container_directory("/run/fn/scratch/inner", 0755, fault) < 0)
     return -1;
+  if (exchange_make(EXCHANGE, CONTAINER_ID) < 0)
+    return fail(fault, STAGE_SETUP, errno, "make " EXCHANGE);
   if (mount_at("overlay", "/run/fn/rootfs", "overlay", MS_NOSUID | MS_NODEV,
                "lowerdir=/run/fn/mapped,upperdir=/run/fn/scratch/upper,workdir=/run/fn/scratch/inner,volatile", STAGE_IMAGE,
                fault) < 0 ||

@@ -8,6 +8,9 @@
 #define CONTAINER_ID 100000
 #define CONTAINER_IDS 65536
 
+/* Where the task leaves its result and artifacts; the container sees it as /cocore. */
+#define EXCHANGE "/run/fn/scratch/exchange"
+
 /* Mounts /proc, /sys, /dev, the control groups and /run, inserts the modules, and leaves the initramfs. Returns 0, or -1 with `fault`. */
 int guest_set_up(struct fault *fault);
 

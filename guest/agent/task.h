@@ -38,6 +38,8 @@ struct platform
    */
   void (*kill_rest)(void);
   void (*usage)(struct task_usage *usage);
+  /* A descriptor of the directory in which the task leaves its result and artifacts, once nothing of it lives; or -1. */
+  int (*exchange)(void);
   /* Sets the clock and reseeds the kernel's generator. Returns 0, or -1 with `fault`. */
   int (*seed)(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault);
   /* Whether who connected from there is the host. */

@@ -63,6 +63,12 @@ static void usage(struct task_usage *usage)
   *usage = (struct task_usage) {.cpu_us = 11, .memory_peak_bytes = 22};
 }
 
+static int exchange(void)
+{
+  const char *path = getenv("EXCHANGE");
+  return path == NULL ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 static int seed(uint64_t epoch_ns, const uint8_t *entropy, size_t length, struct fault *fault)
 {
   (void) entropy;
@@ -81,7 +87,7 @@ static _Noreturn void power_off(void)
 
 int main(int count, char **arguments)
 {
-  static const struct platform platform = {start, kill_rest, usage, seed, is_host, power_off};
+  static const struct platform platform = {start, kill_rest, usage, exchange, seed, is_host, power_off};
   fcntl(3, F_SETFL, O_NONBLOCK);
   /* What the first process left is waited for here. */
   prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -3,7 +3,10 @@ import select
 import struct
 
 HELLO, TASK, STDIN, STDIN_END, SIGNAL, SEED, PING, ACK, POWEROFF = range(1, 10)
-G_HELLO, STARTED, STDOUT, STDERR, EXIT, PONG, STDIN_ACK, FAULT = range(0x81, 0x89)
+G_HELLO, STARTED, STDOUT, STDERR, EXIT, PONG, STDIN_ACK, FAULT, RESULT, ARTIFACTS = range(0x81, 0x8B)
+# The streams, with their numbers in ACK.
+STREAMS = {STDOUT: 1, STDERR: 2, RESULT: 3, ARTIFACTS: 4}
+REPORT = "<BBIQQQQIQQB"
 NONCE = bytes(range(16))
 ENTROPY = bytes(range(64))
 KIB = 1024
@@ -19,7 +22,7 @@ class Host:
     def __init__(self, socket):
         self.socket = socket
         self.bytes = b""
-        self.streams = {STDOUT: bytearray(), STDERR: bytearray()}
+        self.streams = {kind: bytearray() for kind in STREAMS}
 
     def send(self, kind, payload=b""):
         self.socket.sendall(struct.pack("<IB", 1 + len(payload), kind) + payload)
@@ -35,9 +38,12 @@ class Host:
         return body[0], body[1:]
 
     def hello(self):
-        self.send(HELLO, b"\x01\x00" + NONCE)
+        self.send(HELLO, b"\x02\x00" + NONCE)
         kind, payload = self.frame()
         assert kind == G_HELLO and payload[2:18] == NONCE, (kind, payload)
+
+    def task(self, config, artifacts_limit=64 * KIB * KIB):
+        self.send(TASK, u64(artifacts_limit) + config)
 
     def seed(self, epoch_ns=1, entropy=ENTROPY):
         self.send(SEED, u64(epoch_ns) + entropy)
@@ -46,12 +52,12 @@ class Host:
         """The next frame of these kinds; output on the way is collected, checked for gaps, and acknowledged."""
         while True:
             kind, payload = self.frame()
-            if kind in (STDOUT, STDERR):
+            if kind in STREAMS:
                 (offset,) = struct.unpack("<Q", payload[:8])
                 assert offset == len(self.streams[kind]), "a gap in the output"
                 self.streams[kind] += payload[8:]
                 if acknowledge:
-                    self.send(ACK, bytes([kind - STDOUT + 1]) + u64(len(self.streams[kind])))
+                    self.send(ACK, bytes([STREAMS[kind]]) + u64(len(self.streams[kind])))
             if kind in kinds:
                 return kind, payload
 
@@ -69,7 +75,9 @@ class Host:
 
     def exit(self):
         _, payload = self.until(EXIT)
-        return dict(zip(("kind", "oom", "code", "out", "err", "cpu", "memory"), struct.unpack("<BBIQQQQ", payload)))
+        size = struct.calcsize(REPORT)
+        names = ("kind", "oom", "code", "out", "err", "result", "artifacts", "files", "cpu", "memory", "refused")
+        return dict(zip(names, struct.unpack(REPORT, payload[:size]))) | {"message": payload[size:].decode()}
 
     def fault(self):
         """Stage, error number and message of the FAULT that must come."""

@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
 """The agent's event loop from outside, with real processes: `loop.py HOST_AGENT`."""
+import io
 import os
+import pathlib
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import unittest
 
-from host import ACK, EXIT, FAULT, G_HELLO, HELLO, KIB, NONCE, PING, PONG, POWEROFF, SEED, SIGNAL, STARTED
+from host import ACK, ARTIFACTS, EXIT, FAULT, G_HELLO, HELLO, KIB, NONCE, PING, PONG, POWEROFF, RESULT, SEED, SIGNAL, STARTED
 from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, TASK, ENTROPY, Host, u64
 
 BINARY = sys.argv.pop()
@@ -33,8 +37,12 @@ class Agent(Host):
         def at_three():
             os.dup2(theirs.fileno(), 3)
 
+        self.exchange = tempfile.TemporaryDirectory()
+        path = pathlib.Path(self.exchange.name)
+        (path / "out").mkdir()
+        env = os.environ | {"EXCHANGE": str(path), "COCORE_RESULT": str(path / "result"), "COCORE_OUT": str(path / "out")}
         command = [BINARY, str(silence_ms)] + ["listen"] * listen
-        self.process = subprocess.Popen(command, preexec_fn=at_three, pass_fds=[3, theirs.fileno()])
+        self.process = subprocess.Popen(command, env=env, preexec_fn=at_three, pass_fds=[3, theirs.fileno()])
         theirs.close()
 
     def connection(self, name=None):
@@ -49,10 +57,10 @@ class Agent(Host):
         self.socket, self.bytes = self.connection(), b""
         self.hello()
 
-    def run(self, command, stdin=b""):
+    def run(self, command, stdin=b"", **limits):
         self.hello()
         self.seed()
-        self.send(TASK, command.encode())
+        self.task(command.encode(), **limits)
         if stdin is not None:
             if stdin:
                 self.send(STDIN, u64(0) + stdin)
@@ -62,6 +70,7 @@ class Agent(Host):
         self.socket.close()
         self.process.kill()
         self.process.wait()
+        self.exchange.cleanup()
 
 
 class Loop(unittest.TestCase):
@@ -74,7 +83,7 @@ class Loop(unittest.TestCase):
         agent = self.agent()
         agent.run("echo out; echo err >&2; exit 3")
         end = agent.exit()
-        self.assertEqual(agent.streams, {STDOUT: b"out\n", STDERR: b"err\n"})
+        self.assertEqual((agent.streams[STDOUT], agent.streams[STDERR]), (b"out\n", b"err\n"))
         self.assertEqual((end["kind"], end["code"], end["out"], end["err"]), (0, 3, 4, 4))
         self.assertEqual((end["cpu"], end["memory"]), (11, 22))
 
@@ -180,24 +189,24 @@ class Loop(unittest.TestCase):
         self.assertEqual(agent.exit()["out"], 1000000)
 
     def test_what_breaks_the_protocol_is_a_fault_and_the_end(self):
-        hello = struct.pack("<IB", 19, HELLO) + b"\x01\x00" + NONCE
+        hello = struct.pack("<IB", 19, HELLO) + b"\x02\x00" + NONCE
         seed = struct.pack("<IB", 73, SEED) + u64(1) + ENTROPY
-        task = seed + struct.pack("<IB", 9, TASK) + b"sleep 60"
+        task = seed + struct.pack("<IB", 17, TASK) + u64(0) + b"sleep 60"
         for what, stream in {
             "no HELLO first": struct.pack("<IBQ", 9, PING, 1),
-            "another version": struct.pack("<IB", 19, HELLO) + b"\x02\x00" + NONCE,
+            "another version": struct.pack("<IB", 19, HELLO) + b"\x01\x00" + NONCE,
             "an unknown type": hello + struct.pack("<IB", 1, 0x40),
             "a frame too long": hello + struct.pack("<IB", 70000, STDIN),
             "no type": hello + struct.pack("<IB", 0, 0),
             "input before the task": hello + struct.pack("<IBQ", 10, STDIN, 0) + b"x",
             "a signal before the task": hello + struct.pack("<IBI", 5, SIGNAL, 15),
-            "a task before the seed": hello + struct.pack("<IB", 2, TASK) + b"x",
+            "a task before the seed": hello + struct.pack("<IB", 10, TASK) + u64(0) + b"x",
             "a seed after the task": hello + task + seed,
             "a gap in the input": hello + task + struct.pack("<IBQ", 10, STDIN, 5) + b"x",
             "an end of the input elsewhere": hello + task + struct.pack("<IBQ", 9, STDIN_END, 5),
             "input after its end": hello + task + struct.pack("<IBQ", 9, STDIN_END, 0) + struct.pack("<IBQ", 10, STDIN, 0) + b"x",
             "an ACK of what was not sent": hello + task + struct.pack("<IBBQ", 10, ACK, 1, 5),
-            "two tasks": hello + task + struct.pack("<IB", 2, TASK) + b"x",
+            "two tasks": hello + task + struct.pack("<IB", 10, TASK) + u64(0) + b"x",
         }.items():
             with self.subTest(what):
                 agent = self.agent(silence_ms=500)
@@ -227,7 +236,7 @@ class Loop(unittest.TestCase):
         while len(agent.streams[STDOUT]) < 1000:
             agent.until(STDOUT, acknowledge=False)
         # Together, so that the agent has no time to send the bytes again.
-        hello = struct.pack("<IB", 19, HELLO) + b"\x01\x00" + NONCE
+        hello = struct.pack("<IB", 19, HELLO) + b"\x02\x00" + NONCE
         agent.socket.sendall(hello + struct.pack("<IBBQ", 10, ACK, 1, 1000) + struct.pack("<IBQ", 12, STDIN, 0) + b"on\n")
         agent.exit()
         self.assertEqual(agent.streams[STDOUT][1000:], b"on\n")
@@ -237,7 +246,7 @@ class Loop(unittest.TestCase):
         agent.hello()
         agent.seed()
         agent.hello()
-        agent.send(TASK, b"true")
+        agent.task(b"true")
         self.assertEqual(agent.fault(), (4, 0, "TASK before SEED"))
 
     def test_who_holds_the_pipes_without_being_of_the_function_does_not_delay_the_end(self):
@@ -303,6 +312,150 @@ class Loop(unittest.TestCase):
         agent.until(STARTED)
         agent.socket.shutdown(socket.SHUT_WR)
         self.assertEqual(agent.process.wait(10), 0)
+
+
+class Leavings(unittest.TestCase):
+    """The result and the artifacts of a task."""
+
+    def agent(self, **options):
+        agent = Agent(**options)
+        self.addCleanup(agent.close)
+        return agent
+
+    def ended(self, command, **limits):
+        agent = self.agent()
+        agent.run(command, **limits)
+        return agent, agent.exit()
+
+    def archive(self, agent):
+        return tarfile.open(fileobj=io.BytesIO(agent.streams[ARTIFACTS]), mode="r:", encoding="utf-8")
+
+    def test_a_task_that_leaves_nothing_sends_nothing(self):
+        agent, end = self.ended("true")
+        self.assertEqual((end["result"], end["artifacts"], end["files"], end["refused"], end["message"]), (0, 0, 0, 0, ""))
+        self.assertEqual((agent.streams[RESULT], agent.streams[ARTIFACTS]), (b"", b""))
+
+    def test_a_result_comes_after_all_output_and_before_the_end(self):
+        agent = self.agent()
+        agent.run("""echo '{"a": 1}' > $COCORE_RESULT; head -c 300000 /dev/zero; exit 4""")
+        agent.until(RESULT)
+        self.assertEqual(len(agent.streams[STDOUT]), 300_000)
+        end = agent.exit()
+        self.assertEqual(agent.streams[RESULT], b'{"a": 1}\n')
+        self.assertEqual((end["code"], end["result"]), (4, 9))
+
+    def test_a_result_of_the_most_that_is_taken_arrives_whole_and_one_byte_more_is_refused(self):
+        agent, end = self.ended("head -c 262144 /dev/urandom | tee $COCORE_RESULT >/dev/null")
+        self.assertEqual(len(agent.streams[RESULT]), 262_144)
+        agent, end = self.ended("head -c 262145 /dev/zero > $COCORE_RESULT; echo > $COCORE_OUT/file")
+        self.assertEqual((end["result"], end["artifacts"], end["refused"]), (0, 0, 1))
+        self.assertEqual(end["message"], "the result is 262145 bytes long, of which it may be 262144")
+
+    def test_a_result_that_is_no_regular_file_is_refused_and_never_followed(self):
+        for command in ("ln -s /etc/passwd $COCORE_RESULT", "mkfifo $COCORE_RESULT", "mkdir $COCORE_RESULT"):
+            with self.subTest(command):
+                agent, end = self.ended(command)
+                self.assertEqual((end["refused"], end["message"]), (1, "the result is not a regular file"))
+                self.assertEqual(agent.streams[RESULT], b"")
+
+    def test_artifacts_are_a_sorted_archive_of_files_and_directories_without_owner_or_time(self):
+        agent, end = self.ended(
+            "cd $COCORE_OUT; mkdir -p b/c empty; echo one > b/c/one; echo two > b-two; echo run > a; chmod 4711 a; chmod 600 b-two"
+        )
+        with self.archive(agent) as archive:
+            members = archive.getmembers()
+            self.assertEqual([member.name for member in members], ["a", "b-two", "b", "b/c", "b/c/one", "empty"])
+            self.assertEqual([oct(member.mode) for member in members], ["0o755", "0o644", "0o755", "0o755", "0o644", "0o755"])
+            self.assertEqual({(member.uid, member.gid, member.mtime) for member in members}, {(0, 0, 0)})
+            self.assertEqual(archive.extractfile("b/c/one").read(), b"one\n")
+        self.assertEqual((end["artifacts"], end["files"]), (len(agent.streams[ARTIFACTS]), 3))
+        self.assertEqual(len(agent.streams[ARTIFACTS]) % 512, 0)
+
+    def test_links_pipes_and_sockets_are_left_out(self):
+        agent, end = self.ended(
+            "cd $COCORE_OUT; ln -s /etc/passwd link; ln -s / root; mkfifo pipe; echo 1 > file; ln file hard; ln -s . self"
+        )
+        with self.archive(agent) as archive:
+            self.assertEqual(archive.getnames(), ["file", "hard"])
+            self.assertTrue(all(member.isreg() for member in archive))
+        self.assertEqual(end["files"], 2)
+
+    def test_a_directory_of_artifacts_that_became_a_link_leaves_none(self):
+        agent, end = self.ended("rmdir $COCORE_OUT; ln -s /etc $COCORE_OUT")
+        self.assertEqual((end["artifacts"], end["refused"]), (0, 0))
+
+    def test_odd_and_long_names_arrive_as_they_are(self):
+        names = ["n" * 100, "n" * 101, "o" * 255, "new\nline", "é", "a b", "-rf", "..."]
+        deep = "/".join(["d" * 100] * 9)
+        agent = self.agent()
+        out = os.path.join(agent.exchange.name, "out")
+        os.makedirs(f"{out}/{deep}")
+        for name in [*names, f"{deep}/x"]:
+            pathlib.Path(out, name).write_text(name)
+        agent.run("true")
+        agent.exit()
+        with self.archive(agent) as archive:
+            found = {member.name: archive.extractfile(member).read().decode() for member in archive if member.isreg()}
+        self.assertEqual(found, {name: name for name in [*names, f"{deep}/x"]})
+
+    def test_a_path_that_is_too_long_is_refused(self):
+        agent, end = self.ended("cd $COCORE_OUT; d=$(printf d%.0s $(seq 200)); for i in 1 2 3 4 5 6; do mkdir $d; cd $d; done")
+        self.assertEqual((end["refused"], end["message"]), (2, "the artifacts: a path is longer than 1024 bytes"))
+
+    def test_as_many_entries_as_are_taken_arrive_and_one_more_is_refused(self):
+        agent, end = self.ended("cd $COCORE_OUT; touch $(seq 1000)")
+        self.assertEqual((end["files"], end["refused"]), (1000, 0))
+        agent, end = self.ended("cd $COCORE_OUT; mkdir d; touch $(seq 1000)")
+        self.assertEqual((end["artifacts"], end["refused"]), (0, 2))
+        self.assertEqual(end["message"], "the artifacts: there are more than 1000 files and directories")
+
+    def test_artifacts_up_to_the_limit_arrive_and_one_block_more_is_refused(self):
+        # One header, the file, and the two blocks of the end.
+        agent, end = self.ended("head -c 2000000 /dev/urandom > $COCORE_OUT/file", artifacts_limit=512 + 2_000_384 + 1024)
+        self.assertEqual((end["artifacts"], end["refused"]), (2_001_920, 0))
+        with self.archive(agent) as archive:
+            self.assertEqual(archive.getmember("file").size, 2_000_000)
+        agent, end = self.ended("head -c 2000000 /dev/zero > $COCORE_OUT/file", artifacts_limit=2_001_919)
+        self.assertEqual((end["artifacts"], end["refused"]), (0, 2))
+        self.assertEqual(end["message"], "the artifacts: they are 2001920 bytes as an archive, of which they may be 2001919")
+
+    def test_a_file_that_claims_the_largest_size_is_refused(self):
+        agent, end = self.ended("truncate -s 8E $COCORE_OUT/a || truncate -s 15T $COCORE_OUT/a; truncate -s 15T $COCORE_OUT/b")
+        self.assertEqual(end["refused"], 2)
+
+    def test_artifacts_beyond_the_window_wait_for_the_host(self):
+        agent = self.agent()
+        agent.run("head -c 1000000 /dev/zero > $COCORE_OUT/file")
+        while len(agent.streams[ARTIFACTS]) < 512 * KIB:
+            agent.until(ARTIFACTS, acknowledge=False)
+        self.assertEqual(len(agent.streams[ARTIFACTS]), 512 * KIB)
+        self.assertTrue(agent.quiet())
+        agent.send(ACK, b"\x04" + u64(512 * KIB))
+        self.assertEqual(agent.exit()["artifacts"], len(agent.streams[ARTIFACTS]))
+
+    def test_an_acknowledgement_of_a_result_that_was_not_sent_is_a_fault(self):
+        agent = self.agent()
+        agent.run("sleep 60")
+        agent.until(STARTED)
+        agent.send(ACK, b"\x03" + u64(1))
+        self.assertEqual(agent.fault(), (4, 0, "an ACK of what was not sent"))
+
+    def test_a_new_connection_gets_what_was_not_acknowledged_once_more(self):
+        agent = self.agent(listen=True)
+        agent.run("echo 42 > $COCORE_RESULT; head -c 700000 /dev/urandom > $COCORE_OUT/file")
+        agent.until(ARTIFACTS, acknowledge=False)
+        first = bytes(agent.streams[ARTIFACTS])
+        agent.send(ACK, b"\x04" + u64(1000))
+        agent.send(PING, u64(1))
+        agent.until(PONG, acknowledge=False)
+        agent.socket.close()
+        agent.reconnect()
+        agent.streams[RESULT].clear()
+        del agent.streams[ARTIFACTS][1000:]
+        end = agent.exit()
+        self.assertEqual(agent.streams[RESULT], b"42\n")
+        self.assertEqual(agent.streams[ARTIFACTS][: len(first)], first)
+        self.assertEqual(len(agent.streams[ARTIFACTS]), end["artifacts"])
 
 
 class Listening(unittest.TestCase):

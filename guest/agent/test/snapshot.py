@@ -36,7 +36,7 @@ import threading
 import time
 import unittest
 
-from host import KIB, PING, PONG, STARTED, STDERR, STDIN_END, STDOUT, TASK, Host, u64
+from host import KIB, PING, PONG, STARTED, STDERR, STDIN_END, STDOUT, Host, u64
 from machine import command, make_code, make_scratch
 
 KERNEL, INITRD, ROOTFS = sys.argv[1:4]
@@ -150,7 +150,7 @@ class Machine(Host):
         del config["hostname"]
         self.seed(time.time_ns(), os.urandom(64))
         began = time.monotonic()
-        self.send(TASK, json.dumps(config).encode())
+        self.task(json.dumps(config).encode())
         self.until(STARTED)
         started = milliseconds(began)
         self.send(STDIN_END, u64(0))

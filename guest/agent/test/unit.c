@@ -62,7 +62,7 @@ static enum frame_status status_named(const char *name)
 /* A golden frame of the host is read as its index entry says. */
 static void check_host_frame(const char *directory, const char *file, const char *entry, const char *end)
 {
-  static const char *const number_keys[] = {"version", "offset", "length", "signal", "epochNs", "token"};
+  static const char *const number_keys[] = {"version", "offset", "length", "signal", "epochNs", "token", "artifactsLimit"};
   static const char *const data_keys[] = {"config", "data", "entropy", "nonce"};
   size_t length, used;
   uint8_t *bytes = (uint8_t *) slurp(directory, file, &length);
@@ -133,8 +133,16 @@ static void golden(const char *directory)
   size_t header = frame_write_data_header(out, GUEST_STDOUT, big, 1);
   out[header] = '\n';
   check_guest_frame(directory, "guest-stdout.bin", out, header + 1);
-  struct exit_report report = {1, 1, 9, 3, big, 5, 6};
+  struct exit_report report = {1, 1, 9, 3, big, 7, 2048, 1, 5, 6, 0, ""};
   check_guest_frame(directory, "guest-exit.bin", out, frame_write_exit(out, &report));
+  struct exit_report refused = {.refused = 2, .message = "too many"};
+  check_guest_frame(directory, "guest-exit-refused.bin", out, frame_write_exit(out, &refused));
+  header = frame_write_data_header(out, GUEST_RESULT, 0, 2);
+  memcpy(out + header, "42", 2);
+  check_guest_frame(directory, "guest-result.bin", out, header + 2);
+  header = frame_write_data_header(out, GUEST_ARTIFACTS, big, 1);
+  out[header] = 0;
+  check_guest_frame(directory, "guest-artifacts.bin", out, header + 1);
 }
 
 /* Bytes go round the ring many times, in uneven steps, and come out as they went in. */
@@ -161,26 +169,26 @@ static void ring(void)
     check(same, "the ring keeps bytes");
     read += length;
     if (rand() % 2)
-      check(ring_acknowledge(ring, read), "the ring takes an acknowledgement");
+      check(progress_acknowledge(&ring->at, read), "the ring takes an acknowledgement");
   }
-  check(!ring_acknowledge(ring, ring->sent + 1), "what was not sent cannot be acknowledged");
-  ring_acknowledge(ring, ring->sent);
-  check(!ring_acknowledge(ring, ring->acked - 1), "an acknowledgement is not taken back");
+  check(!progress_acknowledge(&ring->at, ring->at.sent + 1), "what was not sent cannot be acknowledged");
+  progress_acknowledge(&ring->at, ring->at.sent);
+  check(!progress_acknowledge(&ring->at, ring->at.acked - 1), "an acknowledgement is not taken back");
 
   size_t total = 0, space;
   while ((space = ring_space(ring, &at)) > 0) {
     ring_filled(ring, space);
     total += space;
   }
-  check(ring->end - ring->acked == RING_BYTES && total > 0, "a full ring holds its size and no more");
-  uint64_t acked = ring->acked;
+  check(ring->at.end - ring->at.acked == RING_BYTES && total > 0, "a full ring holds its size and no more");
+  uint64_t acked = ring->at.acked;
   ring_take(ring, out, 100, &offset);
-  ring_rewind(ring);
+  progress_rewind(&ring->at);
   ring_take(ring, out, 100, &offset);
   check(offset == acked, "after a rewind, what was not acknowledged is sent again");
-  ring_rewind(ring);
-  check(!ring_acknowledge(ring, acked + 101), "what was sent on no connection cannot be acknowledged on the next");
-  check(ring_acknowledge(ring, acked + 60), "what an earlier connection brought can be acknowledged on the next");
+  progress_rewind(&ring->at);
+  check(!progress_acknowledge(&ring->at, acked + 101), "what was sent on no connection cannot be acknowledged on the next");
+  check(progress_acknowledge(&ring->at, acked + 60), "what an earlier connection brought can be acknowledged on the next");
   ring_take(ring, out, 100, &offset);
   check(offset == acked + 60, "what is acknowledged is not sent again");
   free(ring);

@@ -16,7 +16,7 @@ import time
 import unittest
 
 from host import KIB, PING, PONG, POWEROFF, SIGNAL, STARTED
-from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, TASK, Host, u64
+from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, STREAMS, Host, u64
 from machine import Vsock, command, make_code, make_scratch
 
 KERNEL, INITRD, ROOTFS = sys.argv[1:4]
@@ -66,7 +66,7 @@ class Guest(Host):
                 time.sleep(0.02)
 
     def reconnect(self):
-        self.socket, self.bytes, self.streams = self.connect(), b"", {STDOUT: bytearray(), STDERR: bytearray()}
+        self.socket, self.bytes, self.streams = self.connect(), b"", {kind: bytearray() for kind in STREAMS}
         self.hello()
 
     def run(self, script, stdin=b"", seed_ns=None, **changes):
@@ -78,7 +78,7 @@ class Guest(Host):
             config["mounts"] = [mount for mount in config["mounts"] if mount["destination"] != "/function"]
         self.hello()
         self.seed(seed_ns or time.time_ns())
-        self.send(TASK, json.dumps(config).encode())
+        self.task(json.dumps(config).encode())
         if stdin is not None:
             self.until(STARTED)
             self.give_input(stdin) if stdin else self.send(STDIN_END, u64(0))
@@ -249,7 +249,7 @@ class Vm(unittest.TestCase):
         guest = self.guest()
         guest.hello()
         guest.seed(time.time_ns())
-        guest.send(TASK, b"{not json")
+        guest.task(b"{not json")
         self.assertEqual(guest.fault()[0], 3)
 
     def test_a_new_connection_gets_what_the_old_one_did_not_acknowledge(self):

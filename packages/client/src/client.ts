@@ -82,6 +82,8 @@ export class CocoreClient {
     },
     outputBytes: async (id: string, stream: StreamName) =>
       new Uint8Array(await new Response(await this.executions.output(id, stream)).arrayBuffer()),
+    /** What it left in `$COCORE_OUT`: a tar archive, whose entries are hostile. */
+    artifacts: async (id: string) => (await this.#http.request('GET', `/v1/executions/${part(id)}/artifacts`)).body!,
     /** Its record at once and at each change, its output as it is committed, and its end. */
     follow: (id: string, signal?: AbortSignal): AsyncGenerator<FollowEvent> =>
       follow(this.#http, `/v1/executions/${part(id)}/events`, signal),

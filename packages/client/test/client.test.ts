@@ -35,6 +35,9 @@ const record: ExecutionRecord = {
   deadlineAt: null,
   cancelRequestedAt: null,
   output: { stdout: stream, stderr: stream },
+  result: null,
+  error: null,
+  artifacts: null,
   decidingAttempt: null,
   attempts: [],
 };

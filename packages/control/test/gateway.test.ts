@@ -8,10 +8,11 @@ import {
   GATEWAY_PATH,
   GATEWAY_SUBPROTOCOL,
   helloStatement,
+  MAX_RESULT_BYTES,
   type ServerRefusal,
 } from '@cocore/protocol';
 import type { z } from 'zod';
-import { type ConnectOptions, Identity, ScriptedWorker } from './support/scripted-worker.ts';
+import { type ConnectOptions, Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
 
@@ -244,6 +245,51 @@ describe('an attempt over the gateway', () => {
     await using worker = await ScriptedWorker.connect(server);
     worker.socket.send('x'.repeat(3 * 1024 * 1024));
     assert.equal((await worker.closed).code, 1009);
+  });
+
+  test('a result, the server reads it as JSON and holds the end against it', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('results');
+    await using worker = await ScriptedWorker.connect(server);
+    const ended = async (result: string, code = 0) => {
+      const { id } = await server.run('results');
+      const assign = await worker.startNext();
+      if (result !== '') worker.output(assign.channel, 'result', 0, result);
+      worker.end(assign, { kind: 'exited', code }, { result });
+      const record = await server.execution(id, '30s');
+      return [record.reason, record.result, record.error?.type ?? null, record.message];
+    };
+    const exception = JSON.stringify({ $cocoreError: { type: 'E', message: 'm', stack: null } });
+    assert.deepEqual(await ended(' {"a":1} '), [null, { value: { a: 1 } }, null, null]);
+    assert.deepEqual(await ended(''), [null, null, null, null]);
+    assert.deepEqual(await ended('2', 3), ['exit_code', { value: 2 }, null, null]);
+    assert.deepEqual(await ended(exception, 1), ['exception', null, 'E', 'E: m']);
+    assert.deepEqual(await ended(exception), [null, { value: JSON.parse(exception) as unknown }, null, null]);
+    const broken = '{"$cocoreError":{"type":1}}';
+    assert.deepEqual(await ended(broken, 1), ['exit_code', { value: JSON.parse(broken) as unknown }, null, null]);
+    assert.equal((await ended('{"a":'))[0], 'result_invalid');
+    const [reason, result, , message] = await ended('{"a":', 4);
+    assert.deepEqual([reason, result], ['exit_code', null]);
+    assert.match(message as string, /the result is not JSON/);
+  });
+
+  test('a worker that says itself what a result says, or sends more than may be, the session is closed', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('results');
+    const acts: ((worker: ScriptedWorker, assign: Message<'AttemptAssign'>) => void)[] = [
+      (worker, assign) => worker.end(assign, { kind: 'raised', code: 1 }),
+      (worker, { channel }) => {
+        for (let at = 0; at <= MAX_RESULT_BYTES; at += 65_536)
+          worker.output(channel, 'result', at, Buffer.alloc(65_536));
+      },
+      (worker, { channel }) => worker.output(channel, 'artifacts', 1, 'x'),
+    ];
+    for (const act of acts) {
+      await using worker = await ScriptedWorker.connect(server);
+      await server.run('results');
+      act(worker, await worker.startNext());
+      assert.match((await worker.closed).reason, /^protocol_violation/);
+    }
   });
 
   test('an end that claims other output than is committed, the execution ends as output_lost', async () => {

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { request } from 'node:http';
@@ -11,6 +12,7 @@ import {
   FunctionRecord,
   MAX_BLOB_BYTES,
   MAX_CODE_BYTES,
+  MAX_EVENT_BYTES,
   MAX_INLINE_STDIN_BYTES,
   Problem,
   ServerRecord,
@@ -141,6 +143,19 @@ const BAD: BadCase[] = [
     what: 'standard input over its limit',
     call: run({ stdin: { base64: Buffer.alloc(MAX_INLINE_STDIN_BYTES + 1).toString('base64') } }),
     code: 'input_too_large',
+  },
+  {
+    what: 'an event together with standard input',
+    call: run({ event: 1, stdin: { base64: '' } }),
+    code: 'invalid_request',
+    detail: /must not be given together with stdin/,
+  },
+  { what: 'an event over its limit', call: run({ event: 'x'.repeat(MAX_EVENT_BYTES - 1) }), code: 'input_too_large' },
+  {
+    what: 'an event of a hundred thousand levels',
+    call: ['POST', '/v1/functions/fine/executions', raw(`{"event":${'['.repeat(1e5)}${']'.repeat(1e5)}}`)],
+    code: 'invalid_request',
+    detail: /must have at most 256 levels/,
   },
   { what: 'standard input that is not base64', call: run({ stdin: { base64: '***' } }), code: 'invalid_request' },
   {
@@ -467,6 +482,47 @@ describe('the API', () => {
     assert.deepEqual(kept(), before);
   });
 
+  test('an event, whatever its value, it is the standard input; another is another input', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('event');
+    await using worker = await ScriptedWorker.connect(server);
+    for (const event of [null, false, 0, '', 'é"', [1, { a: null }], 'x'.repeat(MAX_EVENT_BYTES - 2)]) {
+      await server.run('event', { event });
+      const { task } = await worker.next('AttemptAssign');
+      assert.ok(task.stdin !== null && 'base64' in task.stdin);
+      assert.equal(Buffer.from(task.stdin.base64, 'base64').toString(), JSON.stringify(event));
+    }
+    const first = await server.run('event', { event: 1, idempotencyKey: 'k' });
+    assert.equal((await server.run('event', { event: 1, idempotencyKey: 'k' })).id, first.id);
+    const other = json({ event: 2, idempotencyKey: 'k' });
+    const refused = await server.call('POST', '/v1/functions/event/executions', { body: other });
+    assert.equal(refused.body.code, 'idempotency_conflict');
+  });
+
+  test('artifacts, they are an archive with its digest that no browser renders; without any, that is said', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('made');
+    await using worker = await ScriptedWorker.connect(server);
+    const { id } = await server.run('made');
+    const path = `/v1/executions/${id}/artifacts`;
+    assert.deepEqual((await server.call('GET', path)).body.code, 'artifacts_not_found');
+    const assign = await worker.startNext();
+    const archive = Buffer.alloc(100_000, 'archive');
+    worker.output(assign.channel, 'artifacts', 0, archive.subarray(0, 60_000));
+    worker.output(assign.channel, 'artifacts', 60_000, archive.subarray(60_000));
+    worker.end(assign, { kind: 'exited', code: 0 }, { artifacts: archive });
+    const record = await server.execution(id, '30s');
+    const sha256 = createHash('sha256').update(archive);
+    assert.deepEqual(record.artifacts, { bytes: 100_000, sha256: `sha256:${sha256.copy().digest('hex')}`, files: 1 });
+    const answer = await fetch(`${server.url}${path}`, { headers: { authorization: `Bearer ${server.key}` } });
+    assert.ok(Buffer.from(await answer.arrayBuffer()).equals(archive));
+    const headers = Object.fromEntries(answer.headers);
+    assert.equal(headers['content-type'], 'application/x-tar');
+    assert.equal(headers['content-disposition'], `attachment; filename="${id}.tar"`);
+    assert.equal(headers['repr-digest'], `sha-256=:${sha256.digest('base64')}:`);
+    assert.match(headers['content-security-policy'] ?? '', /sandbox/);
+  });
+
   test('output, it is an attachment that no browser renders, from any offset', async () => {
     await using server = await TestServer.start();
     await using worker = await ScriptedWorker.connect(server);
@@ -584,6 +640,7 @@ test('the OpenAPI document, it describes every route with parameters that resolv
     '/v1/functions/{function}/executions',
     '/v1/executions',
     '/v1/executions/{execution}',
+    '/v1/executions/{execution}/artifacts',
     '/v1/executions/{execution}/cancel',
     '/v1/executions/{execution}/events',
     '/v1/executions/{execution}/output/{stream}',

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { ofStreams } from '@cocore/protocol';
 import { INLINE_OUTPUT_BYTES, OutputStore } from '../src/output/output-store.ts';
 import type { OutputGrowth, Store } from '../src/store/store.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
@@ -64,6 +65,7 @@ async function accepted(directory: Temporary) {
   return { store, attempt, output: new OutputStore(join(directory.path, 'output'), store) };
 }
 
+const LIMITS = { outputBytes: 1e9, artifactsBytes: 1e6 };
 const frame = (offset: number, data: Uint8Array) => ({ channel: 1, stream: 'stdout' as const, offset, data });
 const pattern = (bytes: number) => Buffer.from(Array.from({ length: bytes }, (_, at) => (at * 7) % 251));
 const digest = (data: Uint8Array) => `sha256:${createHash('sha256').update(data).digest('hex')}`;
@@ -73,7 +75,11 @@ for (const size of [1, 1000, INLINE_OUTPUT_BYTES, 50_000]) {
     using directory = temporaryDirectory();
     const { store, attempt, output } = await accepted(directory);
     const all = pattern(size === 1 ? 300 : INLINE_OUTPUT_BYTES * 5 + 123);
-    await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+    await using writer = output.writer(
+      attempt,
+      ofStreams(() => 0),
+      LIMITS,
+    );
     for (let at = 0; at < all.length; at += size) {
       const { reported } = await writer.append([frame(at, all.subarray(at, at + size))], 's');
       assert.equal(await reported, 'recorded');
@@ -96,13 +102,17 @@ test('a writer made anew over committed bytes, it goes on, and bytes that were n
   const { store, attempt, output } = await accepted(directory);
   const all = pattern(60_000);
   {
-    await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+    await using writer = output.writer(
+      attempt,
+      ofStreams(() => 0),
+      LIMITS,
+    );
     await (
       await writer.append([frame(0, all.subarray(0, 40_000))], 's')
     ).reported;
   }
   appendFileSync(output.segmentPath(attempt, 'stdout'), 'written before a crash, never committed');
-  await using writer = output.writer(attempt, { stdout: 40_000, stderr: 0 }, 1e9);
+  await using writer = output.writer(attempt, { ...ofStreams(() => 0), stdout: 40_000 }, LIMITS);
   await (
     await writer.append([frame(40_000, all.subarray(40_000))], 's')
   ).reported;
@@ -114,7 +124,11 @@ test('a writer made anew over committed bytes, it goes on, and bytes that were n
 test('a commit that the store refuses, the writer is where it was and takes the bytes again', async () => {
   using directory = temporaryDirectory();
   const { store, attempt, output } = await accepted(directory);
-  await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+  await using writer = output.writer(
+    attempt,
+    ofStreams(() => 0),
+    LIMITS,
+  );
   const all = pattern(30_000);
   await (
     await writer.append([frame(0, all.subarray(0, 20_000))], 's')
@@ -132,7 +146,11 @@ test('a commit that the store refuses, the writer is where it was and takes the 
 test('frames that follow before the first is committed, they are committed in order; a repeat among them is compared', async () => {
   using directory = temporaryDirectory();
   const { store, attempt, output } = await accepted(directory);
-  await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+  await using writer = output.writer(
+    attempt,
+    ofStreams(() => 0),
+    LIMITS,
+  );
   const one = await writer.append([frame(0, Buffer.from('abc'))], 's');
   const two = await writer.append([frame(3, Buffer.from('def')), frame(2, Buffer.from('cdefg'))], 's');
   const three = await writer.append([frame(0, Buffer.from('abcd'))], 's');
@@ -160,7 +178,11 @@ test('bytes beyond the inline part, they are on disk before their length is comm
     },
   };
   const output = new OutputStore(join(directory.path, 'output'), watched);
-  await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+  await using writer = output.writer(
+    attempt,
+    ofStreams(() => 0),
+    LIMITS,
+  );
   for (let at = 0; at < 100_000; at += 25_000) {
     await (
       await writer.append([frame(at, pattern(25_000))], 's')
@@ -174,7 +196,11 @@ test('a session that is replaced while its output waits for the commit, the new 
   using directory = temporaryDirectory();
   const { store, attempt, output } = await accepted(directory);
   const all = pattern(INLINE_OUTPUT_BYTES * 2);
-  await using writer = output.writer(attempt, { stdout: 0, stderr: 0 }, 1e9);
+  await using writer = output.writer(
+    attempt,
+    ofStreams(() => 0),
+    LIMITS,
+  );
   const stale = await writer.append([frame(0, pattern(50_000))], 'replaced');
   const { reported } = await writer.append([frame(0, all)], 's');
   assert.deepEqual([await stale.reported, await reported], ['stale', 'recorded']);

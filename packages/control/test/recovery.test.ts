@@ -38,7 +38,7 @@ test('the server restarted during a run, the worker comes back, its output is wh
   await using second = await ScriptedWorker.connect(server, { identity, inventory: [assign.attemptId] });
   assert.equal(second.welcome.workerId, first.welcome.workerId);
   const [resumed] = second.welcome.resume;
-  assert.deepEqual([resumed?.attemptId, resumed?.stdoutOffset], [assign.attemptId, text.length]);
+  assert.deepEqual([resumed?.attemptId, resumed?.offsets.stdout], [assign.attemptId, text.length]);
   second.output(resumed!.channel, 'stdout', text.length, 'tail');
   second.end(assign, { kind: 'exited', code: 0 }, { stdout: `${text}tail` });
   const record = await server.execution(id, '10s');

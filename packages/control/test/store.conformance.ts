@@ -5,6 +5,7 @@ import {
   CocoreError,
   type IsolationClass,
   LEASE_MS,
+  ofStreams,
   type Outcome,
   PREPARE_TIMEOUT_MS,
   QUEUE_TTL_MS,
@@ -34,8 +35,10 @@ export function reportedEnd(change: Partial<ReportedEnd> = {}): ReportedEnd {
   return {
     outcome: { kind: 'exited', code: 0 },
     message: null,
-    stdout: stream,
-    stderr: stream,
+    streams: ofStreams(() => stream),
+    artifactFiles: 0,
+    result: null,
+    error: null,
     usage: { host: null, guest: null },
     signature: 'first',
     intact: true,
@@ -347,6 +350,9 @@ export function storeConformance(
       const ENDS: [Outcome, string, string | null][] = [
         [{ kind: 'exited', code: 0 }, 'success', null],
         [{ kind: 'exited', code: 3 }, 'failure', 'exit_code'],
+        [{ kind: 'raised', code: 1 }, 'failure', 'exception'],
+        [{ kind: 'rejected', cause: 'result_invalid' }, 'failure', 'result_invalid'],
+        [{ kind: 'rejected', cause: 'artifacts_too_large' }, 'failure', 'artifacts_too_large'],
         [{ kind: 'signaled', signal: 9 }, 'failure', 'signal'],
         [{ kind: 'oom' }, 'failure', 'oom'],
         [{ kind: 'timed_out', clock: 'run' }, 'timeout', 'run_timeout'],
@@ -363,6 +369,38 @@ export function storeConformance(
         });
       }
 
+      test('an end with a result and artifacts, the record has them; of an end that is not whole it has neither', async () => {
+        for (const [index, intact] of [true, false].entries()) {
+          const { attempt } = await running(`s${index}`, `k${index}`);
+          const growth = { stream: 'artifacts', from: 0, to: 3, inline: Buffer.from('tar') } as const;
+          await store.recordOutput(attempt, `s${index}`, [growth]);
+          const nothing = { bytes: 0, sha256: EMPTY, truncated: false };
+          const streams = { ...ofStreams(() => nothing), artifacts: { ...nothing, bytes: 3 } };
+          const left = { streams, artifactFiles: 2, result: '{"a":null}', intact };
+          await store.recordEnd(attempt, `s${index}`, reportedEnd(left));
+          const { result, error, artifacts, reason } = await read(attempt);
+          const expected = intact
+            ? { result: { value: { a: null } }, artifacts: { bytes: 3, sha256: EMPTY, files: 2 }, reason: null }
+            : { result: null, artifacts: null, reason: 'output_lost' };
+          assert.deepEqual({ result, artifacts, reason }, expected);
+          assert.equal(error, null);
+          const [inline] = await store.readInline(attempt, 'artifacts', 0);
+          assert.equal(Buffer.from(inline!).toString(), 'tar');
+        }
+      });
+
+      test('a result of null, it is a result; an exception is kept whole', async () => {
+        const error = { type: 'ValueError', message: 'bad', stack: 'Traceback\n  line 1' };
+        const { attempt } = await running();
+        await store.recordEnd(
+          attempt,
+          's1',
+          reportedEnd({ outcome: { kind: 'raised', code: 1 }, result: 'null', error }),
+        );
+        const record = await read(attempt);
+        assert.deepEqual([record.result, record.error, record.exitCode], [{ value: null }, error, 1]);
+      });
+
       test('an end after the end, the first stays; only the same signature is the same end', async () => {
         const { attempt, workerId } = await running();
         await store.recordEnd(attempt, 's1', reportedEnd());
@@ -374,9 +412,11 @@ export function storeConformance(
       });
 
       test('an end whose lengths or digests do not fit, it is recorded as output_lost', async () => {
+        const nothing = ofStreams(() => ({ bytes: 0, sha256: EMPTY, truncated: false }));
         for (const [index, wrong] of [
           { intact: false },
-          { stdout: { bytes: 4, sha256: EMPTY, truncated: false } },
+          { streams: { ...nothing, stdout: { bytes: 4, sha256: EMPTY, truncated: false } } },
+          { streams: { ...nothing, artifacts: { bytes: 1024, sha256: EMPTY, truncated: false } } },
         ].entries()) {
           const { attempt } = await running(`s${index}`, `k${index}`);
           assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd(wrong)), 'recorded');
@@ -510,7 +550,7 @@ export function storeConformance(
         const opened = await join('k1', 's2', [kept.attemptId, unknown]);
         assert.equal(opened.workerId, workerId);
         assert.deepEqual(
-          opened.resume.map(({ attemptId, stderrBytes }) => [attemptId, stderrBytes]),
+          opened.resume.map(({ attemptId, bytes }) => [attemptId, bytes.stderr]),
           [[kept.attemptId, 3]],
         );
         assert.deepEqual(

@@ -38,6 +38,9 @@ export const Reason = z.enum([
   'sandbox',
   'blob',
   'output_lost',
+  'exception',
+  'result_invalid',
+  'artifacts_too_large',
 ]);
 export type Reason = z.infer<typeof Reason>;
 
@@ -63,6 +66,9 @@ const REASON_FAULT: Record<Reason, Exclude<Fault, 'none'>> = {
   sandbox: 'platform',
   blob: 'platform',
   output_lost: 'platform',
+  exception: 'user',
+  result_invalid: 'user',
+  artifacts_too_large: 'user',
 };
 
 export function faultOf(reason: Reason | null): Fault {
@@ -77,6 +83,10 @@ export function endOf(outcome: Outcome): End {
   switch (outcome.kind) {
     case 'exited':
       return outcome.code === 0 ? { state: 'success', reason: null } : { state: 'failure', reason: 'exit_code' };
+    case 'raised':
+      return { state: 'failure', reason: 'exception' };
+    case 'rejected':
+      return { state: 'failure', reason: outcome.cause };
     case 'signaled':
       return { state: 'failure', reason: 'signal' };
     case 'oom':

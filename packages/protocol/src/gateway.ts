@@ -1,8 +1,10 @@
 import { z } from 'zod';
-import { MeterReading, StreamName } from './api.ts';
+import { MeterReading } from './api.ts';
 import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
+import { ATTEMPT_STREAMS, AttemptStream } from './leavings.ts';
+import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES } from './limits.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 
@@ -10,7 +12,8 @@ import { invalidRequest } from './problem.ts';
  * The worker's conversation: one WebSocket, dialled by the daemon, subprotocol `cocore.worker.v1`.
  *
  * The server speaks first (`ServerChallenge`); the worker answers with `WorkerHello`, signed; the server answers with `ServerWelcome` or
- * `ServerRefusal` and closes. After that: text frames are the JSON messages below, binary frames carry output.
+ * `ServerRefusal` and closes. After that: text frames are the JSON messages below, binary frames carry the
+ * streams of attempts.
  * Reports (`Attempt…` from the worker) are idempotent facts keyed by attempt: the same fact again is acknowledged again.
  */
 export const GATEWAY_SUBPROTOCOL = 'cocore.worker.v1';
@@ -84,7 +87,11 @@ export const ServerWelcome = z.strictObject({
   leaseMs: z.int().positive(),
   /** Attempts of the inventory that go on, and the committed length of their streams to send on from. */
   resume: z.array(
-    z.strictObject({ attemptId: AttemptId, channel: Channel, stdoutOffset: Offset, stderrOffset: Offset }),
+    z.strictObject({
+      attemptId: AttemptId,
+      channel: Channel,
+      offsets: z.strictObject({ stdout: Offset, stderr: Offset, result: Offset, artifacts: Offset }),
+    }),
   ),
   /** Attempts of the inventory that are no longer this worker's: destroy them, report nothing. */
   revoke: z.array(AttemptId),
@@ -129,6 +136,8 @@ export const TaskSpec = z.strictObject({
   prepareTimeoutMs: z.int().positive(),
   runTimeoutMs: z.int().positive(),
   outputLimitBytes: z.int().positive(),
+  /** Of what the function leaves in `$COCORE_OUT`, as an archive. */
+  artifactsLimitBytes: z.int().min(0).max(MAX_ARTIFACTS_LIMIT_BYTES),
   network: z.literal('none'),
 });
 export type TaskSpec = z.infer<typeof TaskSpec>;
@@ -156,7 +165,7 @@ export const AttemptEndedAck = z.strictObject({ type: z.literal('AttemptEndedAck
 export const OutputAck = z.strictObject({
   type: z.literal('OutputAck'),
   channel: Channel,
-  stream: StreamName,
+  stream: AttemptStream,
   offset: Offset,
 });
 export const HeartbeatAck = z.strictObject({ type: z.literal('HeartbeatAck'), sequence: z.int().min(0) });
@@ -191,6 +200,10 @@ export const AttemptEnded = z.strictObject({
   message: z.string().max(1000).nullable(),
   stdout: StreamEnd,
   stderr: StreamEnd,
+  result: StreamEnd,
+  artifacts: StreamEnd,
+  /** Regular files among the artifacts, as the guest counted them. */
+  artifactFiles: z.int().min(0).max(MAX_ARTIFACT_ENTRIES),
   usage: z.strictObject({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
   /** By the worker's identity key over `endStatement`; kept as evidence. */
   signature: Base64Url.length(86),
@@ -199,7 +212,7 @@ export type AttemptEnded = z.infer<typeof AttemptEnded>;
 
 /** What a worker signs about an end. */
 export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message'>): string {
-  const { attemptId, outcome, stdout, stderr, usage } = ended;
+  const { attemptId, outcome, stdout, stderr, result, artifacts, artifactFiles, usage } = ended;
   const stream = (end: StreamEnd) => [end.bytes, end.sha256, end.truncated];
   const meter = (reading: MeterReading | null) =>
     reading === null ? null : [reading.cpuMs, reading.memoryPeakBytes, reading.wallMs];
@@ -210,6 +223,9 @@ export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'm
     Object.values(rest),
     stream(stdout),
     stream(stderr),
+    stream(result),
+    stream(artifacts),
+    artifactFiles,
     meter(usage.host),
     meter(usage.guest),
   ];
@@ -276,7 +292,7 @@ export const parseWorkerMessage = (text: string): WorkerMessage => parseMessage(
 /** Worker to server: bytes of one stream of one attempt, which the channel number names within this session. */
 export interface OutputFrame {
   readonly channel: number;
-  readonly stream: StreamName;
+  readonly stream: AttemptStream;
   readonly offset: number;
   /** 1 to 65,536 bytes. */
   readonly data: Uint8Array;
@@ -293,7 +309,7 @@ export function encodeOutputFrame(frame: OutputFrame): Uint8Array {
   const view = new DataView(bytes.buffer);
   bytes[0] = OUTPUT_FRAME_VERSION;
   bytes[1] = OUTPUT_FRAME_TYPE;
-  bytes[2] = frame.stream === 'stdout' ? 1 : 2;
+  bytes[2] = ATTEMPT_STREAMS.indexOf(frame.stream) + 1;
   view.setUint32(4, frame.channel, true);
   view.setBigUint64(8, BigInt(frame.offset), true);
   bytes.set(frame.data, OUTPUT_HEADER_BYTES);
@@ -312,13 +328,14 @@ export function decodeOutputFrame(bytes: Uint8Array): OutputFrame {
   if (bytes[0] !== OUTPUT_FRAME_VERSION || bytes[1] !== OUTPUT_FRAME_TYPE || bytes[3] !== 0) {
     throw bad('has an unknown version or type');
   }
-  if (bytes[2] !== 1 && bytes[2] !== 2) throw bad('names an unknown stream');
+  const stream = ATTEMPT_STREAMS[bytes[2]! - 1];
+  if (stream === undefined) throw bad('names an unknown stream');
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const offset = view.getBigUint64(8, true);
   if (offset > BigInt(Number.MAX_SAFE_INTEGER)) throw bad('has an offset out of range');
   return {
     channel: view.getUint32(4, true),
-    stream: bytes[2] === 1 ? 'stdout' : 'stderr',
+    stream,
     offset: Number(offset),
     data: bytes.subarray(OUTPUT_HEADER_BYTES),
   };

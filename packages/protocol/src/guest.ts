@@ -1,11 +1,12 @@
-import type { StreamName } from './api.ts';
 import { assertNever } from './errors.ts';
+import { ATTEMPT_STREAMS, type AttemptStream } from './leavings.ts';
+import { MAX_ARTIFACT_ENTRIES } from './limits.ts';
 
 /**
  * The daemon's conversation with the agent: length-prefixed frames on a byte stream. The specification, shared with the C
  * agent, is `docs/reference/guest-frames.md`; the golden files in `guest/golden` hold both to it.
  */
-export const GUEST_FRAME_VERSION = 1;
+export const GUEST_FRAME_VERSION = 2;
 export const MAX_GUEST_DATA_BYTES = 64 * 1024;
 /** Type and payload of any frame but TASK. */
 export const MAX_GUEST_FRAME_BYTES = 65_552;
@@ -20,16 +21,19 @@ const NONCE_BYTES = 16;
 export const FAULT_STAGES = ['setup', 'image', 'start', 'protocol'] as const;
 export type FaultStage = (typeof FAULT_STAGES)[number];
 
+export const REFUSED = ['result', 'artifacts'] as const;
+export type Refused = (typeof REFUSED)[number];
+
 /** Offsets and lengths are safe integers; other 64-bit values are bigints. */
 export type HostFrame =
   | { type: 'HELLO'; version: number; nonce: Uint8Array }
-  | { type: 'TASK'; config: Uint8Array }
+  | { type: 'TASK'; artifactsLimit: number; config: Uint8Array }
   | { type: 'STDIN'; offset: number; data: Uint8Array }
   | { type: 'STDIN_END'; length: number }
   | { type: 'SIGNAL'; signal: number }
   | { type: 'SEED'; epochNs: bigint; entropy: Uint8Array }
   | { type: 'PING'; token: bigint }
-  | { type: 'ACK'; stream: StreamName; offset: number }
+  | { type: 'ACK'; stream: AttemptStream; offset: number }
   | { type: 'POWEROFF' };
 
 export type GuestFrame =
@@ -37,6 +41,8 @@ export type GuestFrame =
   | { type: 'STARTED'; monotonicNs: bigint }
   | { type: 'STDOUT'; offset: number; data: Uint8Array }
   | { type: 'STDERR'; offset: number; data: Uint8Array }
+  | { type: 'RESULT'; offset: number; data: Uint8Array }
+  | { type: 'ARTIFACTS'; offset: number; data: Uint8Array }
   | {
       type: 'EXIT';
       kind: 'exited' | 'signaled';
@@ -45,8 +51,15 @@ export type GuestFrame =
       code: number;
       stdoutLength: number;
       stderrLength: number;
+      resultLength: number;
+      artifactsLength: number;
+      /** Regular files among the artifacts. */
+      artifactFiles: number;
       cpuUs: number;
       memoryPeakBytes: number;
+      /** What the function left and was not taken, and why; then neither is sent. */
+      refused: Refused | null;
+      message: string;
     }
   | { type: 'PONG'; token: bigint }
   | { type: 'STDIN_ACK'; offset: number }
@@ -87,6 +100,8 @@ const GUEST_TYPE = {
   PONG: 0x86,
   STDIN_ACK: 0x87,
   FAULT: 0x88,
+  RESULT: 0x89,
+  ARTIFACTS: 0x8a,
 } as const;
 
 type Direction = 'host' | 'guest';
@@ -142,14 +157,25 @@ class FrameWriter {
   }
 }
 
-const streamNumber = (stream: StreamName) => (stream === 'stdout' ? 1 : 2);
+/** What each stream's bytes come in. */
+export const FRAME_OF_STREAM = {
+  stdout: 'STDOUT',
+  stderr: 'STDERR',
+  result: 'RESULT',
+  artifacts: 'ARTIFACTS',
+} as const satisfies Record<AttemptStream, GuestFrame['type']>;
+
+const streamNumber = (stream: AttemptStream) => ATTEMPT_STREAMS.indexOf(stream) + 1;
 
 export function encodeHostFrame(frame: HostFrame): Uint8Array {
   switch (frame.type) {
     case 'HELLO':
       return new FrameWriter(HOST_TYPE.HELLO, 2 + NONCE_BYTES).u16(frame.version).bytes(frame.nonce).finish();
     case 'TASK':
-      return new FrameWriter(HOST_TYPE.TASK, frame.config.length).bytes(frame.config).finish();
+      return new FrameWriter(HOST_TYPE.TASK, 8 + frame.config.length)
+        .u64(frame.artifactsLimit)
+        .bytes(frame.config)
+        .finish();
     case 'STDIN':
       return new FrameWriter(HOST_TYPE.STDIN, 8 + frame.data.length).u64(frame.offset).bytes(frame.data).finish();
     case 'STDIN_END':
@@ -183,20 +209,29 @@ export function encodeGuestFrame(frame: GuestFrame): Uint8Array {
       return new FrameWriter(GUEST_TYPE.STARTED, 8).u64(frame.monotonicNs).finish();
     case 'STDOUT':
     case 'STDERR':
+    case 'RESULT':
+    case 'ARTIFACTS':
       return new FrameWriter(GUEST_TYPE[frame.type], 8 + frame.data.length)
         .u64(frame.offset)
         .bytes(frame.data)
         .finish();
-    case 'EXIT':
-      return new FrameWriter(GUEST_TYPE.EXIT, 38)
+    case 'EXIT': {
+      const message = new TextEncoder().encode(frame.message);
+      return new FrameWriter(GUEST_TYPE.EXIT, 59 + message.length)
         .u8(frame.kind === 'exited' ? 0 : 1)
         .u8(frame.oom ? 1 : 0)
         .u32(frame.code)
         .u64(frame.stdoutLength)
         .u64(frame.stderrLength)
+        .u64(frame.resultLength)
+        .u64(frame.artifactsLength)
+        .u32(frame.artifactFiles)
         .u64(frame.cpuUs)
         .u64(frame.memoryPeakBytes)
+        .u8(frame.refused === null ? 0 : REFUSED.indexOf(frame.refused) + 1)
+        .bytes(message)
         .finish();
+    }
     case 'PONG':
       return new FrameWriter(GUEST_TYPE.PONG, 8).u64(frame.token).finish();
     case 'STDIN_ACK':
@@ -289,14 +324,12 @@ class PayloadReader {
 
 const bad = (message: string) => new GuestProtocolError('bad_payload', message);
 
-const STREAMS: readonly StreamName[] = ['stdout', 'stderr'];
-
 function readHostPayload(type: number, payload: PayloadReader): HostFrame {
   switch (type) {
     case HOST_TYPE.HELLO:
       return { type: 'HELLO', version: payload.u16(), nonce: payload.fixed(NONCE_BYTES) };
     case HOST_TYPE.TASK:
-      return { type: 'TASK', config: payload.rest(1, MAX_TASK_FRAME_BYTES - 1) };
+      return { type: 'TASK', artifactsLimit: payload.size(), config: payload.rest(1, MAX_TASK_FRAME_BYTES - 9) };
     case HOST_TYPE.STDIN:
       return { type: 'STDIN', offset: payload.size(), data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
     case HOST_TYPE.STDIN_END:
@@ -311,7 +344,7 @@ function readHostPayload(type: number, payload: PayloadReader): HostFrame {
     case HOST_TYPE.PING:
       return { type: 'PING', token: payload.u64() };
     case HOST_TYPE.ACK:
-      return { type: 'ACK', stream: payload.oneOf(STREAMS, 1), offset: payload.size() };
+      return { type: 'ACK', stream: payload.oneOf(ATTEMPT_STREAMS, 1), offset: payload.size() };
     case HOST_TYPE.POWEROFF:
       return { type: 'POWEROFF' };
     default:
@@ -334,6 +367,10 @@ function readGuestPayload(type: number, payload: PayloadReader): GuestFrame {
       return { type: 'STDOUT', offset: payload.size(), data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
     case GUEST_TYPE.STDERR:
       return { type: 'STDERR', offset: payload.size(), data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
+    case GUEST_TYPE.RESULT:
+      return { type: 'RESULT', offset: payload.size(), data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
+    case GUEST_TYPE.ARTIFACTS:
+      return { type: 'ARTIFACTS', offset: payload.size(), data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
     case GUEST_TYPE.EXIT: {
       const kind = payload.oneOf(['exited', 'signaled'] as const, 0);
       const oom = payload.oneOf([false, true], 0);
@@ -341,6 +378,8 @@ function readGuestPayload(type: number, payload: PayloadReader): GuestFrame {
       const inRange = kind === 'exited' ? code <= 255 : code >= 1 && code <= 64;
       if (!inRange) throw bad('an exit code or signal is out of range');
       const [stdoutLength, stderrLength] = [payload.size(), payload.size()];
+      const [resultLength, artifactsLength, artifactFiles] = [payload.size(), payload.size(), payload.u32()];
+      if (artifactFiles > MAX_ARTIFACT_ENTRIES) throw bad('a count of files is out of range');
       return {
         type: 'EXIT',
         kind,
@@ -348,8 +387,13 @@ function readGuestPayload(type: number, payload: PayloadReader): GuestFrame {
         code,
         stdoutLength,
         stderrLength,
+        resultLength,
+        artifactsLength,
+        artifactFiles,
         cpuUs: payload.size(),
         memoryPeakBytes: payload.size(),
+        refused: payload.oneOf([null, ...REFUSED], 0),
+        message: payload.text(0, MAX_FAULT_MESSAGE_BYTES),
       };
     }
     case GUEST_TYPE.PONG:

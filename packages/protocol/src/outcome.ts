@@ -7,6 +7,10 @@ import { z } from 'zod';
 export const Outcome = z.discriminatedUnion('kind', [
   /** The function's process exited by itself. */
   z.strictObject({ kind: z.literal('exited'), code: z.int().min(0).max(255) }),
+  /** As `exited`, and its handler's exception is why: the control server found it in the result. */
+  z.strictObject({ kind: z.literal('raised'), code: z.int().min(1).max(255) }),
+  /** It exited with 0, and what it left cannot be taken. */
+  z.strictObject({ kind: z.literal('rejected'), cause: z.enum(['result_invalid', 'artifacts_too_large']) }),
   /** It was killed by a signal that neither CoCore nor the kernel's memory limit sent. */
   z.strictObject({ kind: z.literal('signaled'), signal: z.int().min(1).max(64) }),
   /** It went over its memory, and the whole of it was killed. */
@@ -40,5 +44,5 @@ export const Outcome = z.discriminatedUnion('kind', [
 ]);
 export type Outcome = z.infer<typeof Outcome>;
 
-export const LostCause = Outcome.options[6].shape.cause;
+export const LostCause = Outcome.options[8].shape.cause;
 export type LostCause = z.infer<typeof LostCause>;

@@ -58,7 +58,7 @@ describe('output frames', () => {
     ['less than a header', (bytes) => bytes.subarray(0, 3)],
     ['another version', (bytes) => bytes.with(0, 2)],
     ['another type', (bytes) => bytes.with(1, 2)],
-    ['an unknown stream', (bytes) => bytes.with(2, 3)],
+    ['an unknown stream', (bytes) => bytes.with(2, 5)],
     ['a padding that is not zero', (bytes) => bytes.with(3, 1)],
     ['an offset beyond 2^53', (bytes) => bytes.with(15, 1)],
     ['too much data', () => encodeOutputFrame({ ...frame, data: new Uint8Array(MAX_OUTPUT_FRAME_DATA_BYTES + 1) })],
@@ -77,6 +77,9 @@ test('a statement of an end, changes with every fact in it', () => {
     outcome: { kind: 'exited', code: 0 } as const,
     stdout: stream,
     stderr: stream,
+    result: stream,
+    artifacts: stream,
+    artifactFiles: 1,
     usage: { host: meter, guest: null },
   };
   const statements = [
@@ -86,6 +89,9 @@ test('a statement of an end, changes with every fact in it', () => {
     { ...base, outcome: { kind: 'signaled', signal: 1 } as const },
     { ...base, stdout: { ...stream, bytes: 4 } },
     { ...base, stderr: { ...stream, truncated: true } },
+    { ...base, result: { ...stream, bytes: 4 } },
+    { ...base, artifacts: { ...stream, bytes: 4 } },
+    { ...base, artifactFiles: 2 },
     { ...base, usage: { host: { ...meter, cpuMs: 2 }, guest: null } },
     { ...base, usage: { host: null, guest: meter } },
   ].map((ended) => endStatement(ended));

@@ -19,22 +19,25 @@ const bytes = (...values: number[]) => Uint8Array.from(values);
 const nonce = Uint8Array.from({ length: 16 }, (_, at) => at);
 
 const HOST: HostFrame[] = [
-  { type: 'HELLO', version: 1, nonce },
-  { type: 'TASK', config: new TextEncoder().encode('{}') },
+  { type: 'HELLO', version: 2, nonce },
+  { type: 'TASK', artifactsLimit: 64 * 2 ** 20, config: new TextEncoder().encode('{}') },
   { type: 'STDIN', offset: 2 ** 40, data: bytes(0, 255) },
   { type: 'STDIN_END', length: 7 },
   { type: 'SIGNAL', signal: 15 },
   { type: 'SEED', epochNs: 1_790_000_000_000_000_000n, entropy: new Uint8Array(32).fill(7) },
   { type: 'PING', token: 0xffff_ffff_ffff_ffffn },
   { type: 'ACK', stream: 'stderr', offset: 65_536 },
+  { type: 'ACK', stream: 'artifacts', offset: 0 },
   { type: 'POWEROFF' },
 ];
 
 const GUEST: GuestFrame[] = [
-  { type: 'HELLO', version: 1, nonce, agentVersion: '0.1.0' },
+  { type: 'HELLO', version: 2, nonce, agentVersion: '0.1.0' },
   { type: 'STARTED', monotonicNs: 123n },
   { type: 'STDOUT', offset: 0, data: new Uint8Array(65_536).fill(9) },
   { type: 'STDERR', offset: 3, data: bytes(1) },
+  { type: 'RESULT', offset: 0, data: bytes(123, 125) },
+  { type: 'ARTIFACTS', offset: 2 ** 26, data: new Uint8Array(512) },
   {
     type: 'EXIT',
     kind: 'signaled',
@@ -42,8 +45,13 @@ const GUEST: GuestFrame[] = [
     code: 9,
     stdoutLength: 10,
     stderrLength: 0,
+    resultLength: 4,
+    artifactsLength: 0,
+    artifactFiles: 0,
     cpuUs: 1,
     memoryPeakBytes: 2,
+    refused: 'artifacts',
+    message: 'too many – é',
   },
   { type: 'PONG', token: 1n },
   { type: 'STDIN_ACK', offset: 5 },
@@ -121,8 +129,13 @@ function exitWith(kind: number, code: number): Uint8Array {
     code: 0,
     stdoutLength: 0,
     stderrLength: 0,
+    resultLength: 0,
+    artifactsLength: 0,
+    artifactFiles: 0,
     cpuUs: 0,
     memoryPeakBytes: 0,
+    refused: null,
+    message: '',
   });
   frame[5] = kind;
   new DataView(frame.buffer).setUint32(7, code, true);

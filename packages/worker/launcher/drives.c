@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "leavings.h"
 #include "util.h"
 
 /* The new mount API, by number: C libraries before 2.36 have no names for it, and later ones clash with the kernel's headers. */
@@ -119,6 +120,8 @@ void mount_drives(const struct drives *drives)
   mount_loop(drives->scratch, "scratch", "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME, "nobarrier", SETUP);
   directory("scratch/upper", 0755, drives->base, SETUP);
   directory("scratch/inner", 0755, drives->base, SETUP);
+  if (exchange_make("scratch/exchange", drives->base) < 0)
+    fault(SETUP, "make the exchange directory");
   if (mount("overlay", "rootfs", "overlay", MS_NOSUID | MS_NODEV,
             "lowerdir=mapped,upperdir=scratch/upper,workdir=scratch/inner,volatile") < 0)
     fault(IMAGE, "mount the writable layer");

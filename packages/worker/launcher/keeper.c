@@ -1,5 +1,6 @@
 #include "keeper.h"
 
+#include <endian.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
@@ -16,10 +17,12 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "leavings.h"
 #include "util.h"
 
 #define IDS 65536
 #define NAME "init"
+#define EXCHANGE "/scratch/exchange"
 
 struct task
 {
@@ -30,6 +33,9 @@ struct task
   /* The container's process, where it is one of this namespace and has started, or 0. */
   pid_t container;
   bool started;
+  /* Where the function leaves things, and how many bytes its artifacts may be. */
+  int exchange;
+  uint64_t artifacts_limit;
 };
 
 static void set_up(void)
@@ -48,11 +54,15 @@ static void set_up(void)
   memcpy(program_invocation_name, NAME, length < strlen(NAME) ? length : strlen(NAME));
 }
 
-/* The container's processes see this one: it shows and offers nothing. It must still be able to signal what changed its user. */
+/*
+ * The container's processes see this one: it shows and offers nothing. It must still be able to signal what changed its user, and to read
+ * what any user of the container left.
+ */
 static void hide(void)
 {
   struct __user_cap_header_struct version = {.version = _LINUX_CAPABILITY_VERSION_3};
-  struct __user_cap_data_struct only[2] = {{.effective = 1U << CAP_KILL, .permitted = 1U << CAP_KILL}};
+  const unsigned needed = 1U << CAP_KILL | 1U << CAP_DAC_READ_SEARCH;
+  struct __user_cap_data_struct only[2] = {{.effective = needed, .permitted = needed}};
   if (chroot("/empty") < 0 || chdir("/") < 0 || syscall(SYS_capset, &version, only) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
     fault(SETUP, "hide the keeper");
 }
@@ -71,6 +81,42 @@ static void report(int status)
     say("signaled %d", WTERMSIG(status));
   else
     say("exited %d", WEXITSTATUS(status));
+}
+
+/* To a daemon that is gone nothing needs to be given. */
+static void give(int fd, const uint8_t *bytes, size_t length)
+{
+  for (size_t at = 0; at < length;) {
+    long count = RETRY(send(fd, bytes + at, length - at, MSG_NOSIGNAL));
+    if (count < 0)
+      _exit(1);
+    at += (size_t) count;
+  }
+}
+
+/*
+ * Gives the daemon what the function left, as it takes it. Every process that could change it is dead, and the daemon itself never looks at a
+ * file system that a function has written.
+ */
+static void hand_over(const struct task *task)
+{
+  static uint8_t piece[64 * 1024];
+  struct leavings left;
+  leavings_open(&left, task->exchange, task->artifacts_limit);
+  if (left.refused != REFUSED_NOTHING)
+    say("unfit %s %s", left.refused == REFUSED_RESULT ? "result" : "artifacts", left.message);
+  give(RESULT_FD, left.result, left.result_length);
+  close(RESULT_FD);
+  for (uint64_t at = 0; at < left.artifacts.length;) {
+    long count = archive_read(&left.artifacts, at, piece, sizeof piece);
+    if (count <= 0)
+      fault(SETUP, "read what the function left");
+    give(ARTIFACTS_FD, piece, (size_t) count);
+    at += (uint64_t) count;
+  }
+  close(ARTIFACTS_FD);
+  say("left %u", left.artifacts.files);
+  leavings_close(&left);
 }
 
 static void begin(struct task *task)
@@ -113,6 +159,8 @@ static void runtime_ended(struct task *task, int status)
   } else {
     say("%s %s", task->started ? "lost" : "refused", runtime_last_words());
   }
+  if (task->started)
+    hand_over(task);
 }
 
 static void reap(struct task *task)
@@ -131,21 +179,28 @@ static void reap(struct task *task)
     task->container = 0;
     end_all();
     report(status);
+    hand_over(task);
   }
 }
 
 static void obey(struct task *task)
 {
-  unsigned char order[2];
+  /* A letter, and a number in little endian. */
+  unsigned char order[9];
+  uint64_t number;
   long count = RETRY(recv(CONTROL_FD, order, sizeof order, MSG_WAITALL));
   if (count != sizeof order)
     _exit(0);
-  if (order[0] == 'r')
+  memcpy(&number, order + 1, sizeof number);
+  number = le64toh(number);
+  if (order[0] == 'r') {
+    task->artifacts_limit = number;
     begin(task);
-  else if (order[0] == 's' && task->container > 0)
-    kill(task->container, order[1]);
-  else if (order[0] == 's' && task->runs > 0 && task->started)
-    runtime_signal(task->runtime, order[1]);
+  } else if (order[0] == 's' && task->container > 0) {
+    kill(task->container, (int) number);
+  } else if (order[0] == 's' && task->runs > 0 && task->started) {
+    runtime_signal(task->runtime, (int) number);
+  }
 }
 
 static _Noreturn void keep(struct task *task)
@@ -158,6 +213,9 @@ static _Noreturn void keep(struct task *task)
   int news = signalfd(-1, &signals, SFD_CLOEXEC);
   if (news < 0)
     fault(SETUP, "signalfd");
+  task->exchange = open(EXCHANGE, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (task->exchange < 0)
+    fault(SETUP, "open " EXCHANGE);
   say("ready");
   for (;;) {
     struct pollfd sources[2] = {{.fd = CONTROL_FD, .events = POLLIN}, {.fd = news, .events = POLLIN}};

@@ -105,7 +105,8 @@ int main(int count, char **arguments)
 
   umask(022);
   die_with_daemon(daemon);
-  fcntl(CONTROL_FD, F_SETFD, FD_CLOEXEC);
+  for (int fd = CONTROL_FD; fd <= ARTIFACTS_FD; fd += 1)
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
   join_cgroups(setting("LAUNCH_CGROUPS"));
   limit(RLIMIT_CORE, 0);
   if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
@@ -116,6 +117,9 @@ int main(int count, char **arguments)
     close(streams.ends[at]);
     close(streams.held[at]);
   }
+  /* Their ends are the keeper's to give. */
+  close(RESULT_FD);
+  close(ARTIFACTS_FD);
 
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/ns/user", keeper.pid);

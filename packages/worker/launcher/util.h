@@ -12,6 +12,9 @@
 
 /* The daemon's end of this socket says what to do and is told what happens, see `sandbox/oci/launcher.ts`. */
 #define CONTROL_FD 3
+/* Sockets that take what the function left, once it has ended. */
+#define RESULT_FD 4
+#define ARTIFACTS_FD 5
 
 #define RETRY(expression)                                                                          \
   ({                                                                                               \

@@ -1,4 +1,4 @@
-import { CocoreError, helloStatement, type OutputFrame } from '@cocore/protocol';
+import { CocoreError, helloStatement, ofStreams, type OutputFrame } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { createHash, createPublicKey, verify, X509Certificate } from 'node:crypto';
@@ -16,6 +16,7 @@ import { eventually, workspace } from './support/workspace.ts';
 
 const BLOB = Buffer.from('an image');
 const REF = { digest: `sha256:${createHash('sha256').update(BLOB).digest('hex')}`, bytes: BLOB.length };
+const NOTHING = ofStreams(() => 0);
 const [ONE, TWO] = ['at_01m8515c5dec3ssmk0fssmppb1', 'at_01m8515c5dec3ssmk0fssmppb2'] as const;
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 
@@ -220,7 +221,7 @@ describe('the daemon and a scripted server', () => {
     await eventually('output', () => peer.outputs().length === 1);
     peer.socket.terminate();
     const second = await server.peer(1);
-    const resume = [{ attemptId: ONE, channel: 9, stdoutOffset: 4, stderrOffset: 0 }];
+    const resume = [{ attemptId: ONE, channel: 9, offsets: { ...NOTHING, stdout: 4 } }];
     const hello = await second.welcome({ resume });
     assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true }]);
     const ended = await second.next('AttemptEnded');
@@ -238,7 +239,9 @@ describe('the daemon and a scripted server', () => {
     const ended = await peer.next('AttemptEnded');
     peer.socket.terminate();
     const second = await server.peer(1);
-    const hello = await second.welcome({ resume: [{ attemptId: ONE, channel: 2, stdoutOffset: 1, stderrOffset: 0 }] });
+    const hello = await second.welcome({
+      resume: [{ attemptId: ONE, channel: 2, offsets: { ...NOTHING, stdout: 1 } }],
+    });
     assert.equal(hello.inventory.length, 1);
     assert.deepEqual(await second.next('AttemptEnded'), ended);
     assert.deepEqual(second.outputs(), []);

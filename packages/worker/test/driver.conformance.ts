@@ -2,12 +2,13 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { after, afterEach, before, describe, test } from 'node:test';
 import type { SandboxDriver, SandboxSpec } from '../src/sandbox/driver.ts';
-import { runProgram, startProgram } from './support/run-program.ts';
+import { archiveOf } from '../src/sandbox/fake/archive.ts';
+import { type Finished, runProgram, startProgram } from './support/run-program.ts';
 import { eventually } from './support/workspace.ts';
 
 /**
  * What is tested: a driver, and how a program of steps (see `FakeGuest`) is run in its sandboxes. The steps used here are `out`, `err`,
- * `outbytes`, `cat`, `sleep`, `flood`, `fill`, `signal`, `oom` and `exit`.
+ * `outbytes`, `cat`, `sleep`, `flood`, `fill`, `signal`, `oom`, `result`, `resultbytes`, `resultlink`, `artifact`, `artifactbytes`, `odd` and `exit`.
  */
 export interface DriverTarget extends AsyncDisposable {
   readonly driver: SandboxDriver;
@@ -20,7 +21,7 @@ export interface DriverTarget extends AsyncDisposable {
 
 /** Tests that a driver cannot pass, and why. */
 export type Skips = Readonly<Partial<Record<ConformanceTest, string>>>;
-export type ConformanceTest = 'usage' | 'signal' | 'disk';
+export type ConformanceTest = 'usage' | 'signal' | 'disk' | 'files';
 
 /** Runs the suite that every driver must pass. */
 export function driverConformance(name: string, makeTarget: () => Promise<DriverTarget>, skips: Skips = {}): void {
@@ -94,6 +95,66 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       assert.equal(stdout.length, expected.length);
       assert.equal(sha256(stdout), sha256(expected));
     });
+
+    const exitOf = ({ end }: Finished) => {
+      assert.ok('type' in end && end.type === 'EXIT', JSON.stringify(end));
+      return end;
+    };
+
+    test('a program that leaves nothing, nothing is sent', async () => {
+      const finished = await run(['exit:0']);
+      const { resultLength, artifactsLength, artifactFiles, refused } = exitOf(finished);
+      assert.deepEqual([resultLength, artifactsLength, artifactFiles, refused], [0, 0, 0, null]);
+    });
+
+    test('a result, it arrives beside the output and the exit code, whatever that is', async () => {
+      const finished = await run(['result:{"a":[1,"é"]}', 'out:printed', 'exit:3']);
+      assert.equal(finished.result.toString(), '{"a":[1,"é"]}');
+      assert.equal(finished.stdout.toString(), 'printed');
+      assert.deepEqual([exitOf(finished).code, exitOf(finished).refused], [3, null]);
+    });
+
+    test('a result of the most that is taken, it arrives; one byte more is refused', async () => {
+      const [most, more] = [await run(['resultbytes:262144']), await run(['resultbytes:262145', 'exit:0'])];
+      assert.equal(most.result.length, 262_144);
+      assert.deepEqual([exitOf(more).refused, exitOf(more).resultLength, exitOf(more).code], ['result', 0, 0]);
+      assert.match(exitOf(more).message, /the result is 262145 bytes long/);
+    });
+
+    test('artifacts, they arrive as a sorted archive', async () => {
+      const finished = await run(['artifact:b.txt:two', 'artifact:a.txt:one', 'exit:0']);
+      const expected = archiveOf(
+        new Map([
+          ['a.txt', Buffer.from('one')],
+          ['b.txt', Buffer.from('two')],
+        ]),
+      );
+      assert.ok(finished.artifacts.equals(expected), finished.artifacts.toString('latin1'));
+      assert.equal(exitOf(finished).artifactFiles, 2);
+    });
+
+    test('artifacts beyond the window and up to the limit, they arrive whole; one block more is refused', async () => {
+      const limited = (bytes: number) =>
+        runProgram(target.driver, spec(), target.argv([`artifactbytes:${bytes}`, 'exit:0']), undefined, 1_500_160);
+      // With its header and the end of the archive.
+      const [most, more] = [await limited(1_500_160 - 1536), await limited(1_500_160 - 1535)];
+      assert.ok(most.artifacts.equals(archiveOf(new Map([['file', Buffer.alloc(1_500_160 - 1536, '0123456789abcde\n')]]))));
+      assert.deepEqual([exitOf(more).refused, exitOf(more).artifactsLength], ['artifacts', 0]);
+    });
+
+    test(
+      'links and pipes among what is left, they are neither followed nor sent; closed files are read',
+      { skip: skips.files ?? false },
+      async () => {
+        const finished = await run(['odd', 'exit:0']);
+        const text = finished.artifacts.toString('latin1');
+        assert.equal(exitOf(finished).artifactFiles, 1);
+        assert.match(text, /^closed\/\0/);
+        assert.match(text.slice(512), /^closed\/file\0[^]*inside/);
+        assert.equal(finished.artifacts.length, 3 * 512 + 1024);
+        assert.equal(exitOf(await run(['resultlink', 'exit:0'])).message, 'the result is not a regular file');
+      },
+    );
 
     test('a program that a signal ends, the signal is told', { skip: skips.signal ?? false }, async () => {
       const { end } = await run(['signal:15']);

@@ -1,4 +1,4 @@
-import { type AttemptEnded, endStatement, type Outcome, ROOT_USER, type TaskSpec } from '@cocore/protocol';
+import { type AttemptEnded, endStatement, ofStreams, type Outcome, ROOT_USER, type TaskSpec } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -50,7 +50,7 @@ describe('one attempt', () => {
         source: source ?? (async () => Readable.from([FILE])),
       }),
     );
-    const output: Record<'stdout' | 'stderr', Buffer[]> = { stdout: [], stderr: [] };
+    const output = ofStreams<Buffer[]>(() => []);
     const take = () => {
       for (let piece = execution.output.take(65_536); piece !== null; piece = execution.output.take(65_536)) {
         output[piece.stream].push(piece.data);
@@ -75,6 +75,7 @@ describe('one attempt', () => {
           prepareTimeoutMs: 10_000,
           runTimeoutMs: 10_000,
           outputLimitBytes: 10_000_000,
+          artifactsLimitBytes: 1_000_000,
           network: 'none',
           ...task,
         },

@@ -18,7 +18,7 @@ driverConformance(
       [Symbol.asyncDispose]: () => driver[Symbol.asyncDispose](),
     };
   },
-  { usage: 'it has no process that could be measured', disk: 'it has no disk' },
+  { usage: 'it has no process that could be measured', disk: 'it has no disk', files: 'it has no files' },
 );
 
 hostileGuestConformance('fake', async () => {

@@ -43,7 +43,7 @@ async function greeted(): Promise<Conversation> {
   await eventually('HELLO', () => talk.received.length === 1);
   const [first] = talk.received;
   assert.ok(first?.type === 'HELLO');
-  talk.say({ type: 'HELLO', version: 1, nonce: first.nonce, agentVersion: 'test' });
+  talk.say({ type: 'HELLO', version: 2, nonce: first.nonce, agentVersion: 'test' });
   assert.equal(await hello, 'test');
   return talk;
 }
@@ -56,7 +56,19 @@ async function running(stdin = new Uint8Array(0)): Promise<Conversation> {
   return talk;
 }
 
-const EXIT = { type: 'EXIT', kind: 'exited', oom: false, code: 0, cpuUs: 0, memoryPeakBytes: 0 } as const;
+const EXIT = {
+  type: 'EXIT',
+  kind: 'exited',
+  oom: false,
+  code: 0,
+  resultLength: 0,
+  artifactsLength: 0,
+  artifactFiles: 0,
+  cpuUs: 0,
+  memoryPeakBytes: 0,
+  refused: null,
+  message: '',
+} as const;
 const raw =
   (...bytes: number[]) =>
   (talk: Conversation) =>
@@ -71,7 +83,7 @@ describe('a hostile guest', () => {
     ['a frame of the host’s', raw(1, 0, 0, 0, 0x09)],
     ['a length of 4 GiB', raw(0xff, 0xff, 0xff, 0xff, 0x83)],
     ['a payload that is too short', raw(5, 0, 0, 0, 0x86, 1, 2, 3, 4)],
-    ['a second HELLO', frame({ type: 'HELLO', version: 1, nonce: data(16), agentVersion: 'x' })],
+    ['a second HELLO', frame({ type: 'HELLO', version: 2, nonce: data(16), agentVersion: 'x' })],
     ['a second STARTED', frame({ type: 'STARTED', monotonicNs: 2n })],
     ['output at a wrong offset', frame({ type: 'STDOUT', offset: 1, data: data(1) })],
     ['an offset beyond all', frame({ type: 'STDERR', offset: Number.MAX_SAFE_INTEGER, data: data(1) })],
@@ -117,7 +129,7 @@ describe('a hostile guest', () => {
   test('a HELLO with another nonce, the greeting is refused', async () => {
     const talk = conversation();
     const hello = talk.channel.hello();
-    talk.say({ type: 'HELLO', version: 1, nonce: data(16), agentVersion: 'replay' });
+    talk.say({ type: 'HELLO', version: 2, nonce: data(16), agentVersion: 'replay' });
     await assert.rejects(hello, /another nonce/);
   });
 
@@ -159,7 +171,7 @@ describe('a hostile guest', () => {
     await eventually('HELLO', () => frames.length > 0);
     assert.equal(channel.ageMs(), null);
     assert.ok(frames[0]?.type === 'HELLO');
-    guest.write(encodeGuestFrame({ type: 'HELLO', version: 1, nonce: frames[0].nonce, agentVersion: 'x' }));
+    guest.write(encodeGuestFrame({ type: 'HELLO', version: 2, nonce: frames[0].nonce, agentVersion: 'x' }));
     await hello;
     now = 31_000;
     channel.ping();

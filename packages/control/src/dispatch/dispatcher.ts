@@ -1,9 +1,9 @@
-import { SCRATCH_MIB } from '@cocore/protocol';
+import { ARTIFACTS_LIMIT_BYTES, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
-import type { OutputStore } from '../output/output-store.ts';
+import type { OutputStore, StreamLimits } from '../output/output-store.ts';
 import { Scheduler, type SchedulerItem } from '../scheduler/scheduler.ts';
 import type {
   AssignedTask,
@@ -217,7 +217,11 @@ export class Dispatcher {
       ...queuedOf(queued),
       workerId: link.workerId,
       blobs: new Set(blobs),
-      writer: this.#parts.output.writer(queued, { stdout: 0, stderr: 0 }, task.outputLimitBytes),
+      writer: this.#parts.output.writer(
+        queued,
+        ofStreams(() => 0),
+        limitsOf(task),
+      ),
       state: 'assigned',
       link: this.#links.get(link.workerId) === link ? link : null,
       assignedUptimeMs: this.#parts.clock.uptimeMs(),
@@ -253,7 +257,7 @@ export class Dispatcher {
       ...queuedOf(row),
       workerId: row.workerId!,
       blobs: new Set(row.blobs),
-      writer: output.writer(row, { stdout: row.stdoutBytes, stderr: row.stderrBytes }, row.outputLimitBytes),
+      writer: output.writer(row, row.bytes, limitsOf(row)),
       state: row.state === 'queued' ? 'assigned' : row.state,
       link,
       assignedUptimeMs: clock.uptimeMs(),
@@ -285,6 +289,12 @@ export class Dispatcher {
     });
   }
 }
+
+/** As the task says it. */
+const limitsOf = ({ outputLimitBytes }: { outputLimitBytes: number }): StreamLimits => ({
+  outputBytes: outputLimitBytes,
+  artifactsBytes: ARTIFACTS_LIMIT_BYTES,
+});
 
 /** What the scheduler knows of an attempt. */
 function itemOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): SchedulerItem {

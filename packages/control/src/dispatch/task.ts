@@ -1,5 +1,12 @@
 import { type AssignedTask } from '../store/store.ts';
-import { PREPARE_TIMEOUT_MS, SCRATCH_MIB, type TaskSpec } from '@cocore/protocol';
+import {
+  ARTIFACTS_LIMIT_BYTES,
+  ARTIFACTS_PATH,
+  PREPARE_TIMEOUT_MS,
+  RESULT_PATH,
+  SCRATCH_MIB,
+  type TaskSpec,
+} from '@cocore/protocol';
 
 /** What a worker is told to run. The execution's own variables win over the function's; CoCore's names win over both. */
 export function taskSpec(task: AssignedTask): TaskSpec {
@@ -12,6 +19,8 @@ export function taskSpec(task: AssignedTask): TaskSpec {
       ...task.env,
       COCORE_EXECUTION_ID: task.executionId,
       COCORE_FUNCTION_NAME: task.functionName,
+      COCORE_RESULT: RESULT_PATH,
+      COCORE_OUT: ARTIFACTS_PATH,
     },
     cwd: process.cwd,
     user: process.user,
@@ -24,6 +33,7 @@ export function taskSpec(task: AssignedTask): TaskSpec {
     prepareTimeoutMs: PREPARE_TIMEOUT_MS,
     runTimeoutMs: task.timeoutMs,
     outputLimitBytes: task.outputLimitBytes,
+    artifactsLimitBytes: ARTIFACTS_LIMIT_BYTES,
     network: 'none',
   };
 }

@@ -1,4 +1,15 @@
-import { assertNever, CocoreError, endStatement, isAtLeast, type OutputFrame, type StreamName } from '@cocore/protocol';
+import {
+  ATTEMPT_STREAMS,
+  type AttemptStream,
+  assertNever,
+  CocoreError,
+  endStatement,
+  isAtLeast,
+  ofStreams,
+  type OutputFrame,
+  type ParsedResult,
+  parseResult,
+} from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { LiveAttempt } from '../dispatch/live-attempt.ts';
@@ -6,6 +17,7 @@ import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Reported, Store } from '../store/store.ts';
 import { isSignedBy } from './identity.ts';
+import { endsByItself, judge } from './judgement.ts';
 import type { AttemptReport, WorkerSession } from './session.ts';
 
 /** Output frames that wait together are committed together, up to this. */
@@ -123,7 +135,7 @@ export class AttemptReports {
     if (reported === 'stale') return;
     const channel = session.channelOf(attempt);
     if (channel !== undefined) {
-      for (const stream of new Set<StreamName>(frames.map((frame) => frame.stream))) {
+      for (const stream of new Set<AttemptStream>(frames.map((frame) => frame.stream))) {
         session.send({ type: 'OutputAck', channel, stream, offset: attempt.writer.committed(stream) });
       }
     }
@@ -182,20 +194,20 @@ export class AttemptReports {
   }
 
   async #ended(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptEnded'>): Promise<Asked> {
-    const [isSigned, stdout, stderr] = await Promise.all([
+    if (report.outcome.kind === 'raised') throw violation('what a result says is not the worker’s to tell');
+    const [isSigned, result, ...digests] = await Promise.all([
       isSignedBy(session.publicKey, endStatement(report), report.signature),
-      attempt.writer.digest('stdout'),
-      attempt.writer.digest('stderr'),
+      resultOf(attempt, report),
+      ...ATTEMPT_STREAMS.map((stream) => attempt.writer.digest(stream)),
     ]);
     if (!isSigned) throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
     const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, {
-      outcome: report.outcome,
-      message: report.message,
-      stdout: report.stdout,
-      stderr: report.stderr,
+      ...judge(report, result),
+      streams: ofStreams((stream) => report[stream]),
+      artifactFiles: report.artifactFiles,
       usage: report.usage,
       signature: report.signature,
-      intact: stdout === report.stdout.sha256 && stderr === report.stderr.sha256,
+      intact: ATTEMPT_STREAMS.every((stream, at) => digests[at] === report[stream].sha256),
       beat: attempt.beat,
     });
     const settle = async (): Promise<void> => {
@@ -222,6 +234,12 @@ export class AttemptReports {
 }
 
 type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport, { type: Type }>;
+
+/** What the function wrote as its result, as far as it has come; an attempt that was stopped has none. */
+async function resultOf(attempt: LiveAttempt, { outcome, result }: ReportOf<'AttemptEnded'>): Promise<ParsedResult> {
+  if (result.bytes === 0 || !endsByItself(outcome)) return { kind: 'none' };
+  return parseResult(await attempt.writer.readAll('result'), outcome.kind === 'exited' && outcome.code !== 0);
+}
 
 /** Something that the store was asked for. */
 interface Asked {

@@ -188,8 +188,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
       resume: opened.resume.map((row, index) => ({
         attemptId: row.attemptId,
         channel: session.bind(resumed[index]!),
-        stdoutOffset: row.stdoutBytes,
-        stderrOffset: row.stderrBytes,
+        offsets: row.bytes,
       })),
       revoke: [...opened.revoke],
     });

@@ -10,6 +10,7 @@ import {
   fromBase64,
   type InlineBytes,
   isTerminal,
+  MAX_EVENT_BYTES,
   MAX_INLINE_OUTPUT_BYTES,
   MAX_INLINE_STDIN_BYTES,
   type StdinSource,
@@ -120,7 +121,7 @@ async function create(
         function: name,
         args: body.args,
         env: body.env,
-        stdin: stdinOf(body.stdin),
+        stdin: body.event === undefined ? stdinOf(body.stdin) : eventInput(body.event),
         timeoutMs: body.timeoutMs ?? null,
         outputLimitBytes: body.outputLimitBytes ?? null,
         idempotencyKey: body.idempotencyKey ?? null,
@@ -145,6 +146,14 @@ function stdinOf(source: StdinSource | undefined): NewStdin {
     'input_too_large',
     `standard input of ${inline.length} bytes is too large for a request (${MAX_INLINE_STDIN_BYTES}); upload it as a blob`,
   );
+}
+
+/** An event is the function's standard input. */
+function eventInput(event: unknown): NewStdin {
+  const inline = Buffer.from(JSON.stringify(event));
+  if (inline.length <= MAX_EVENT_BYTES) return { inline };
+  const message = `an event of ${inline.length} bytes is too large (${MAX_EVENT_BYTES}); give it as standard input`;
+  throw new CocoreError('input_too_large', message);
 }
 
 /** The record at once, or, when asked to wait, the record and output as they are at the end or when time is over. */

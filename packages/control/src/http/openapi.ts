@@ -64,6 +64,8 @@ function content(of: Exclude<Content, null>, io: 'input' | 'output'): object {
   switch (of) {
     case 'octets':
       return { 'application/octet-stream': {} };
+    case 'tar':
+      return { 'application/x-tar': {} };
     case 'events':
       return { 'text/event-stream': { schema: { type: 'string' } } };
     case 'text':

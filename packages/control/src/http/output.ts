@@ -42,6 +42,28 @@ export function outputRoutes(parts: HttpParts): Route[] {
     }),
     route({
       method: 'GET',
+      path: '/v1/executions/{execution}/artifacts',
+      summary: 'What an execution left in $COCORE_OUT, as a tar archive',
+      access: 'key',
+      answers: { 200: 'tar' },
+      handle: async ({ caller, parameters, reply }) => {
+        const record = await readExecution(parts, caller.projectId, parameters['execution']!);
+        const { artifacts } = record;
+        if (artifacts === null) throw new CocoreError('artifacts_not_found', `${record.id} has no artifacts`);
+        const attempt = { projectId: caller.projectId, attemptId: shownAttempt(record) };
+        const digest = Buffer.from(artifacts.sha256.slice('sha256:'.length), 'hex').toString('base64');
+        void reply
+          .header('content-type', 'application/x-tar')
+          .header('content-disposition', `attachment; filename="${record.id}.tar"`)
+          .header('content-security-policy', "sandbox; default-src 'none'")
+          .header('content-length', artifacts.bytes)
+          .header('repr-digest', `sha-256=:${digest}:`);
+        const bytes = parts.output.read(attempt, 'artifacts', 0, artifacts.bytes);
+        return { status: 200, body: Readable.from(bytes, { objectMode: false }) };
+      },
+    }),
+    route({
+      method: 'GET',
       path: '/v1/executions/{execution}/events',
       summary: 'Follows an execution: its record at each change, its output as it is committed, its end',
       access: 'key',

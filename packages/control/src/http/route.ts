@@ -5,8 +5,8 @@ import type { Caller } from '../auth/secrets.ts';
 /** Who may call: a key of any role, an operator's key, a worker's session, or anybody. */
 export type Access = 'key' | 'operator' | 'worker' | 'none';
 
-/** `octets`: the bytes themselves, as `application/octet-stream`. `events`: server-sent events. */
-export type Content = z.ZodType | 'octets' | 'events' | 'text' | 'json' | null;
+/** `octets`: the bytes themselves, as `application/octet-stream`. `tar`: an archive. `events`: server-sent events. */
+export type Content = z.ZodType | 'octets' | 'tar' | 'events' | 'text' | 'json' | null;
 
 export interface Answer {
   readonly status: number;

@@ -1,7 +1,16 @@
 import { createHash, type Hash } from 'node:crypto';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { CocoreError, type OutputFrame, type Sha256, type StreamName } from '@cocore/protocol';
+import {
+  ATTEMPT_STREAMS,
+  type AttemptStream,
+  CocoreError,
+  MAX_RESULT_BYTES,
+  type OfStreams,
+  ofStreams,
+  type OutputFrame,
+  type Sha256,
+} from '@cocore/protocol';
 import type { AttemptKey, OutputGrowth, Reported, Store } from '../store/store.ts';
 
 /** The first bytes of each stream are kept in the store itself, committed with their length. */
@@ -9,7 +18,6 @@ export const INLINE_OUTPUT_BYTES = 16 * 1024;
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
 const READ_BYTES = 64 * 1024;
-const STREAMS = ['stdout', 'stderr'] as const;
 
 /**
  * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each.
@@ -25,16 +33,12 @@ export class OutputStore {
   }
 
   /** The writer of a live attempt; one at a time for each. */
-  writer(
-    attempt: AttemptKey,
-    committed: { readonly stdout: number; readonly stderr: number },
-    outputLimitBytes: number,
-  ): OutputWriter {
-    return new OutputWriter(this.#store, this, attempt, committed, outputLimitBytes);
+  writer(attempt: AttemptKey, committed: OfStreams<number>, limits: StreamLimits): OutputWriter {
+    return new OutputWriter(this.#store, this, attempt, committed, limits);
   }
 
   /** Committed bytes from `offset` up to (not including) `end`, in pieces of at most 64 KiB. */
-  async *read(attempt: AttemptKey, stream: StreamName, offset: number, end: number): AsyncGenerator<Uint8Array> {
+  async *read(attempt: AttemptKey, stream: AttemptStream, offset: number, end: number): AsyncGenerator<Uint8Array> {
     let at = offset;
     if (at < Math.min(end, INLINE_OUTPUT_BYTES)) {
       for (const chunk of await this.#store.readInline(attempt, stream, at)) {
@@ -56,17 +60,24 @@ export class OutputStore {
   }
 
   /** As `read`, in one piece. */
-  async readAll(attempt: AttemptKey, stream: StreamName, offset: number, end: number): Promise<Uint8Array> {
+  async readAll(attempt: AttemptKey, stream: AttemptStream, offset: number, end: number): Promise<Uint8Array> {
     const pieces: Uint8Array[] = [];
     for await (const piece of this.read(attempt, stream, offset, end)) pieces.push(piece);
     return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
   }
 
-  segmentPath(attempt: AttemptKey, stream: StreamName): string {
+  segmentPath(attempt: AttemptKey, stream: AttemptStream): string {
     // The last characters of an id are its most random ones.
     const { attemptId } = attempt;
     return join(this.#directory, attemptId.slice(-2), `${attemptId}.${stream}`);
   }
+}
+
+/** How long the streams of one attempt may be; a result's limit is the same for all. */
+export interface StreamLimits {
+  /** Of both output streams together. */
+  readonly outputBytes: number;
+  readonly artifactsBytes: number;
 }
 
 interface StreamState {
@@ -89,8 +100,8 @@ export class OutputWriter implements AsyncDisposable {
   readonly #store: Store;
   readonly #output: OutputStore;
   readonly #attempt: AttemptKey;
-  readonly #limitBytes: number;
-  readonly #streams: Record<StreamName, StreamState>;
+  readonly #limits: StreamLimits;
+  readonly #streams: OfStreams<StreamState>;
   #lastCommit: Promise<unknown> = Promise.resolve();
   #lastSession = '';
 
@@ -98,18 +109,18 @@ export class OutputWriter implements AsyncDisposable {
     store: Store,
     output: OutputStore,
     attempt: AttemptKey,
-    committed: { readonly stdout: number; readonly stderr: number },
-    outputLimitBytes: number,
+    committed: OfStreams<number>,
+    limits: StreamLimits,
   ) {
     this.#store = store;
     this.#output = output;
     this.#attempt = attempt;
-    this.#limitBytes = outputLimitBytes;
+    this.#limits = limits;
     const stream = (bytes: number): StreamState => ({ committed: bytes, asked: bytes, hash: null, file: null });
-    this.#streams = { stdout: stream(committed.stdout), stderr: stream(committed.stderr) };
+    this.#streams = ofStreams((name) => stream(committed[name]));
   }
 
-  committed(stream: StreamName): number {
+  committed(stream: AttemptStream): number {
     return this.#streams[stream].committed;
   }
 
@@ -124,8 +135,8 @@ export class OutputWriter implements AsyncDisposable {
       await this.#lastCommit;
       this.#lastSession = sessionId;
     }
-    const fresh: Record<StreamName, Uint8Array[]> = { stdout: [], stderr: [] };
-    const starts = { stdout: this.#streams.stdout.asked, stderr: this.#streams.stderr.asked };
+    const fresh = ofStreams<Uint8Array[]>(() => []);
+    const starts = ofStreams((stream) => this.#streams[stream].asked);
     const ends = { ...starts };
     for (const frame of frames) {
       const { stream, offset, data } = frame;
@@ -137,10 +148,8 @@ export class OutputWriter implements AsyncDisposable {
       fresh[stream].push(bytes);
       ends[stream] += bytes.length;
     }
-    if (ends.stdout + ends.stderr > this.#limitBytes) {
-      throw violation(`output is longer than its limit of ${this.#limitBytes} bytes`);
-    }
-    const names = STREAMS.filter((stream) => fresh[stream].length > 0);
+    this.#checkLimits(ends);
+    const names = ATTEMPT_STREAMS.filter((stream) => fresh[stream].length > 0);
     if (names.length === 0) return { reported: this.#lastCommit.then(() => 'repeated') };
     const growth = await Promise.all(names.map((stream) => this.#makeDurable(stream, fresh[stream])));
     for (const stream of names) {
@@ -153,8 +162,14 @@ export class OutputWriter implements AsyncDisposable {
     return { reported };
   }
 
+  /** All that is committed of a stream, once what was asked for is. */
+  async readAll(stream: AttemptStream): Promise<Uint8Array> {
+    await this.#lastCommit;
+    return this.#output.readAll(this.#attempt, stream, 0, this.#streams[stream].committed);
+  }
+
   /** The digest of all that was appended. */
-  async digest(stream: StreamName): Promise<Sha256> {
+  async digest(stream: AttemptStream): Promise<Sha256> {
     if (this.#streams[stream].asked === 0) return EMPTY_SHA256;
     return `sha256:${(await this.#hashOf(stream)).copy().digest('hex')}`;
   }
@@ -165,6 +180,14 @@ export class OutputWriter implements AsyncDisposable {
       state.file = null;
       await file?.close();
     }
+  }
+
+  #checkLimits(ends: OfStreams<number>): void {
+    const { outputBytes, artifactsBytes } = this.#limits;
+    const tooLong = (what: string, limit: number) => violation(`${what} is longer than its limit of ${limit} bytes`);
+    if (ends.stdout + ends.stderr > outputBytes) throw tooLong('output', outputBytes);
+    if (ends.result > MAX_RESULT_BYTES) throw tooLong('a result', MAX_RESULT_BYTES);
+    if (ends.artifacts > artifactsBytes) throw tooLong('an archive of artifacts', artifactsBytes);
   }
 
   async #commit(sessionId: string, growth: readonly OutputGrowth[]): Promise<Reported> {
@@ -185,7 +208,7 @@ export class OutputWriter implements AsyncDisposable {
     return reported;
   }
 
-  async #hashOf(stream: StreamName): Promise<Hash> {
+  async #hashOf(stream: AttemptStream): Promise<Hash> {
     const state = this.#streams[stream];
     if (state.hash !== null) return state.hash;
     await this.#lastCommit;
@@ -195,7 +218,7 @@ export class OutputWriter implements AsyncDisposable {
     return hash;
   }
 
-  async #makeDurable(stream: StreamName, pieces: readonly Uint8Array[]): Promise<OutputGrowth> {
+  async #makeDurable(stream: AttemptStream, pieces: readonly Uint8Array[]): Promise<OutputGrowth> {
     const state = this.#streams[stream];
     const from = state.asked;
     const bytes = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);

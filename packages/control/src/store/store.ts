@@ -1,17 +1,19 @@
 import type {
   AttemptState,
+  AttemptStream,
   Capabilities,
   ExecutionList,
   ExecutionListQuery,
   ExecutionRecord,
+  FunctionError,
   FunctionRecord,
   FunctionSource,
   IsolationClass,
   KeyRecord,
   KeyRole,
+  OfStreams,
   Outcome,
   StreamEnd,
-  StreamName,
   UsageRecord,
   BlobRef,
   ContainerUser,
@@ -182,8 +184,8 @@ export interface LiveAttemptRow extends QueuedAttempt {
   readonly deadlineAtMs: number | null;
   readonly cancelRequestedAtMs: number | null;
   readonly outputLimitBytes: number;
-  readonly stdoutBytes: number;
-  readonly stderrBytes: number;
+  /** Committed. */
+  readonly bytes: OfStreams<number>;
   /** Digests that the attempt's worker may fetch. */
   readonly blobs: readonly string[];
 }
@@ -237,8 +239,11 @@ export interface Beat {
 export interface ReportedEnd {
   readonly outcome: Outcome;
   readonly message: string | null;
-  readonly stdout: StreamEnd;
-  readonly stderr: StreamEnd;
+  readonly streams: OfStreams<StreamEnd>;
+  readonly artifactFiles: number;
+  /** JSON text. */
+  readonly result: string | null;
+  readonly error: FunctionError | null;
   readonly usage: Omit<UsageRecord, 'control'>;
   readonly signature: string;
   /** The committed bytes hash to what the report claims. */
@@ -247,7 +252,7 @@ export interface ReportedEnd {
 }
 
 export interface OutputGrowth {
-  readonly stream: StreamName;
+  readonly stream: AttemptStream;
   readonly from: number;
   readonly to: number;
   /** The bytes from `from` on that belong into the store itself. */
@@ -292,6 +297,6 @@ export interface AttemptStore {
   /** Ends what no worker could run, with the reason in words. False when it is not open any more. */
   endUnplaceable(execution: { projectId: string; executionId: string }, message: string): Promise<boolean>;
   /** Inline output of one stream from `offset`, in order. */
-  readInline(attempt: AttemptKey, stream: StreamName, offset: number): Promise<Uint8Array[]>;
+  readInline(attempt: AttemptKey, stream: AttemptStream, offset: number): Promise<Uint8Array[]>;
   recordBeat(workerId: string, sessionId: string, atMs: number): Promise<void>;
 }

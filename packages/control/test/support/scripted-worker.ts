@@ -2,6 +2,7 @@ import { createHash, generateKeyPairSync, type KeyObject, sign } from 'node:cryp
 import { once } from 'node:events';
 import {
   type AttemptAssign,
+  type AttemptStream,
   type AttemptEnded,
   type Capabilities,
   encodeOutputFrame,
@@ -10,10 +11,10 @@ import {
   GATEWAY_SUBPROTOCOL,
   helloStatement,
   type IsolationClass,
+  type OfStreams,
   type Outcome,
   parseServerMessage,
   type ServerMessage,
-  type StreamName,
   type WorkerHello,
   type WorkerMessage,
 } from '@cocore/protocol';
@@ -59,10 +60,8 @@ export interface ConnectOptions {
 }
 
 /** The bytes of one stream, for an end report. */
-export interface Streams {
-  readonly stdout?: string | Uint8Array;
-  readonly stderr?: string | Uint8Array;
-}
+/** What a stream holds; those that are left out hold nothing. */
+export type Streams = Partial<OfStreams<string | Uint8Array>>;
 
 /** A worker that does what a test tells it, over a real WebSocket. */
 export class ScriptedWorker implements AsyncDisposable {
@@ -169,7 +168,7 @@ export class ScriptedWorker implements AsyncDisposable {
     this.send({ type: 'AttemptStarted', attemptId, agoMs });
   }
 
-  output(channel: number, stream: StreamName, offset: number, data: string | Uint8Array): void {
+  output(channel: number, stream: AttemptStream, offset: number, data: string | Uint8Array): void {
     this.socket.send(encodeOutputFrame({ channel, stream, offset, data: Buffer.from(data) }));
   }
 
@@ -191,6 +190,9 @@ export class ScriptedWorker implements AsyncDisposable {
       message: null,
       stdout: stream(streams.stdout),
       stderr: stream(streams.stderr),
+      result: stream(streams.result),
+      artifacts: stream(streams.artifacts),
+      artifactFiles: streams.artifacts === undefined ? 0 : 1,
       usage: { host: { cpuMs: 1.5, memoryPeakBytes: 4096, wallMs: 20 }, guest: null },
     };
     this.send({ ...ended, signature: this.identity.sign(endStatement({ ...ended, ...change })), ...change });

@@ -1,10 +1,17 @@
-import { STREAM_WINDOW_BYTES, type StreamEnd, type StreamName } from '@cocore/protocol';
+import {
+  ATTEMPT_STREAMS,
+  type AttemptStream,
+  type OfStreams,
+  ofStreams,
+  STREAM_WINDOW_BYTES,
+  type StreamEnd,
+} from '@cocore/protocol';
 import { createHash } from 'node:crypto';
 import { ByteWindow } from './byte-window.ts';
 
 /** Bytes of one stream that are ready to be sent. */
 export interface OutputPiece {
-  readonly stream: StreamName;
+  readonly stream: AttemptStream;
   readonly offset: number;
   readonly data: Buffer;
 }
@@ -31,25 +38,25 @@ class OutputStream {
 }
 
 /**
- * The output of one attempt between guest and control server: limited, hashed, kept until the server has it, and sent
+ * The streams of one attempt between guest and control server: limited, hashed, kept until the server has them, and sent
  * again from where the server says after a reconnection. It holds at most the window of each stream.
  */
 export class AttemptOutput {
-  readonly #streams: Record<StreamName, OutputStream> = { stdout: new OutputStream(), stderr: new OutputStream() };
+  readonly #streams: OfStreams<OutputStream> = ofStreams(() => new OutputStream());
   readonly #onReady: () => void;
-  readonly #onCredit: (stream: StreamName, offset: number) => void;
+  readonly #onCredit: (stream: AttemptStream, offset: number) => void;
   #leftBytes: number;
-  #turn: StreamName = 'stdout';
+  #turn = 0;
 
   /**
-   * @param limitBytes of both streams together
+   * @param limitBytes of both output streams together; what the function left has limits that the guest must keep
    * @param onReady there is something to send
    * @param onCredit the guest may be told that everything before the offset is kept
    */
   constructor(
     limitBytes: number,
     onReady: () => void,
-    onCredit: (stream: StreamName, offset: number) => void = () => undefined,
+    onCredit: (stream: AttemptStream, offset: number) => void = () => undefined,
   ) {
     this.#leftBytes = limitBytes;
     this.#onReady = onReady;
@@ -57,10 +64,11 @@ export class AttemptOutput {
   }
 
   /** The next bytes of a stream, from the guest. */
-  push(name: StreamName, data: Uint8Array): void {
+  push(name: AttemptStream, data: Uint8Array): void {
     const stream = this.#streams[name];
-    const kept = data.subarray(0, this.#leftBytes);
-    this.#leftBytes -= kept.length;
+    const isOutput = name === 'stdout' || name === 'stderr';
+    const kept = isOutput ? data.subarray(0, this.#leftBytes) : data;
+    if (isOutput) this.#leftBytes -= kept.length;
     stream.discarded += data.length - kept.length;
     if (kept.length > 0) {
       stream.window.push(kept);
@@ -70,15 +78,16 @@ export class AttemptOutput {
     if (kept.length < data.length) this.#onCredit(name, stream.credit);
   }
 
-  /** Up to `maxBytes` that were not sent yet, the two streams in turn; null when all is sent. */
+  /** Up to `maxBytes` that were not sent yet, the streams in turn; null when all is sent. */
   take(maxBytes: number): OutputPiece | null {
-    for (const name of [this.#turn, other(this.#turn)]) {
+    for (let tries = 0; tries < ATTEMPT_STREAMS.length; tries += 1) {
+      const name = ATTEMPT_STREAMS[this.#turn]!;
+      this.#turn = (this.#turn + 1) % ATTEMPT_STREAMS.length;
       const stream = this.#streams[name];
       if (stream.sent === stream.window.end) continue;
       const data = stream.window.slice(stream.sent, maxBytes);
       const piece = { stream: name, offset: stream.sent, data };
       stream.sent += data.length;
-      this.#turn = other(name);
       return piece;
     }
     return null;
@@ -89,7 +98,7 @@ export class AttemptOutput {
   }
 
   /** The server has everything before the offset. An offset that it cannot have is not believed. */
-  acknowledge(name: StreamName, offset: number): void {
+  acknowledge(name: AttemptStream, offset: number): void {
     const stream = this.#streams[name];
     if (offset <= stream.window.start || offset > stream.window.end) return;
     stream.window.forget(offset);
@@ -98,7 +107,7 @@ export class AttemptOutput {
   }
 
   /** A new session: the server has everything before the offset, and wants the rest (again). */
-  resume(name: StreamName, offset: number): void {
+  resume(name: AttemptStream, offset: number): void {
     this.acknowledge(name, offset);
     const stream = this.#streams[name];
     stream.sent = stream.window.start;
@@ -106,9 +115,7 @@ export class AttemptOutput {
   }
 
   /** Lengths and digests of what was kept. After the first call nothing may be pushed. */
-  end(): { stdout: StreamEnd; stderr: StreamEnd } {
-    return { stdout: this.#streams.stdout.end(), stderr: this.#streams.stderr.end() };
+  end(): OfStreams<StreamEnd> {
+    return ofStreams((name) => this.#streams[name].end());
   }
 }
-
-const other = (name: StreamName): StreamName => (name === 'stdout' ? 'stderr' : 'stdout');

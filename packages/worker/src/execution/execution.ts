@@ -67,6 +67,7 @@ export class Execution implements Attempt {
   #sandbox: Sandbox | null = null;
   #runningSinceMs: number | null = null;
   #guest: MeterReading | null = null;
+  #artifactFiles = 0;
 
   constructor(assign: Pick<AttemptAssign, 'attemptId' | 'task'>, parts: ExecutionParts) {
     this.attemptId = assign.attemptId;
@@ -159,7 +160,7 @@ export class Execution implements Attempt {
     this.#channel = channel;
     this.#watch(scope, channel);
     const config = ociConfig({ ...this.#task, hostname: HOSTNAME });
-    channel.start(Buffer.from(JSON.stringify(config)), stdin);
+    channel.start(Buffer.from(JSON.stringify(config)), stdin, this.#task.artifactsLimitBytes);
   }
 
   async #openStdin(scope: AsyncDisposableStack): Promise<StdinSource> {
@@ -202,10 +203,8 @@ export class Execution implements Attempt {
     if (frame.type === 'EXIT') {
       const wallMs = this.#runningSinceMs === null ? null : awakeClock() - this.#runningSinceMs;
       this.#guest = { cpuMs: frame.cpuUs / 1000, memoryPeakBytes: frame.memoryPeakBytes, wallMs };
-      if (frame.oom) this.#decide({ kind: 'oom' });
-      else if (frame.kind === 'exited') this.#decide({ kind: 'exited', code: frame.code });
-      else this.#decide({ kind: 'signaled', signal: frame.code });
-      return;
+      this.#artifactFiles = frame.artifactFiles;
+      return this.#decide(outcomeOf(frame), frame.refused === null ? null : frame.message);
     }
     switch (frame.stage) {
       case 'setup':
@@ -240,9 +239,18 @@ export class Execution implements Attempt {
       attemptId: this.attemptId,
       outcome: this.#end.outcome,
       ...this.output.end(),
+      artifactFiles: this.#artifactFiles,
       usage: { host, guest: this.#guest },
     };
     const signature = this.#parts.sign(endStatement(facts));
     this.#ended = { type: 'AttemptEnded', ...facts, message: this.#end.message, signature };
   }
+}
+
+/** A process that failed by itself says more than what could not be taken of it. */
+function outcomeOf({ kind, code, oom, refused }: Extract<EndFrame, { type: 'EXIT' }>): Outcome {
+  if (oom) return { kind: 'oom' };
+  if (kind === 'signaled') return { kind: 'signaled', signal: code };
+  if (code !== 0 || refused === null) return { kind: 'exited', code };
+  return { kind: 'rejected', cause: refused === 'result' ? 'result_invalid' : 'artifacts_too_large' };
 }

@@ -1,4 +1,5 @@
 import {
+  type AttemptStream,
   assertNever,
   encodeHostFrame,
   GUEST_FRAME_VERSION,
@@ -6,9 +7,11 @@ import {
   guestFrameDecoder,
   type HostFrame,
   MAX_GUEST_DATA_BYTES,
+  MAX_RESULT_BYTES,
+  type OfStreams,
+  ofStreams,
   STDIN_WINDOW_BYTES,
   STREAM_WINDOW_BYTES,
-  type StreamName,
 } from '@cocore/protocol';
 import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
@@ -25,13 +28,13 @@ export interface ChannelFailure {
 }
 
 /**
- * What the agent says after the greeting, in the order of the contract: started, output, then one end; or one failure at
- * any time before the end.
+ * What the agent says after the greeting, in the order of the contract: started, output, what the function left, then one end; or one
+ * failure at any time before the end.
  */
 export interface GuestListener {
   started(): void;
   /** The next bytes of a stream, gapless. The view is valid during the call only. */
-  output(stream: StreamName, data: Uint8Array): void;
+  output(stream: AttemptStream, data: Uint8Array): void;
   ended(end: ExitFrame | FaultFrame): void;
   failed(failure: ChannelFailure): void;
 }
@@ -39,6 +42,8 @@ export interface GuestListener {
 /** What cannot be sent yet waits in the stream's own buffer; more than this, and what can be left out or merged is. */
 const BACKLOG_BYTES = 128 * 1024;
 const SEED_BYTES = 64;
+/** Of output there may be any amount. */
+const LIMITS: OfStreams<number> = { stdout: Infinity, stderr: Infinity, result: MAX_RESULT_BYTES, artifacts: 0 };
 
 type State = 'new' | 'greeting' | 'greeted' | 'tasked' | 'running' | 'ended' | 'failed';
 
@@ -52,10 +57,11 @@ export class GuestChannel implements Disposable {
   readonly #listener: GuestListener;
   readonly #clock: Clock;
   readonly #decoder = guestFrameDecoder();
-  readonly #received: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  readonly #received: OfStreams<number> = ofStreams(() => 0);
   /** Told to the guest, or about to be: its credit counts from here. */
-  readonly #acknowledged: Record<StreamName, number> = { stdout: 0, stderr: 0 };
-  readonly #unsentAcks = new Set<StreamName>();
+  readonly #acknowledged: OfStreams<number> = ofStreams(() => 0);
+  readonly #unsentAcks = new Set<AttemptStream>();
+  #limits: OfStreams<number> = LIMITS;
   #state: State = 'new';
   #nonce: Buffer = Buffer.alloc(0);
   #greeted = Promise.withResolvers<string>();
@@ -95,18 +101,23 @@ export class GuestChannel implements Disposable {
     return this.#greeted.promise;
   }
 
-  /** Gives the agent clock, entropy and its one task, then standard input as far as the guest takes it. */
-  start(config: Uint8Array, stdin: StdinSource): void {
+  /**
+   * Gives the agent clock, entropy and its one task, then standard input as far as the guest takes it.
+   *
+   * @param artifactsLimit how many bytes the function's artifacts may be, as an archive
+   */
+  start(config: Uint8Array, stdin: StdinSource, artifactsLimit = 0): void {
     if (this.#state !== 'greeted') return;
     this.#state = 'tasked';
     this.#stdin = stdin;
+    this.#limits = { ...LIMITS, artifacts: artifactsLimit };
     this.#send({ type: 'SEED', epochNs: BigInt(Date.now()) * 1_000_000n, entropy: randomBytes(SEED_BYTES) });
-    this.#send({ type: 'TASK', config });
+    this.#send({ type: 'TASK', artifactsLimit, config });
     this.#pumpStdin();
   }
 
   /** All bytes of the stream before `offset` are kept: the guest may send more. */
-  acknowledge(stream: StreamName, offset: number): void {
+  acknowledge(stream: AttemptStream, offset: number): void {
     if (offset <= this.#acknowledged[stream] || this.#state !== 'running') return;
     this.#acknowledged[stream] = Math.min(offset, this.#received[stream]);
     this.#unsentAcks.add(stream);
@@ -163,6 +174,10 @@ export class GuestChannel implements Disposable {
         return this.#receiveOutput('stdout', frame.offset, frame.data);
       case 'STDERR':
         return this.#receiveOutput('stderr', frame.offset, frame.data);
+      case 'RESULT':
+        return this.#receiveOutput('result', frame.offset, frame.data);
+      case 'ARTIFACTS':
+        return this.#receiveOutput('artifacts', frame.offset, frame.data);
       case 'STDIN_ACK':
         this.#expect(this.#state === 'running', 'a STDIN_ACK while nothing runs');
         this.#expect(
@@ -174,7 +189,10 @@ export class GuestChannel implements Disposable {
       case 'EXIT':
         this.#expect(this.#state === 'running', 'an EXIT while nothing runs');
         this.#expect(
-          frame.stdoutLength === this.#received.stdout && frame.stderrLength === this.#received.stderr,
+          frame.stdoutLength === this.#received.stdout &&
+            frame.stderrLength === this.#received.stderr &&
+            frame.resultLength === this.#received.result &&
+            frame.artifactsLength === this.#received.artifacts,
           'an EXIT whose lengths are not those of its streams',
         );
         this.#state = 'ended';
@@ -194,11 +212,12 @@ export class GuestChannel implements Disposable {
     }
   }
 
-  #receiveOutput(stream: StreamName, offset: number, data: Uint8Array): void {
+  #receiveOutput(stream: AttemptStream, offset: number, data: Uint8Array): void {
     this.#expect(this.#state === 'running', 'output while nothing runs');
     this.#expect(offset === this.#received[stream], `${stream} at a wrong offset`);
     const end = offset + data.length;
     this.#expect(end <= this.#acknowledged[stream] + STREAM_WINDOW_BYTES, `${stream} beyond its credit`);
+    this.#expect(end <= this.#limits[stream], `more ${stream} than the task allows`);
     this.#received[stream] = end;
     this.#listener.output(stream, data);
   }

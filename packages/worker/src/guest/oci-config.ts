@@ -1,4 +1,4 @@
-import type { ContainerUser } from '@cocore/protocol';
+import { type ContainerUser, EXCHANGE_DIRECTORY } from '@cocore/protocol';
 import { seccompProfile } from './seccomp.ts';
 
 /** What the container of one attempt is made from. Paths are those of the guest; see `docs/reference/guest-frames.md`. */
@@ -97,6 +97,12 @@ export function ociConfig(spec: ContainerSpec) {
       { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
       { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
       { destination: '/function', type: 'bind', source: '/run/fn/code', options: ['bind', 'ro', 'nosuid', 'nodev'] },
+      {
+        destination: EXCHANGE_DIRECTORY,
+        type: 'bind',
+        source: '/run/fn/scratch/exchange',
+        options: ['bind', 'rw', 'nosuid', 'nodev'],
+      },
     ],
     linux: {
       namespaces: [

@@ -1,5 +1,6 @@
 import {
   assertNever,
+  ATTEMPT_STREAMS,
   type AttemptAssign,
   type Capabilities,
   CocoreError,
@@ -207,11 +208,10 @@ export class Session {
     this.#welcome = welcome;
     this.blobToken = welcome.blobToken;
     for (const attemptId of welcome.revoke) attempts.stop(attemptId, 'revoked');
-    for (const { attemptId, channel, stdoutOffset, stderrOffset } of welcome.resume) {
+    for (const { attemptId, channel, offsets } of welcome.resume) {
       const attempt = attempts.get(attemptId);
       if (attempt === undefined) continue;
-      attempt.output.resume('stdout', stdoutOffset);
-      attempt.output.resume('stderr', stderrOffset);
+      for (const stream of ATTEMPT_STREAMS) attempt.output.resume(stream, offsets[stream]);
       this.#open(channel, attempt);
     }
     this.#heardAtMs = this.#uptime();

@@ -83,6 +83,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
         prepareTimeoutMs: 120_000,
         runTimeoutMs: 60_000,
         outputLimitBytes: 10_000_000,
+        artifactsLimitBytes: 1_000_000,
         network: 'none',
         ...task,
       },

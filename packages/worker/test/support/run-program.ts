@@ -1,4 +1,13 @@
-import { AGENT_PING_MS, type GuestFrame, ROOT_USER, type StreamName } from '@cocore/protocol';
+import {
+  AGENT_PING_MS,
+  ARTIFACTS_PATH,
+  type AttemptStream,
+  type GuestFrame,
+  type OfStreams,
+  ofStreams,
+  RESULT_PATH,
+  ROOT_USER,
+} from '@cocore/protocol';
 import { pino } from 'pino';
 import { boot, type Booted } from '../../src/execution/boot.ts';
 import { type ChannelFailure, type GuestChannel } from '../../src/guest/channel.ts';
@@ -15,7 +24,7 @@ export interface RunningProgram extends AsyncDisposable {
   readonly booted: Booted;
   readonly started: Promise<void>;
   readonly ended: Promise<End>;
-  readonly output: Record<StreamName, Buffer[]>;
+  readonly output: OfStreams<Buffer[]>;
 }
 
 /** Starts a sandbox and a program in it; all output is taken and acknowledged. */
@@ -24,15 +33,16 @@ export async function startProgram(
   spec: SandboxSpec,
   argv: readonly string[],
   stdin: Uint8Array = new Uint8Array(0),
+  artifactsLimit = 2_000_000,
 ): Promise<RunningProgram> {
   const started = Promise.withResolvers<void>();
   const ended = Promise.withResolvers<End>();
-  const output: Record<StreamName, Buffer[]> = { stdout: [], stderr: [] };
-  const received = { stdout: 0, stderr: 0 };
+  const output = ofStreams<Buffer[]>(() => []);
+  const received = ofStreams(() => 0);
   let channel: GuestChannel | null = null;
   const listener = {
     started: () => started.resolve(),
-    output: (stream: StreamName, data: Uint8Array) => {
+    output: (stream: AttemptStream, data: Uint8Array) => {
       output[stream].push(Buffer.from(data));
       received[stream] += data.length;
       channel?.acknowledge(stream, received[stream]);
@@ -46,7 +56,13 @@ export async function startProgram(
     onBootRetry: () => undefined,
   });
   channel = booted.channel;
-  const env = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/work', LANG: 'C.UTF-8' };
+  const env = {
+    PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
+    HOME: '/work',
+    LANG: 'C.UTF-8',
+    COCORE_RESULT: RESULT_PATH,
+    COCORE_OUT: ARTIFACTS_PATH,
+  };
   const config = ociConfig({
     argv,
     env,
@@ -55,7 +71,7 @@ export async function startProgram(
     memoryMiB: spec.memoryMiB,
     hostname: 'function',
   });
-  channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin));
+  channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin), artifactsLimit);
   // A guest that is not pinged ends itself.
   const pings = setInterval(() => channel.ping(), AGENT_PING_MS);
   return {
@@ -70,16 +86,13 @@ export async function startProgram(
   };
 }
 
-export interface Finished {
+export interface Finished extends OfStreams<Buffer> {
   readonly end: End;
-  readonly stdout: Buffer;
-  readonly stderr: Buffer;
 }
 
 /** Runs a program to its end, and destroys its sandbox. */
 export async function runProgram(...args: Parameters<typeof startProgram>): Promise<Finished> {
   await using program = await startProgram(...args);
   const end = await program.ended;
-  const { stdout, stderr } = program.output;
-  return { end, stdout: Buffer.concat(stdout), stderr: Buffer.concat(stderr) };
+  return { end, ...ofStreams((stream) => Buffer.concat(program.output[stream])) };
 }

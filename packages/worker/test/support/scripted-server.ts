@@ -165,6 +165,7 @@ export function assignment(
       prepareTimeoutMs: 10_000,
       runTimeoutMs: 10_000,
       outputLimitBytes: 100_000_000,
+      artifactsLimitBytes: 1_000_000,
       network: 'none',
     },
   };

@@ -13,6 +13,21 @@ for step in "$@"; do
     fill) fallocate -l 1G /work/full ;;
     signal) kill -"$argument" $$ ;;
     oom) tail /dev/zero ;;
+    result) printf %s "$argument" >"$COCORE_RESULT" ;;
+    resultbytes) head -c "$argument" /dev/zero | tr '\0' 7 >"$COCORE_RESULT" ;;
+    resultlink) ln -s /etc/passwd "$COCORE_RESULT" ;;
+    artifact) printf %s "${argument#*:}" >"$COCORE_OUT/${argument%%:*}" ;;
+    artifactbytes) yes 0123456789abcde | head -c "$argument" >"$COCORE_OUT/file" ;;
+    odd)
+      cd "$COCORE_OUT"
+      mkdir closed
+      printf inside >closed/file
+      ln -s /etc/passwd link
+      ln -s / root
+      ln -s . self
+      mkfifo pipe
+      chmod 0 closed/file closed
+      ;;
     exit) exit "$argument" ;;
     *)
       echo "no step $step" >&2

@@ -1,4 +1,4 @@
-import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, Reason } from '@cocore/protocol';
+import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow } from '../store.ts';
 import type { Context } from './context.ts';
 import type { StatusRow } from './lifecycle.ts';
@@ -17,6 +17,8 @@ export interface JoinedRow extends StatusRow {
   readonly attempt_started_at: number | null;
   readonly stdout_bytes: number;
   readonly stderr_bytes: number;
+  readonly result_bytes: number;
+  readonly artifacts_bytes: number;
   readonly memory_mib: number;
   readonly cpus: number;
   readonly timeout_ms: number;
@@ -31,7 +33,7 @@ export interface JoinedRow extends StatusRow {
 export const SELECT_JOINED = `
   SELECT a.project_id, a.execution_id, a.attempt_id, a.state AS attempt_state, a.worker_id, a.session_id, a.driver, a.isolation,
     a.created_at AS queued_at, a.assigned_at, a.accepted_at AS attempt_accepted_at, a.started_at AS attempt_started_at,
-    a.stdout_bytes, a.stderr_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.deadline_at,
+    a.stdout_bytes, a.stderr_bytes, a.result_bytes, a.artifacts_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.deadline_at,
     e.cancel_requested_at, e.state, e.phase, e.reason
   FROM attempts a JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id`;
 
@@ -47,6 +49,15 @@ interface LiveRow extends JoinedRow {
   readonly image_digest: string;
   readonly code_digest: string;
   readonly stdin_digest: string | null;
+}
+
+export function committedBytes(row: JoinedRow): OfStreams<number> {
+  return {
+    stdout: row.stdout_bytes,
+    stderr: row.stderr_bytes,
+    result: row.result_bytes,
+    artifacts: row.artifacts_bytes,
+  };
 }
 
 function liveAttempt(row: LiveRow): LiveAttemptRow {
@@ -66,8 +77,7 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     deadlineAtMs: row.deadline_at,
     cancelRequestedAtMs: row.cancel_requested_at,
     outputLimitBytes: row.output_limit_bytes,
-    stdoutBytes: row.stdout_bytes,
-    stderrBytes: row.stderr_bytes,
+    bytes: committedBytes(row),
     blobs: [row.image_digest, row.code_digest, ...(row.stdin_digest === null ? [] : [row.stdin_digest])],
   };
 }

@@ -1,7 +1,16 @@
-import { type AttemptState, endOf, type ExecutionEvent, type Outcome } from '@cocore/protocol';
+import {
+  ATTEMPT_STREAMS,
+  type AttemptState,
+  endOf,
+  type ExecutionEvent,
+  type FunctionError,
+  type OfStreams,
+  ofStreams,
+  type Outcome,
+} from '@cocore/protocol';
 import type { AttemptKey, Beat, Reported, ReportedEnd } from '../store.ts';
 import { requeue } from './assignments.ts';
-import { find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
+import { committedBytes, find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import { endAttempts, statusOf } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
@@ -12,12 +21,15 @@ export function recordEnd(context: Context, attempt: AttemptKey, sessionId: stri
   const row = ofSession(context, attempt, sessionId);
   if (row === null) return 'stale';
   if (row.attempt_state === 'assigned') return 'conflict';
-  const whole = end.intact && end.stdout.bytes === row.stdout_bytes && end.stderr.bytes === row.stderr_bytes;
+  const committed = committedBytes(row);
+  const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === committed[stream]);
   const outcome: Outcome = whole ? end.outcome : { kind: 'lost', cause: 'output_lost' };
   const message = whole ? end.message : 'the committed output is not what the worker reported';
   endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
-    stdout: whole ? end.stdout : { ...end.stdout, sha256: null },
-    stderr: whole ? end.stderr : { ...end.stderr, sha256: null },
+    streams: whole ? end.streams : ofStreams((stream) => ({ ...end.streams[stream], sha256: null })),
+    artifactFiles: end.artifactFiles,
+    result: whole ? end.result : null,
+    error: whole ? end.error : null,
     usage: end.usage,
     signature: end.signature,
   });
@@ -26,15 +38,19 @@ export function recordEnd(context: Context, attempt: AttemptKey, sessionId: stri
 
 /** What is known of an end only when the worker reported it. */
 interface ReportedFacts {
-  readonly stdout: { readonly truncated: boolean; readonly sha256: string | null };
-  readonly stderr: { readonly truncated: boolean; readonly sha256: string | null };
+  readonly streams: OfStreams<{ readonly truncated: boolean; readonly sha256: string | null }>;
+  readonly artifactFiles: number;
+  readonly result: string | null;
+  readonly error: FunctionError | null;
   readonly usage: ReportedEnd['usage'];
   readonly signature: string | null;
 }
 
 const NOTHING_REPORTED: ReportedFacts = {
-  stdout: { truncated: false, sha256: null },
-  stderr: { truncated: false, sha256: null },
+  streams: ofStreams(() => ({ truncated: false, sha256: null })),
+  artifactFiles: 0,
+  result: null,
+  error: null,
   usage: { host: null, guest: null },
   signature: null,
 };
@@ -50,21 +66,25 @@ function endAttempt(
   facts: ReportedFacts = NOTHING_REPORTED,
 ): void {
   const nowMs = context.now();
+  const { streams } = facts;
   const wallMs = row.attempt_accepted_at === null ? null : Math.max(0, nowMs - row.attempt_accepted_at);
   context.db.run(
     `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
-       stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, usage_host = ?, usage_guest = ?,
-       worker_signature = ?
+       stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, result_digest = ?, artifacts_digest = ?,
+       artifact_files = ?, usage_host = ?, usage_guest = ?, worker_signature = ?
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
     nowMs,
     JSON.stringify(outcome),
     json(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
     beat?.atMs ?? null,
     beat?.agentAgeMs ?? null,
-    Number(facts.stdout.truncated),
-    Number(facts.stderr.truncated),
-    facts.stdout.sha256,
-    facts.stderr.sha256,
+    Number(streams.stdout.truncated),
+    Number(streams.stderr.truncated),
+    streams.stdout.sha256,
+    streams.stderr.sha256,
+    streams.result.sha256,
+    streams.artifacts.sha256,
+    facts.artifactFiles,
     json(facts.usage.host),
     json(facts.usage.guest),
     facts.signature,
@@ -72,7 +92,8 @@ function endAttempt(
     row.execution_id,
     row.attempt_id,
   );
-  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome });
+  const { result, error } = facts;
+  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome, result, error: json(error) });
 }
 
 export function compareEnd(context: Context, attemptId: string, workerId: string, signature: string): Reported {

@@ -15,8 +15,8 @@ import { findFunction } from './functions.ts';
 import { applyEvent, type StatusRow } from './lifecycle.ts';
 import { type AttemptRow, executionRecord, type ExecutionRow, type FunctionRow, SELECT_EXECUTION } from './records.ts';
 
-/** A page stops growing past this many bytes of arguments, so that an answer stays bounded. */
-const MAX_PAGE_ARGUMENT_BYTES = 4 * 1024 * 1024;
+/** A page stops growing past this many bytes of arguments and results, so that an answer stays bounded. */
+const MAX_PAGE_BYTES = 4 * 1024 * 1024;
 
 const sha256 = (data: string | Uint8Array) => `sha256:${createHash('sha256').update(data).digest('hex')}`;
 
@@ -201,8 +201,8 @@ export function listExecutions(context: Context, projectId: string, query: Execu
   let bytes = 0;
   let more = false;
   for (const row of rows) {
-    bytes += row.args.length;
-    more = page.length === query.limit || (page.length > 0 && bytes > MAX_PAGE_ARGUMENT_BYTES);
+    bytes += row.args.length + (row.result?.length ?? 0) + (row.error?.length ?? 0);
+    more = page.length === query.limit || (page.length > 0 && bytes > MAX_PAGE_BYTES);
     if (more) break;
     page.push(row);
   }

@@ -28,13 +28,16 @@ export interface EventFacts {
   readonly decidingAttempt?: string;
   readonly message?: string | null;
   readonly outcome?: Outcome;
+  /** JSON text. */
+  readonly result?: string | null;
+  readonly error?: string | null;
 }
 
 const UPDATE = `
   UPDATE executions SET state = ?, phase = ?, reason = ?, cancel_requested_at = coalesce(cancel_requested_at, ?),
     accepted_at = coalesce(accepted_at, ?), started_at = coalesce(started_at, ?), deadline_at = coalesce(?, deadline_at),
     ended_at = ?, deciding_attempt = coalesce(?, deciding_attempt), message = coalesce(?, message),
-    exit_code = coalesce(?, exit_code), signal = coalesce(?, signal)
+    exit_code = coalesce(?, exit_code), signal = coalesce(?, signal), result = coalesce(?, result), error = coalesce(?, error)
   WHERE project_id = ? AND execution_id = ? AND state = ? AND phase IS ?`;
 
 /**
@@ -63,8 +66,10 @@ export function applyEvent(context: Context, row: StatusRow, event: ExecutionEve
     ended ? nowMs : null,
     facts.decidingAttempt ?? null,
     facts.message ?? null,
-    facts.outcome?.kind === 'exited' ? facts.outcome.code : null,
+    facts.outcome?.kind === 'exited' || facts.outcome?.kind === 'raised' ? facts.outcome.code : null,
     facts.outcome?.kind === 'signaled' ? facts.outcome.signal : null,
+    facts.result ?? null,
+    facts.error ?? null,
     row.project_id,
     row.execution_id,
     row.state,

@@ -1,10 +1,12 @@
 import {
+  type ArtifactsSummary,
   type AttemptRecord,
   type AttemptState,
   type ExecutionPhase,
   type ExecutionRecord,
   type ExecutionState,
   faultOf,
+  type FunctionError,
   type FunctionRecord,
   type FunctionSource,
   type IsolationClass,
@@ -58,6 +60,8 @@ export interface ExecutionRow {
   readonly message: string | null;
   readonly exit_code: number | null;
   readonly signal: number | null;
+  readonly result: string | null;
+  readonly error: string | null;
   readonly args: string;
   readonly memory_mib: number;
   readonly cpus: number;
@@ -76,7 +80,7 @@ export interface ExecutionRow {
 
 export const SELECT_EXECUTION = `
   SELECT e.project_id, e.execution_id, e.function_id, f.name AS function_name, e.version, e.state, e.phase, e.reason, e.message,
-    e.exit_code, e.signal, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.input_digest, e.created_at,
+    e.exit_code, e.signal, e.result, e.error, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.input_digest, e.created_at,
     e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt, v.isolation
   FROM executions e
   JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
@@ -104,6 +108,9 @@ export interface AttemptRow {
   readonly stderr_truncated: number;
   readonly stdout_digest: string | null;
   readonly stderr_digest: string | null;
+  readonly artifacts_bytes: number;
+  readonly artifacts_digest: string | null;
+  readonly artifact_files: number;
   readonly usage_host: string | null;
   readonly usage_guest: string | null;
   readonly usage_control: string | null;
@@ -160,6 +167,11 @@ function attemptRecord(row: AttemptRow): AttemptRecord {
 
 const EMPTY_STREAM: StreamSummary = { bytes: 0, truncated: false, sha256: null };
 
+function artifactsSummary(shown: AttemptRow | undefined): ArtifactsSummary | null {
+  if (shown === undefined || shown.artifacts_bytes === 0 || shown.artifacts_digest === null) return null;
+  return { bytes: shown.artifacts_bytes, sha256: shown.artifacts_digest, files: shown.artifact_files };
+}
+
 /** @param attempts in order of their number; there is always one */
 export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow[]): ExecutionRecord {
   const shown = attempts.find((attempt) => attempt.attempt_id === row.deciding_attempt) ?? attempts.at(-1);
@@ -199,6 +211,9 @@ export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow
     deadlineAt: optionalTimestamp(row.deadline_at),
     cancelRequestedAt: optionalTimestamp(row.cancel_requested_at),
     output: { stdout: stream('stdout'), stderr: stream('stderr') },
+    result: row.result === null ? null : { value: JSON.parse(row.result) as unknown },
+    error: optionalJson<FunctionError>(row.error),
+    artifacts: artifactsSummary(shown),
     decidingAttempt: row.deciding_attempt,
     attempts: attempts.map(attemptRecord),
   };

@@ -1,7 +1,7 @@
-import { type IsolationClass, PREPARE_TIMEOUT_MS, type StreamName } from '@cocore/protocol';
+import { type AttemptStream, type IsolationClass, PREPARE_TIMEOUT_MS } from '@cocore/protocol';
 import type { AttemptKey, OutputGrowth, Reported } from '../store.ts';
 import { requeue } from './assignments.ts';
-import { ofSession } from './attempt-rows.ts';
+import { committedBytes, ofSession } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import { applyEvent } from './lifecycle.ts';
 
@@ -91,7 +91,7 @@ export function recordOutput(
   const row = ofSession(context, attempt, sessionId);
   if (row === null) return 'stale';
   if (row.attempt_state === 'assigned') return 'conflict';
-  const lengths = { stdout: row.stdout_bytes, stderr: row.stderr_bytes };
+  const lengths = committedBytes(row);
   for (const { stream, from, to, inline } of growth) {
     if (lengths[stream] !== from) return 'conflict';
     lengths[stream] = to;
@@ -107,9 +107,12 @@ export function recordOutput(
     }
   }
   db.run(
-    'UPDATE attempts SET stdout_bytes = ?, stderr_bytes = ? WHERE project_id = ? AND execution_id = ? AND attempt_id = ?',
+    `UPDATE attempts SET stdout_bytes = ?, stderr_bytes = ?, result_bytes = ?, artifacts_bytes = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ?`,
     lengths.stdout,
     lengths.stderr,
+    lengths.result,
+    lengths.artifacts,
     row.project_id,
     row.execution_id,
     row.attempt_id,
@@ -117,7 +120,7 @@ export function recordOutput(
   return 'recorded';
 }
 
-export function readInline({ db }: Context, attempt: AttemptKey, stream: StreamName, offset: number): Uint8Array[] {
+export function readInline({ db }: Context, attempt: AttemptKey, stream: AttemptStream, offset: number): Uint8Array[] {
   return db
     .all<{ offset: number; data: Uint8Array }>(
       `SELECT offset, data FROM output_chunks WHERE project_id = ? AND attempt_id = ? AND stream = ? AND offset + length(data) > ?

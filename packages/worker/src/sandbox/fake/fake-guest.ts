@@ -1,17 +1,24 @@
 import {
+  ATTEMPT_STREAMS,
+  type AttemptStream,
   assertNever,
   encodeGuestFrame,
+  FRAME_OF_STREAM,
   GUEST_FRAME_VERSION,
   type GuestFrame,
   type HostFrame,
   hostFrameDecoder,
   MAX_GUEST_DATA_BYTES,
+  MAX_RESULT_BYTES,
+  type OfStreams,
+  ofStreams,
+  type Refused,
   STREAM_WINDOW_BYTES,
-  type StreamName,
 } from '@cocore/protocol';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
+import { archiveOf } from './archive.ts';
 import type { GuestDouble } from './fake-driver.ts';
 
 /** What `outbytes` repeats: 16 bytes a line. */
@@ -29,15 +36,19 @@ interface Config {
  * A guest without a machine. It speaks real frames, keeps to the credit, and plays the arguments after the interpreter and the file as
  * steps, in order: `out:TEXT`, `err:TEXT`, `outbytes:N`, `cat` (stdin to stdout), `sleep:MS`, `flood` (for ever), `silent` (the agent
  * stops answering), `vanish` (the machine dies without a report), `garbage` (a bad frame), `signal:N`, `oom`, `exit:N`. The end of the
- * steps is exit 0.
+ * steps is exit 0. `result:TEXT` and `artifact:NAME:TEXT` say what is left at an exit; `resultbytes:N` and `artifactbytes:N` leave N bytes.
  */
 export class FakeGuest implements GuestDouble {
   readonly ended: Promise<void>;
   readonly #stream: Duplex;
   readonly #decoder = hostFrameDecoder();
   readonly #ended = Promise.withResolvers<void>();
-  readonly #sent: Record<StreamName, number> = { stdout: 0, stderr: 0 };
-  readonly #acknowledged: Record<StreamName, number> = { stdout: 0, stderr: 0 };
+  readonly #sent: OfStreams<number> = ofStreams(() => 0);
+  readonly #acknowledged: OfStreams<number> = ofStreams(() => 0);
+  readonly #artifacts = new Map<string, Uint8Array>();
+  #artifactsLimit = 0;
+  #result: Uint8Array = new Uint8Array(0);
+  #refused: { readonly what: Refused; readonly message: string } | null = null;
   readonly #stdin: Uint8Array[] = [];
   #stdinOver = false;
   #silent = false;
@@ -71,6 +82,7 @@ export class FakeGuest implements GuestDouble {
       case 'HELLO':
         return this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce: frame.nonce, agentVersion: 'fake' });
       case 'TASK': {
+        this.#artifactsLimit = frame.artifactsLimit;
         const config = JSON.parse(Buffer.from(frame.config).toString('utf8')) as Config;
         void this.#run(config.process.args.slice(2)).catch((error: unknown) => {
           if (!(error instanceof Over)) this.#fault(error);
@@ -102,6 +114,7 @@ export class FakeGuest implements GuestDouble {
   async #run(steps: readonly string[]): Promise<void> {
     this.#send({ type: 'STARTED', monotonicNs: process.hrtime.bigint() });
     for (const step of steps) await this.#play(step);
+    await this.#leave();
     this.#exit('exited', 0, false);
   }
 
@@ -136,7 +149,20 @@ export class FakeGuest implements GuestDouble {
       case 'oom':
         this.#exit('signaled', constants.signals.SIGKILL, true);
         throw new Over();
+      case 'result':
+        this.#result = Buffer.from(argument);
+        return;
+      case 'resultbytes':
+        this.#result = Buffer.alloc(Number(argument), '7');
+        return;
+      case 'artifact':
+        this.#artifacts.set(rest[0]!, Buffer.from(rest.slice(1).join(':')));
+        return;
+      case 'artifactbytes':
+        this.#artifacts.set('file', Buffer.alloc(Number(argument), PATTERN));
+        return;
       case 'exit':
+        await this.#leave();
         this.#exit('exited', Number(argument), false);
         throw new Over();
       default:
@@ -144,7 +170,20 @@ export class FakeGuest implements GuestDouble {
     }
   }
 
-  async #write(stream: StreamName, data: Uint8Array): Promise<void> {
+  /** What is left is sent, unless it is more than is taken. */
+  async #leave(): Promise<void> {
+    const artifacts = archiveOf(this.#artifacts);
+    if (this.#result.length > MAX_RESULT_BYTES) {
+      this.#refused = { what: 'result', message: `the result is ${this.#result.length} bytes long` };
+    } else if (artifacts.length > this.#artifactsLimit) {
+      this.#refused = { what: 'artifacts', message: `the artifacts: they are ${artifacts.length} bytes as an archive` };
+    } else {
+      await this.#write('result', this.#result);
+      await this.#write('artifacts', artifacts);
+    }
+  }
+
+  async #write(stream: AttemptStream, data: Uint8Array): Promise<void> {
     for (let at = 0; at < data.length;) {
       const room = this.#acknowledged[stream] + STREAM_WINDOW_BYTES - this.#sent[stream];
       if (room <= 0 || this.#stream.writableNeedDrain) {
@@ -152,8 +191,7 @@ export class FakeGuest implements GuestDouble {
         continue;
       }
       const piece = data.subarray(at, at + Math.min(room, MAX_GUEST_DATA_BYTES));
-      const type = stream === 'stdout' ? 'STDOUT' : 'STDERR';
-      this.#send({ type, offset: this.#sent[stream], data: piece });
+      this.#send({ type: FRAME_OF_STREAM[stream], offset: this.#sent[stream], data: piece });
       this.#sent[stream] += piece.length;
       at += piece.length;
     }
@@ -203,8 +241,22 @@ export class FakeGuest implements GuestDouble {
   #exit(kind: 'exited' | 'signaled', code: number, oom: boolean): void {
     if (this.#exited) return;
     this.#exited = true;
-    const { stdout: stdoutLength, stderr: stderrLength } = this.#sent;
-    this.#send({ type: 'EXIT', kind, oom, code, stdoutLength, stderrLength, cpuUs: 0, memoryPeakBytes: 0 });
+    const [stdoutLength, stderrLength, resultLength, artifactsLength] = ATTEMPT_STREAMS.map((name) => this.#sent[name]);
+    this.#send({
+      type: 'EXIT',
+      kind,
+      oom,
+      code,
+      stdoutLength: stdoutLength!,
+      stderrLength: stderrLength!,
+      resultLength: resultLength!,
+      artifactsLength: artifactsLength!,
+      artifactFiles: artifactsLength === 0 ? 0 : this.#artifacts.size,
+      cpuUs: 0,
+      memoryPeakBytes: 0,
+      refused: this.#refused?.what ?? null,
+      message: this.#refused?.message ?? '',
+    });
     this.#changed();
   }
 

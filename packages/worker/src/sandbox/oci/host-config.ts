@@ -1,4 +1,4 @@
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, EXCHANGE_DIRECTORY } from '@cocore/protocol';
 import { z } from 'zod';
 import type { OciRuntime } from './runtimes.ts';
 
@@ -47,9 +47,10 @@ export function hostConfig(task: Uint8Array, runtime: OciRuntime): string {
   const { linux } = config;
   const { cgroupsPath: _cgroup, resources: _resources, ...rest } = linux;
   const namespaces = linux.namespaces.filter(({ type }) => type !== 'user' && type !== 'pid');
-  const mounts = config.mounts.map((mount) =>
-    mount.destination === '/function' ? { ...mount, source: '/code' } : mount,
-  );
+  const mounts = config.mounts.map((mount) => {
+    const source = SOURCES[mount.destination];
+    return source === undefined ? mount : { ...mount, source };
+  });
   return JSON.stringify({
     ...config,
     root: { ...config.root, path: '/rootfs' },
@@ -62,6 +63,9 @@ export function hostConfig(task: Uint8Array, runtime: OciRuntime): string {
     ...(runtime.hostKernel ? {} : { hooks: { poststart: [STARTED_HOOK] } }),
   });
 }
+
+/** What the container sees, and where it is in the jail. */
+const SOURCES: Readonly<Record<string, string>> = { '/function': '/code', [EXCHANGE_DIRECTORY]: '/scratch/exchange' };
 
 /** gVisor puts a file system in memory over an empty /tmp, unless something is mounted there. */
 const TMP_ON_DISK = {

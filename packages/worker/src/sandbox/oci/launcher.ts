@@ -1,4 +1,4 @@
-import { FAULT_STAGES, type FaultStage } from '@cocore/protocol';
+import { FAULT_STAGES, type FaultStage, REFUSED, type Refused } from '@cocore/protocol';
 import type { Duplex } from 'node:stream';
 
 /** What the launcher says, a line each (`launcher/keeper.c`). */
@@ -9,6 +9,10 @@ export type LauncherNews =
   /** The function's process has ended, and so has every other of the sandbox. */
   | { readonly type: 'exited'; readonly code: number }
   | { readonly type: 'signaled'; readonly signal: number }
+  /** What the function left and cannot be taken; before `left`. */
+  | { readonly type: 'unfit'; readonly refused: Refused; readonly message: string }
+  /** What the function left has been given, with this many files among the artifacts. It is the last word after an end. */
+  | { readonly type: 'left'; readonly files: number }
   /** The runtime ended, before or after the start, and did not say how the container did; with the last line of its log. */
   | { readonly type: 'refused'; readonly log: string }
   | { readonly type: 'lost'; readonly log: string }
@@ -29,6 +33,12 @@ export function parseNews(line: string): LauncherNews | null {
       return { type: 'exited', code: Number(number) & 0xff };
     case 'signaled':
       return { type: 'signaled', signal: Number(number) };
+    case 'left':
+      return { type: 'left', files: Number(number) };
+    case 'unfit': {
+      const refused = REFUSED.find((name) => name === number);
+      return refused === undefined ? null : { type: 'unfit', refused, message: line.slice(`unfit ${refused} `.length) };
+    }
     case 'fault': {
       const match = /^fault (\w+) (\d+) (.*)$/.exec(line);
       const stage = FAULT_STAGES.find((name) => name === match?.[1]);
@@ -60,8 +70,8 @@ export class LauncherControl {
   }
 
   /** Starts the runtime; the bundle is written and the pipes are open. */
-  run(): void {
-    this.#order('r', 0);
+  run(artifactsLimit: number): void {
+    this.#order('r', artifactsLimit);
   }
 
   signal(number: number): void {
@@ -74,6 +84,8 @@ export class LauncherControl {
   }
 
   #order(letter: string, value: number): void {
-    if (this.#socket.writable) this.#socket.write(Buffer.from([letter.charCodeAt(0), value]));
+    const order = Buffer.alloc(9, letter, 'latin1');
+    order.writeBigUInt64LE(BigInt(value), 1);
+    if (this.#socket.writable) this.#socket.write(order);
   }
 }

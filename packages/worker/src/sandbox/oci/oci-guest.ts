@@ -1,15 +1,19 @@
 import {
   assertNever,
+  ATTEMPT_STREAMS,
   encodeGuestFrame,
   type FaultStage,
+  FRAME_OF_STREAM,
   GUEST_FRAME_VERSION,
   type GuestFrame,
   type HostFrame,
   hostFrameDecoder,
-  type StreamName,
+  type OfStreams,
+  ofStreams,
+  type Refused,
 } from '@cocore/protocol';
 import { constants } from 'node:os';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { Cgroup } from '../../cgroup/cgroup.ts';
 import { lastLine } from '../console-ring.ts';
 import { FunctionInput } from './function-input.ts';
@@ -22,16 +26,16 @@ export interface OciGuestParts {
   readonly stream: Duplex;
   /** Where the launcher makes the function's pipes. */
   readonly directory: string;
+  /** Where the launcher gives what the function left. */
+  readonly left: { readonly result: Readable; readonly artifacts: Readable };
   readonly agentVersion: string;
   readonly cgroup: Cgroup;
   /** Writes the runtime's bundle for a task. */
   readonly writeBundle: (task: Uint8Array) => Promise<void>;
 }
 
-interface Streams {
+interface Streams extends OfStreams<FunctionOutput> {
   readonly stdin: FunctionInput;
-  readonly stdout: FunctionOutput;
-  readonly stderr: FunctionOutput;
 }
 
 type LauncherFault = Extract<LauncherNews, { type: 'fault' }>;
@@ -52,6 +56,9 @@ export class OciGuest implements Disposable {
   #streams: Streams | null = null;
   #state: 'new' | 'greeted' | 'tasked' | 'running' | 'ending' | 'ended' = 'new';
   #oomLook: NodeJS.Timeout | undefined;
+  #unfit: { readonly refused: Refused; readonly message: string } | null = null;
+  /** The number of files among the artifacts, once all that the function left has been given. */
+  readonly #left = Promise.withResolvers<number>();
 
   constructor(parts: OciGuestParts) {
     this.#parts = parts;
@@ -88,6 +95,11 @@ export class OciGuest implements Disposable {
         return void this.#end('exited', news.code);
       case 'signaled':
         return void this.#end('signaled', news.signal);
+      case 'unfit':
+        this.#unfit = news;
+        return;
+      case 'left':
+        return this.#left.resolve(news.files);
       case 'refused':
         return void this.#refused(news.log);
       case 'lost':
@@ -103,6 +115,7 @@ export class OciGuest implements Disposable {
   /** The launcher's process is gone, and with it every other of the sandbox; resolves when what it left has been told. */
   async launcherEnded(why: string): Promise<void> {
     this.#jail.resolve({ type: 'fault', stage: 'setup', errno: 0, message: why });
+    this.#left.resolve(0);
     if (this.#state === 'tasked' || this.#state === 'running') await this.#lost(why);
     this.#parts.stream.end();
   }
@@ -128,7 +141,7 @@ export class OciGuest implements Disposable {
       case 'TASK':
         this.#expect(this.#state === 'greeted', 'a TASK out of order');
         this.#state = 'tasked';
-        return void this.#start(frame.config.slice());
+        return void this.#start(frame.config.slice(), frame.artifactsLimit);
       case 'STDIN':
         return this.#expect(streams!.stdin.push(frame.offset, frame.data), 'standard input out of order');
       case 'STDIN_END':
@@ -147,19 +160,24 @@ export class OciGuest implements Disposable {
     const fault = await this.#jail.promise;
     if (fault === null && this.#state === 'greeted') {
       this.#pipes = openPipes(this.#parts.directory);
-      const { stdin, stdout, stderr } = this.#pipes;
+      const { stdin, ...outputs } = this.#pipes;
+      const pipes: OfStreams<Readable> = { ...outputs, ...this.#parts.left };
       this.#streams = {
         stdin: new FunctionInput(stdin, (offset) => {
           if (this.#state === 'running') this.#send({ type: 'STDIN_ACK', offset });
         }),
-        stdout: new FunctionOutput(stdout, (offset, data) => this.#send({ type: 'STDOUT', offset, data })),
-        stderr: new FunctionOutput(stderr, (offset, data) => this.#send({ type: 'STDERR', offset, data })),
+        ...ofStreams(
+          (name) =>
+            new FunctionOutput(pipes[name], (offset, data) =>
+              this.#send({ type: FRAME_OF_STREAM[name], offset, data }),
+            ),
+        ),
       };
     }
     this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce, agentVersion: this.#parts.agentVersion });
   }
 
-  async #start(task: Uint8Array): Promise<void> {
+  async #start(task: Uint8Array, artifactsLimit: number): Promise<void> {
     const fault = await this.#jail.promise;
     if (fault !== null) return this.#fault(fault.stage, fault.errno, fault.message);
     try {
@@ -167,7 +185,7 @@ export class OciGuest implements Disposable {
     } catch (error) {
       return this.#fault('start', 0, error instanceof Error ? error.message : 'the bundle cannot be written');
     }
-    this.#control?.run();
+    this.#control?.run(artifactsLimit);
   }
 
   #started(): void {
@@ -188,12 +206,17 @@ export class OciGuest implements Disposable {
     await this.#parts.cgroup.killAll();
   }
 
-  /** Every byte was written and every writer is dead: what is in the pipes goes out, then the end. */
+  /** Every byte was written and every writer is dead: what is in the pipes goes out, then what the function left, then the end. */
   async #end(kind: 'exited' | 'signaled', code: number): Promise<void> {
     if (this.#state !== 'running' || this.#streams === null) return;
     clearInterval(this.#oomLook);
-    const { stdout, stderr } = this.#streams;
+    const { stdout, stderr, result, artifacts } = this.#streams;
     await Promise.all([stdout.over, stderr.over]);
+    for (const stream of [result, artifacts]) {
+      stream.open();
+      await stream.over;
+    }
+    const artifactFiles = await this.#left.promise;
     const { cpuMs, memoryPeakBytes } = await this.#parts.cgroup.usage();
     const oom = ((await this.#parts.cgroup.oomKills()) ?? 0) > 0;
     if (this.#state !== 'running') return;
@@ -205,8 +228,13 @@ export class OciGuest implements Disposable {
       oom,
       stdoutLength: stdout.length,
       stderrLength: stderr.length,
+      resultLength: result.length,
+      artifactsLength: artifacts.length,
+      artifactFiles,
       cpuUs: Math.round((cpuMs ?? 0) * 1000),
       memoryPeakBytes: memoryPeakBytes ?? 0,
+      refused: this.#unfit?.refused ?? null,
+      message: this.#unfit?.message ?? '',
     });
   }
 
@@ -236,7 +264,7 @@ export class OciGuest implements Disposable {
   }
 
   #pump(): void {
-    for (const stream of ['stdout', 'stderr'] satisfies StreamName[]) this.#streams?.[stream].pump();
+    for (const stream of ATTEMPT_STREAMS) this.#streams?.[stream].pump();
   }
 
   /** False when nothing more should be sent until the host has read. */

@@ -17,6 +17,8 @@ import type { OciRuntime } from './runtimes.ts';
 /** Built by the set-up (`make -C packages/worker/launcher`). */
 export const LAUNCHER = fileURLToPath(new URL('../../../launcher/build/oci-launch', import.meta.url));
 const CONTROL_FD = 3;
+const RESULT_FD = 4;
+const ARTIFACTS_FD = 5;
 /** As the container's own limit, which the runtime is not asked to keep. */
 const MAX_PROCESSES = 1024;
 
@@ -58,7 +60,7 @@ export async function startOciSandbox(
   const command = [runtime.program, ...runtime.run(platform)];
   const child = spawn(LAUNCHER, [...command, ...(kill === null ? [] : ['--', runtime.program, ...kill])], {
     cwd: '/',
-    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
     env: {
       LAUNCH_DAEMON: String(process.pid),
       LAUNCH_CGROUPS: cgroup.procsFiles.join('\n'),
@@ -68,11 +70,16 @@ export async function startOciSandbox(
       LAUNCH_BASE: String(base),
     },
   });
+  const sockets = child.stdio as readonly unknown[];
+  const [result, artifacts] = [sockets[RESULT_FD] as Duplex, sockets[ARTIFACTS_FD] as Duplex];
+  // What is in them when the launcher has ended was not given whole.
+  child.once('exit', () => [result, artifacts].map((socket) => socket.destroy()));
   const [agent, stream] = duplexPair();
   const guest = scope.use(
     new OciGuest({
       stream,
       directory,
+      left: { result, artifacts },
       cgroup,
       agentVersion: `${runtime.name}/${platform}`,
       writeBundle: (task) => writeFile(join(bundle, 'config.json'), hostConfig(task, runtime)),
