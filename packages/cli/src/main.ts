@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module';
 import { CocoreError } from '@cocore/protocol';
 import { Command, CommanderError } from 'commander';
+import { artifactsCommand } from './commands/artifacts.ts';
 import { daemonCommands } from './commands/daemons.ts';
 import { deployCommand } from './commands/deploy.ts';
 import { devCommand } from './commands/dev.ts';
@@ -25,6 +26,7 @@ const commands = [
   deployCommand(),
   runCommand(),
   ...executionCommands(),
+  artifactsCommand(),
   ...listCommands(),
   ...keyCommands(),
   ...daemonCommands(),

@@ -56,6 +56,9 @@ function attemptRows(attempt: AttemptRecord): [string, string][] {
   ];
 }
 
+const MAX_SHOWN_RESULT = 200;
+const shortened = (text: string) => (text.length <= MAX_SHOWN_RESULT ? text : `${text.slice(0, MAX_SHOWN_RESULT)}…`);
+
 function printRecord(record: ExecutionRecord): void {
   const { stdout, stderr } = record.output;
   const cut = (stream: typeof stdout) => `${stream.bytes} bytes${stream.truncated ? ', cut' : ''}`;
@@ -72,6 +75,12 @@ function printRecord(record: ExecutionRecord): void {
     ['accepted', record.acceptedAt],
     ['started', record.startedAt],
     ['ended', record.endedAt],
+    ['result', record.result === null ? null : shortened(JSON.stringify(record.result.value))],
+    ['exception', record.error === null ? null : `${record.error.type}: ${record.error.message}`],
+    [
+      'artifacts',
+      record.artifacts === null ? null : `${record.artifacts.files} files, ${record.artifacts.bytes} bytes`,
+    ],
     ['stdout', cut(stdout)],
     ['stderr', cut(stderr)],
     ...record.attempts.flatMap(attemptRows),

@@ -1,4 +1,4 @@
-import { fstatSync } from 'node:fs';
+import { fstatSync, readFileSync } from 'node:fs';
 import type { CocoreClient } from '@cocore/client';
 import {
   CocoreError,
@@ -24,6 +24,8 @@ interface Options {
   outputLimit?: number;
   env?: Record<string, string>;
   idempotencyKey?: string;
+  event?: string;
+  result?: true;
 }
 
 /** Whether anything could come from standard input: a closed one has no file behind it. */
@@ -49,7 +51,29 @@ async function readStdin(): Promise<Uint8Array<ArrayBuffer>> {
   return Uint8Array.from(Buffer.concat(chunks));
 }
 
-async function stdinSource(client: CocoreClient, interactive: boolean): Promise<Pick<ExecutionCreateInput, 'stdin'>> {
+type Input = Pick<ExecutionCreateInput, 'stdin' | 'event'>;
+
+async function eventText(source: string): Promise<string> {
+  if (!source.startsWith('@')) return source;
+  if (source === '@-') return Buffer.from(await readStdin()).toString('utf8');
+  try {
+    return readFileSync(source.slice(1), 'utf8');
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `${source.slice(1)} cannot be read`, { cause });
+  }
+}
+
+/** `JSON`, `@FILE` or `@-`. */
+async function eventOf(source: string): Promise<Input> {
+  const text = await eventText(source);
+  try {
+    return { event: JSON.parse(text) as unknown };
+  } catch (cause) {
+    throw new CocoreError('usage', `--event is not JSON: ${(cause as Error).message}`, { cause });
+  }
+}
+
+async function stdinSource(client: CocoreClient, interactive: boolean): Promise<Input> {
   if (!hasStdin(interactive)) return {};
   const bytes = await readStdin();
   if (bytes.length === 0) return {};
@@ -97,9 +121,13 @@ function sayEnd(record: ExecutionRecord): void {
   }
   // The function's own exit code needs no words.
   if (record.state === 'success' || record.reason === 'exit_code') return;
+  for (const line of record.error?.stack?.trimEnd().split('\n') ?? []) process.stderr.write(`${plain(line)}\n`);
   const message = record.message === null ? '' : `: ${plain(record.message)}`;
   process.stderr.write(`cocore: ${record.state} (${record.reason})${message}\n`);
 }
+
+/** What a handler returns is its output; a program has its own, and its result is asked for. */
+const isHandler = async (client: CocoreClient, fn: string) => (await client.functions.get(fn)).handler !== null;
 
 export function runCommand(): Command {
   return new Command('run')
@@ -109,6 +137,8 @@ export function runCommand(): Command {
     .passThroughOptions()
     .option('-i, --interactive', 'take standard input from a terminal too')
     .option('--detach', 'print the execution’s id and leave')
+    .option('--event <json>', 'a JSON value as its standard input; @FILE reads it from a file, @- from standard input')
+    .option('--result', 'print its result as JSON; what it prints itself goes to standard error')
     .option('--json', 'print the final record, with its output, and nothing else')
     .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
@@ -117,12 +147,14 @@ export function runCommand(): Command {
     .action(async (fn: string, args: string[], options: Options) => {
       const client = connect(process.env);
       const { timeout, outputLimit, idempotencyKey } = options;
-      const stdin = await stdinSource(client, options.interactive === true);
+      const input = await (options.event === undefined
+        ? stdinSource(client, options.interactive === true)
+        : eventOf(options.event));
       using cancel = new CancelOnSignal(client);
       const created = await client.executions.create(fn, {
         args,
         env: options.env ?? {},
-        ...stdin,
+        ...input,
         ...(timeout === undefined ? {} : { timeoutMs: timeout }),
         ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
         ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
@@ -133,10 +165,15 @@ export function runCommand(): Command {
         return;
       }
       using _waits = options.json === true ? null : sayWhyItWaits(client, created.id);
-      const sinks: Sinks = options.json === true ? {} : { stdout: process.stdout, stderr: process.stderr };
+      const stdout = options.result === true ? process.stderr : process.stdout;
+      const sinks: Sinks = options.json === true ? {} : { stdout, stderr: process.stderr };
       const record = await followOutput(client, created.id, sinks);
       if (options.json === true) printJson(await client.executions.get(created.id, { waitMs: 0 }));
-      else sayEnd(record);
+      else {
+        if (record.result !== null && (options.result === true || (await isHandler(client, fn))))
+          printJson(record.result.value);
+        sayEnd(record);
+      }
       process.exitCode = exitCodeOf(record);
     });
 }
