@@ -53,17 +53,18 @@ const exited = (code: number): Outcome => ({ kind: 'exited', code });
 const STARTED: GuestFrame = { type: 'STARTED', monotonicNs: 1n };
 const exit = (of: Partial<Extract<GuestFrame, { type: 'EXIT' }>> = {}): GuestFrame => ({
   ...{ type: 'EXIT', kind: 'exited', oom: false, code: 3 },
-  ...{ stdoutLength: 0, stderrLength: 0, cpuUs: 0, memoryPeakBytes: 0, ...of },
+  ...{ stdoutLength: 0, stderrLength: 0, resultLength: 0, artifactsLength: 0, artifactFiles: 0 },
+  ...{ cpuUs: 0, memoryPeakBytes: 0, refused: null, message: '', ...of },
 });
 const stdout = (offset: number, text: string): GuestFrame => ({ type: 'STDOUT', offset, data: Buffer.from(text) });
 const fault = (message: string): GuestFrame => ({ type: 'FAULT', stage: 'start', errno: 0, message });
 const say = (...all: GuestFrame[]) => `send ${frames(...all)}`;
 const raw = (...values: number[]) => `send ${bytes(...values)}`;
 
-const TASKED: Script = ['hello 1', 'expect 2'];
+const TASKED: Script = ['hello 2', 'expect 2'];
 const RUNNING: Script = [...TASKED, say(STARTED)];
 /** It has read its task, and nothing after that. */
-const DEAF: Script = ['hello 1', 'dumb', 'expect 2', 'deaf', say(STARTED)];
+const DEAF: Script = ['hello 2', 'dumb', 'expect 2', 'deaf', say(STARTED)];
 
 const SOON = { pingMs: 100, agentLostMs: 1_000 };
 const FLOOD_MS = 1_000;
@@ -126,7 +127,7 @@ const MODES: readonly Mode[] = [
 
   // --- Out of order
   breach('a second greeting', [...RUNNING, greeting(new Uint8Array(16))], /HELLO that nobody waits for/),
-  breach('a start before the task', [`hello 1 ${frames(STARTED)}`], /STARTED that nobody waits for/),
+  breach('a start before the task', [`hello 2 ${frames(STARTED)}`], /STARTED that nobody waits for/),
   breach('a second start', [...RUNNING, say(STARTED)], /STARTED that nobody waits for/),
   breach('output before the start', [...TASKED, say(stdout(0, 'x'))], /output while nothing runs/),
   breach('an end before the start', [...TASKED, say(exit())], /EXIT while nothing runs/, { isTypical: true }),
@@ -238,7 +239,7 @@ const MODES: readonly Mode[] = [
 ];
 
 function greeting(nonce: Uint8Array): string {
-  return say({ type: 'HELLO', version: 1, nonce, agentVersion: 'hostile' });
+  return say({ type: 'HELLO', version: 2, nonce, agentVersion: 'hostile' });
 }
 
 /** Says of each test why this driver has no guest that could do it. */
