@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { CocoreError, DEFAULT_ISOLATION, IsolationClass } from '@cocore/protocol';
 import { z } from 'zod';
+import { readS3Options } from './blobs/s3-options.ts';
 import type { ServerOptions, TlsChoice } from './server.ts';
 
 /** The part of `current.json` that the control server needs. */
@@ -41,6 +42,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     port,
     allowHosts: values['allow-host'] ?? [],
     tls,
+    s3: values['blob-store'] === undefined ? null : readS3Options(values['blob-store'], env),
     baseImagePath: readArtifacts(required(values.artifacts, '--artifacts')).baseImage,
     defaultIsolation: defaultIsolation.data,
     logLevel,
@@ -62,6 +64,7 @@ function parse(argv: readonly string[]) {
         'tls-key': { type: 'string' },
         'tls-self': { type: 'boolean' },
         insecure: { type: 'boolean' },
+        'blob-store': { type: 'string' },
         'default-isolation': { type: 'string', default: DEFAULT_ISOLATION },
       },
     }).values;

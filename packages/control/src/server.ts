@@ -7,6 +7,9 @@ import { Authenticator, makeKey } from './auth/secrets.ts';
 import { type Certificate, selfSignedCertificate } from './auth/self-signed.ts';
 import { ServerNames } from './auth/server-names.ts';
 import { BlobStore } from './blobs/blob-store.ts';
+import { DiskBackend } from './blobs/disk-backend.ts';
+import { S3Backend } from './blobs/s3-backend.ts';
+import type { S3Options } from './blobs/s3-options.ts';
 import { type Clock, SYSTEM_CLOCK } from './clock.ts';
 import { CodeImager } from './code/code-image.ts';
 import { DataDir } from './data-dir.ts';
@@ -34,6 +37,8 @@ export interface ServerOptions {
   readonly port: number;
   readonly allowHosts: readonly string[];
   readonly tls: TlsChoice;
+  /** Where blobs are kept; null for the data directory. */
+  readonly s3?: S3Options | null;
   /** The image that functions run in, an erofs file. */
   readonly baseImagePath: string;
   /** What a function requires that was deployed without a word about it. */
@@ -57,7 +62,7 @@ const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.
 /**
  * Builds the control server and starts to serve. What it holds is released in reverse order when it is disposed.
  *
- * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`
+ * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`, `not_ready`, `usage`
  */
 export async function startServer(options: ServerOptions): Promise<ControlServer> {
   const { log } = options;
@@ -70,9 +75,12 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   );
   await ensureOperatorKey(dataDir, store, clock);
 
-  const blobs = new BlobStore(dataDir.file('blobs'));
-  await blobs.open();
+  const { s3 = null } = options;
+  const backend = s3 === null ? new DiskBackend(dataDir.file('blobs')) : scope.use(new S3Backend(s3));
+  const blobs = new BlobStore(dataDir.file('blobs'), backend);
+  await blobs.open(serverId);
   const baseImage = await blobs.adopt(options.baseImagePath).catch((cause: unknown) => {
+    if (cause instanceof CocoreError) throw cause;
     throw new CocoreError('artifact_missing', `the base image ${options.baseImagePath} cannot be read`, { cause });
   });
   const certificate = await certificateOf(options, dataDir, clock);
@@ -111,6 +119,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     blobs,
     imager: new CodeImager(dataDir.file('tmp'), blobs),
     baseImage,
+    images: null,
     defaultIsolation: options.defaultIsolation,
     gateway,
     hub,

@@ -15,6 +15,7 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
     '--default-isolation <class>',
     'what functions require that name no class: microvm, gvisor (if not given), emulated, container',
   ],
+  ['--blob-store <s3://bucket/prefix>', 'an S3-compatible store for blobs; the data directory if not given'],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
 ];
 

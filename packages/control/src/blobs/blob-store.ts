@@ -1,34 +1,43 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { createReadStream, type ReadStream } from 'node:fs';
-import { link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, open, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type BlobRef, CocoreError } from '@cocore/protocol';
+import { AdoptedFiles } from './adopted.ts';
+import type { BlobBackend, BlobReading, KeptBlob } from './backend.ts';
+import { DigestLocks } from './digest-locks.ts';
 
-/** Says whether a blob may be kept, once its size and digest are known: it throws when not. */
+/** Writes down whose a blob is, once its bytes are kept: it throws when the project may not have it. */
 export type AdmitBlob = (blob: BlobRef) => Promise<void>;
 
 /**
- * Files named by their SHA-256, under `blobs/sha256/ab/…`. A blob is written beside, synced, and renamed into place, so
- * what has its name is whole.
+ * Bytes named by their SHA-256. What comes in goes to a file of this server's first, because its name is known at its end;
+ * from there the backend takes it. Memory holds a piece of it at a time.
  */
 export class BlobStore {
-  readonly #directory: string;
+  readonly #backend: BlobBackend;
+  readonly #temporaryDirectory: string;
+  readonly #adopted: AdoptedFiles;
+  readonly #locks = new DigestLocks();
 
-  constructor(directory: string) {
-    this.#directory = directory;
+  /** @param directory for what is under way; made when needed */
+  constructor(directory: string, backend: BlobBackend) {
+    this.#backend = backend;
+    this.#temporaryDirectory = join(directory, 'tmp');
+    this.#adopted = new AdoptedFiles(join(directory, 'adopted'));
   }
 
-  /** Removes what an earlier life of the server left half-written. */
-  async open(): Promise<void> {
+  /** Removes what an earlier life of the server left half-written. @throws CocoreError as `BlobBackend.open` */
+  async open(serverId: string): Promise<void> {
     await rm(this.#temporaryDirectory, { recursive: true, force: true });
     await mkdir(this.#temporaryDirectory, { recursive: true });
-    await mkdir(join(this.#directory, 'sha256'), { recursive: true });
+    await this.#adopted.open();
+    await this.#backend.open(serverId);
   }
 
   /**
    * Keeps a stream of bytes. Nothing is left of one that fails or is not admitted.
    *
-   * @throws CocoreError `payload_too_large`
+   * @throws CocoreError `payload_too_large`, `not_ready`
    */
   async put(source: AsyncIterable<Uint8Array>, maxBytes: number, admit?: AdmitBlob): Promise<BlobRef> {
     const temporary = join(this.#temporaryDirectory, randomUUID());
@@ -45,11 +54,9 @@ export class BlobStore {
           hash.update(chunk);
           await file.writeFile(chunk);
         }
-        await file.sync();
       }
       const blob = { digest: `sha256:${hash.digest('hex')}`, bytes };
-      await admit?.(blob);
-      await this.#moveIn(temporary, blob.digest);
+      await this.#keep(temporary, blob, admit);
       return blob;
     } finally {
       await rm(temporary, { force: true });
@@ -57,73 +64,48 @@ export class BlobStore {
   }
 
   /**
-   * Keeps a large file of the host: linked where the file system can, else copied. It is read once; a note of its path,
-   * size and times stands for it later.
+   * Keeps a large file of the host, which must not change from then on: on disk it is linked where the file system can.
+   *
+   * @throws CocoreError `not_ready`
    */
-  async adopt(path: string): Promise<BlobRef> {
-    const { size, mtimeMs, ino } = await stat(path);
-    const notePath = join(
-      this.#directory,
-      `adopted-${createHash('sha256').update(path).digest('hex').slice(0, 16)}.json`,
-    );
-    const facts = JSON.stringify({ path, size, mtimeMs, ino });
-    const note = await readFile(notePath, 'utf8').catch(() => null);
-    if (note !== null) {
-      const { facts: noted, digest } = JSON.parse(note) as { facts: string; digest: string };
-      const kept = await stat(this.path(digest)).catch(() => null);
-      if (noted === facts && kept?.size === size) return { digest, bytes: size };
-    }
-    const hash = createHash('sha256');
-    for await (const chunk of createReadStream(path, { highWaterMark: 1024 * 1024 })) hash.update(chunk as Buffer);
-    const digest = `sha256:${hash.digest('hex')}`;
-    await this.#linkOrCopy(path, digest, size);
-    await writeFile(notePath, JSON.stringify({ facts, digest }));
-    return { digest, bytes: size };
+  async adopt(path: string, admit?: AdmitBlob): Promise<BlobRef> {
+    const blob = await this.#adopted.refOf(path);
+    await this.#keep(path, blob, admit);
+    return blob;
   }
 
-  /** @throws CocoreError `blob_not_found` */
-  async read(digest: string): Promise<{ bytes: number; stream: ReadStream }> {
-    const file = await open(this.path(digest), 'r').catch((cause: unknown) => {
-      throw new CocoreError('blob_not_found', `there is no blob ${digest}`, { cause });
+  /** From its beginning where it has nothing at `from`. @throws CocoreError `blob_not_found`, `not_ready` */
+  read(digest: string, from = 0): Promise<BlobReading> {
+    return this.#backend.read(digest, from);
+  }
+
+  /** Where a worker may read the blob for a short time without this server; null where it may not. */
+  directUrl(digest: string): Promise<URL | null> {
+    return this.#backend.directUrl(digest);
+  }
+
+  list(): AsyncIterable<KeptBlob> {
+    return this.#backend.list();
+  }
+
+  /** Removes a blob unless somebody needs it, of which nothing changes meanwhile: who keeps the same bytes waits. */
+  async removeUnless(digest: string, isNeeded: () => Promise<boolean>): Promise<boolean> {
+    return this.#locks.hold(digest, async () => {
+      if (await isNeeded()) return false;
+      await this.#backend.remove(digest);
+      return true;
     });
-    const { size } = await file.stat();
-    return { bytes: size, stream: file.createReadStream({ highWaterMark: 256 * 1024 }) };
   }
 
-  path(digest: string): string {
-    const hex = digest.slice('sha256:'.length);
-    return join(this.#directory, 'sha256', hex.slice(0, 2), hex);
-  }
-
-  get #temporaryDirectory(): string {
-    return join(this.#directory, 'tmp');
-  }
-
-  async #linkOrCopy(path: string, digest: string, bytes: number): Promise<void> {
-    const temporary = join(this.#temporaryDirectory, randomUUID());
-    const linked = await link(path, temporary).then(
-      () => true,
-      () => false,
-    );
-    if (!linked) {
-      const copied = await this.put(createReadStream(path, { highWaterMark: 1024 * 1024 }), bytes);
-      if (copied.digest !== digest) throw new Error(`${path} changed while it was read`);
-      return;
-    }
-    try {
-      await this.#moveIn(temporary, digest);
-    } finally {
-      await rm(temporary, { force: true });
-    }
-  }
-
-  async #moveIn(temporary: string, digest: string): Promise<void> {
-    const path = this.path(digest);
-    await mkdir(dirname(path), { recursive: true });
-    await rename(temporary, path);
-    for (const directory of [dirname(path), dirname(dirname(path))]) {
-      await using handle = await open(directory, 'r');
-      await handle.sync();
-    }
+  async #keep(path: string, blob: BlobRef, admit: AdmitBlob | undefined): Promise<void> {
+    await this.#locks.hold(blob.digest, async () => {
+      const isNew = await this.#backend.keep(path, blob);
+      try {
+        await admit?.(blob);
+      } catch (error) {
+        if (isNew) await this.#backend.remove(blob.digest);
+        throw error;
+      }
+    });
   }
 }
