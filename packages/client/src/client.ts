@@ -17,6 +17,7 @@ import {
   type StreamName,
   WorkerList,
 } from '@cocore/protocol';
+import { deploy, type DeployOptions } from './deploy.ts';
 import { follow } from './follow.ts';
 import { type Fetch, Http, type Query } from './http.ts';
 
@@ -53,8 +54,7 @@ export class CocoreClient {
 
   readonly functions = {
     /** Makes the function, or the next version of the one with this name. */
-    deploy: async (input: FunctionDeployInput) =>
-      this.#http.json('POST', '/v1/functions', FunctionRecord, { body: input }),
+    deploy: (input: FunctionDeployInput, options: DeployOptions = {}) => deploy(this.#http, input, options),
     list: async () => (await this.#http.json('GET', '/v1/functions', FunctionList)).functions,
     get: async (fn: string) => this.#http.json('GET', `/v1/functions/${part(fn)}`, FunctionRecord),
   };

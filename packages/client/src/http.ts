@@ -24,6 +24,11 @@ export class Http {
     this.#options = options;
   }
 
+  /** Of the server. */
+  get url(): string {
+    return this.#options.url;
+  }
+
   /**
    * The answer's response when it is a success.
    *

@@ -3,4 +3,5 @@
  *
  * @module
  */
+export type { DeployOptions } from './deploy.ts';
 export { CocoreClient, type ClientOptions } from './client.ts';

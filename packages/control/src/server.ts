@@ -126,6 +126,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     clock,
     metrics,
     limits: options.limits ?? DEFAULT_LIMITS,
+    log,
     serverId,
     version: VERSION,
     certificateSha256: certificate?.sha256 ?? null,

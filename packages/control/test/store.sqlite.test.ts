@@ -8,6 +8,7 @@ import { describe, test } from 'node:test';
 import { type Database, openDatabase } from '../src/store/sqlite/database.ts';
 import { migrate, readMigrations } from '../src/store/sqlite/migrate.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
+import { processOf, recipeNamed } from '../src/runtimes/recipe.ts';
 import { storeConformance } from './store.conformance.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 
@@ -162,6 +163,28 @@ describe('migrations', () => {
     migrate(database, 0);
     assert.deepEqual({ ...database.get('SELECT isolation FROM function_versions') }, { isolation: 'gvisor' });
     assert.throws(() => database.exec("UPDATE function_versions SET isolation = 'paper'"), /CHECK/);
+    database.close();
+  });
+
+  test('a version from before it said how it is started, it is started as it was', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    migrate(database, 0, readMigrations().slice(0, 2));
+    database.exec(`INSERT INTO projects VALUES ('p', 'p', 0, 0); INSERT INTO functions VALUES ('p', 'f', 'f', 2, 0);
+      INSERT INTO function_versions VALUES ('p', 'f', 1, 'bash', 'f.sh', '', 0, '', 0, 128, 1, 1, 1, '{}', 0, 'gvisor');
+      INSERT INTO function_versions VALUES ('p', 'f', 2, 'python', 'f.py', '', 0, '', 0, 128, 1, 1, 1, '{}', 0, 'gvisor');
+      INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, memory_mib, cpus, timeout_ms,
+        output_limit_bytes, input_digest, created_at, queue_expires_at)
+      VALUES ('p', 'e', 'f', 1, 'open', '[]', '{}', 128, 1, 1, 1, '', 0, 0)`);
+    migrate(database, 0);
+    const rows = database.all<{ source: string; process: string }>('SELECT source, process FROM function_versions');
+    const files = ['f.sh', 'f.py'];
+    for (const [index, name] of ['bash', 'python'].entries()) {
+      const file = files[index]!;
+      assert.deepEqual(JSON.parse(rows[index]!.source), { kind: 'file', name: file });
+      assert.deepEqual(JSON.parse(rows[index]!.process), processOf(recipeNamed(name), file));
+    }
+    assert.deepEqual(database.all('PRAGMA foreign_key_check'), []);
     database.close();
   });
 

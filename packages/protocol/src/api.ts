@@ -6,6 +6,7 @@ import { IsolationClass } from './isolation.ts';
 import { FunctionError, isDeeperThan } from './leavings.ts';
 import * as limits from './limits.ts';
 import { Outcome } from './outcome.ts';
+import type { Problem } from './problem.ts';
 
 /**
  * The user's conversation: HTTP and JSON under `/v1`. Requests are strict (an unknown field is an error); answers may
@@ -187,8 +188,8 @@ export type FunctionRecord = z.infer<typeof FunctionRecord>;
 /** How far a deployment is, as server-sent events: any number of the first two, then one of the others. */
 export const DeployProgress = z.object({
   /** What is being done. */
-  step: z.enum(['queued', 'pulling', 'unpacking', 'packing', 'building']),
-  /** Compressed bytes that have arrived, and how many there are, where that is known. */
+  step: z.enum(['resolving', 'pulling', 'unpacking', 'packing', 'building']),
+  /** Bytes and layers that are done, and how many there are, where that is known. */
   bytes: Count.optional(),
   totalBytes: Count.optional(),
   layers: Count.optional(),
@@ -196,13 +197,16 @@ export const DeployProgress = z.object({
 });
 export type DeployProgress = z.infer<typeof DeployProgress>;
 
+/** What the installation of dependencies prints. */
+export const BuildOutput = z.object({ stream: StreamName, base64: z.string() });
+export type BuildOutput = z.infer<typeof BuildOutput>;
+
 export type DeployEvent =
   | { event: 'progress'; data: DeployProgress }
-  /** What the installation of dependencies prints. */
-  | { event: 'output'; data: { stream: StreamName; base64: string } }
+  | { event: 'output'; data: BuildOutput }
   | { event: 'deployed'; data: FunctionRecord }
-  /** A problem document, as the answer would have been. */
-  | { event: 'failed'; data: unknown };
+  /** What the answer would have been without events. */
+  | { event: 'failed'; data: Problem };
 
 // --- Executions
 

@@ -31,14 +31,25 @@ export class CodeImager {
    */
   async make(fileName: string, content: Uint8Array, admit: AdmitBlob): Promise<BlobRef> {
     if (content.length === 0) throw new CocoreError('code_invalid', `the file ${fileName} is empty`);
+    return this.#image(admit, async (tree) => {
+      const file = join(tree, fileName);
+      await writeFile(file, content);
+      await chmod(file, 0o555);
+    });
+  }
+
+  /** With nothing in it, for functions whose code is in their image. @throws CocoreError `artifact_missing` */
+  async makeEmpty(admit: AdmitBlob): Promise<BlobRef> {
+    return this.#image(admit, () => Promise.resolve());
+  }
+
+  async #image(admit: AdmitBlob, fill: (tree: string) => Promise<void>): Promise<BlobRef> {
     await mkdir(this.#directory, { recursive: true });
     const work = await mkdtemp(join(this.#directory, 'code-'));
     try {
       const tree = join(work, 'tree');
       await mkdir(tree);
-      const file = join(tree, fileName);
-      await writeFile(file, content);
-      await chmod(file, 0o555);
+      await fill(tree);
       await chmod(tree, 0o755);
       const image = join(work, 'code.erofs');
       await run('mkfs.erofs', ['-T0', `-U${IMAGE_UUID}`, '--all-root', '--quiet', image, tree], {

@@ -1,8 +1,8 @@
-import { once } from 'node:events';
 import { CocoreError, type ExecutionRecord, type FollowEvent, isTerminal, type StreamName } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
 import type { EventHub } from '../events.ts';
 import type { OutputStore } from '../output/output-store.ts';
+import { EventStream } from './event-stream.ts';
 import { shownAttempt } from './executions.ts';
 
 const KEEP_ALIVE_MS = 15_000;
@@ -60,16 +60,8 @@ export async function follow(parts: FollowParts): Promise<void> {
   using _subscription = news;
   record = await read();
 
-  reply.hijack();
-  const { raw } = reply;
-  for (const [name, value] of Object.entries(reply.getHeaders())) if (value !== undefined) raw.setHeader(name, value);
-  raw.writeHead(200, { 'content-type': 'text/event-stream', 'x-accel-buffering': 'no' });
-  const write = async (text: string) => {
-    if (signal.aborted || raw.write(text)) return;
-    await once(raw, 'drain', { signal }).catch(() => undefined);
-  };
-  const send = (event: FollowEvent) =>
-    write(`event: ${event.event}\nid: ${event.id}\ndata: ${JSON.stringify(event.data)}\n\n`);
+  const events = new EventStream(reply, signal);
+  const send = (event: FollowEvent) => events.send(event);
   const sendOutput = async (stream: StreamName, until: number): Promise<void> => {
     const attempt = { projectId, attemptId: cursor.attemptId };
     for await (const bytes of output.read(attempt, stream, cursor[stream], until)) {
@@ -95,11 +87,11 @@ export async function follow(parts: FollowParts): Promise<void> {
       await send({ event: 'end', id: formatCursor(cursor), data: record });
       break;
     }
-    while (!(await news.next(parts.keepAliveMs ?? KEEP_ALIVE_MS)) && !signal.aborted) await write(': still here\n\n');
+    while (!(await news.next(parts.keepAliveMs ?? KEEP_ALIVE_MS)) && !signal.aborted) await events.keepAlive();
     isNew = news.take();
     record = await read();
   }
-  raw.end();
+  events.end();
 }
 
 /** Gathers what is published while the follower is busy. */

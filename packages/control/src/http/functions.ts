@@ -1,5 +1,5 @@
 import { CocoreError, FunctionDeploy, FunctionList, FunctionRecord } from '@cocore/protocol';
-import { deploy } from '../deploy/deploy.ts';
+import { answerDeploy } from './deploy.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
 
@@ -17,7 +17,7 @@ export function functionRoutes(parts: HttpParts): Route[] {
       body: FunctionDeploy,
       bodyLimitBytes: BODY_LIMIT_BYTES,
       answers: { 201: FunctionRecord },
-      handle: async ({ caller, body }) => ({ status: 201, body: await deploy(parts, caller.projectId, body) }),
+      handle: async (call) => answerDeploy(parts, call),
     }),
     route({
       method: 'GET',

@@ -1,9 +1,11 @@
 import type { BlobRef, IsolationClass } from '@cocore/protocol';
+import type { Logger } from 'pino';
 import type { Limits } from '../admission.ts';
 import type { Authenticator } from '../auth/secrets.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Clock } from '../clock.ts';
 import type { CodeImager } from '../code/code-image.ts';
+import type { Images } from '../deploy/from-image.ts';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { EventHub } from '../events.ts';
 import type { Gateway } from '../gateway/gateway.ts';
@@ -20,12 +22,15 @@ export interface HttpParts {
   readonly blobs: BlobStore;
   readonly imager: CodeImager;
   readonly baseImage: BlobRef;
+  /** Null where this server imports none. */
+  readonly images: Images | null;
   readonly defaultIsolation: IsolationClass;
   readonly gateway: Gateway;
   readonly hub: EventHub;
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly limits: Limits;
+  readonly log: Logger;
   readonly serverId: string;
   readonly version: string;
   /** Of the certificate that the server made itself. */

@@ -45,9 +45,15 @@ function cocoreErrorOf(error: unknown): CocoreError {
   }
 }
 
-export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Logger): void {
+/** What the client is told of an error; what is the server's own fault is logged. */
+export function knownError(error: unknown, request: FastifyRequest, log: Logger): CocoreError {
   const known = cocoreErrorOf(error);
   if (known.code === 'internal') log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
+  return known;
+}
+
+export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply, log: Logger): void {
+  const known = knownError(error, request, log);
   if (known.code === 'unauthenticated') void reply.header('www-authenticate', 'Bearer');
   // Fastify closes the connection of a body that is too large: the client, still sending, would be reset before it has read why.
   void reply.removeHeader('connection');

@@ -43,5 +43,6 @@ export function processOf(recipe: Recipe, entry: string): FunctionProcess {
     env: { ...COMMON_ENV, ...recipe.env },
     cwd: WORK_DIRECTORY,
     user: ROOT_USER,
+    stopSignal: null,
   };
 }

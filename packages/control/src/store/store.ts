@@ -109,6 +109,8 @@ export interface FunctionProcess {
   readonly env: Readonly<Record<string, string>>;
   readonly cwd: string;
   readonly user: ContainerUser;
+  /** What asks the process to end, such as `SIGTERM`; null where nothing else was said. */
+  readonly stopSignal: string | null;
 }
 
 export interface NewFunctionVersion {

@@ -67,7 +67,7 @@ export function createFunctionVersion(context: Context, version: NewFunctionVers
     projectId,
     functionId,
     number,
-    version.runtime,
+    version.runtime ?? '',
     JSON.stringify(version.source),
     version.handler,
     JSON.stringify(version.process),

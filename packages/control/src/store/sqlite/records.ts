@@ -23,7 +23,8 @@ export interface FunctionRow {
   readonly function_id: string;
   readonly name: string;
   readonly version: number;
-  readonly runtime: string | null;
+  /** Empty for an image. */
+  readonly runtime: string;
   readonly source: string;
   readonly handler: string | null;
   readonly code_digest: string;
@@ -125,7 +126,7 @@ export function functionRecord(row: FunctionRow): FunctionRecord {
     id: row.function_id,
     name: row.name,
     version: row.version,
-    runtime: row.runtime,
+    runtime: row.runtime === '' ? null : row.runtime,
     source: JSON.parse(row.source) as FunctionSource,
     handler: row.handler,
     codeDigest: row.code_digest,
