@@ -42,14 +42,26 @@ export async function* entriesOf(archive: ReadableStream<Uint8Array>): AsyncGene
         kind: type === 'directory' ? 'directory' : 'file',
         bytes: size ?? 0,
         executable: ((mode ?? 0) & 0o100) !== 0,
-        content: Readable.from(entry),
+        content: Readable.from(refusing(entry)),
       };
     }
   } catch (error) {
-    if (error instanceof CocoreError) throw error;
-    throw new CocoreError('archive_refused', error instanceof Error ? error.message : String(error), { cause: error });
+    throw refusal(error);
   } finally {
     source.destroy();
+  }
+}
+
+function refusal(error: unknown): CocoreError {
+  if (error instanceof CocoreError) return error;
+  return new CocoreError('archive_refused', error instanceof Error ? error.message : String(error), { cause: error });
+}
+
+async function* refusing(bytes: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  try {
+    yield* bytes;
+  } catch (error) {
+    throw refusal(error);
   }
 }
 
