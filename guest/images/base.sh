@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Makes the base image: the root file system of functions that bring only their source. It is the host's own distribution, from
-# the host's own package sources, with bash and Python.
+# Makes the base images: the root file systems of functions that bring only their source. They are the host's own distribution, from
+# the host's own package sources, with bash and Python; the second has Node beside them.
 #
-#   base.sh --resolve       prints a hash of the versions that the image would get now; nothing when apt does not know
-#   base.sh SUITE FILE      makes FILE, an erofs image; needs root
+#   base.sh --resolve               prints a hash of the versions that the images would get now; nothing when apt does not know
+#   base.sh SUITE DIRECTORY NODE    makes base.erofs and node.erofs in DIRECTORY; NODE is the program that goes into the second; needs root
+#
+# Node is not taken from the distribution: Debian 12 has 18, which gets no more fixes and runs no TypeScript.
 #
 # Times and the file system's id are fixed, so the same packages give the same bytes.
 set -euo pipefail
 export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 umask 022
 
-wanted='bash ca-certificates python3'
+# libstdc++6 is what Node and most of Python's compiled packages need of a system.
+wanted='bash ca-certificates libstdc++6 python3'
 
 if [ "$1" = --resolve ]; then
   essential=$(dpkg-query -W -f='${Essential} ${Package}\n' | sed -n 's/^yes //p')
@@ -25,7 +28,8 @@ if [ "$1" = --resolve ]; then
 fi
 
 suite=$1
-file=$2
+directory=$2
+node=$3
 
 # On the disk: the tree is too large for a /tmp in memory.
 work=$(TMPDIR=${TMPDIR:-/var/tmp} mktemp -d)
@@ -82,4 +86,10 @@ mkdir -p function work
 find . -name __pycache__ -prune -exec rm -rf -- {} +
 PYTHONHASHSEED=0 chroot . /usr/bin/python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3*
 cd /
-mkfs.erofs -T 0 -U 00000000-0000-0000-0000-000000000000 "$file" "$work/tree"
+image() {
+  mkfs.erofs -T 0 -U 00000000-0000-0000-0000-000000000000 "$directory/$1.erofs" "$work/tree"
+}
+image base
+install -m 755 -- "$node" "$work/tree/usr/local/bin/node"
+chroot "$work/tree" /usr/local/bin/node --version
+image node
