@@ -88,9 +88,11 @@ export class LayerRewriter {
 
   /** @throws ImportFailure `image_refused` where the archive ends inside an entry */
   end(): void {
-    if (this.#dataLeft > 0 || this.#paddingLeft > 0 || this.#meta !== null || this.#held.length > 0) {
+    if (this.#dataLeft > 0 || this.#meta !== null || this.#held.length > 0) {
       throw new ImportFailure('image_refused', 'a layer ends in the middle of a file');
     }
+    // umoci's own archives end with the last byte of the last file.
+    if (this.#paddingLeft > 0 && !this.#skipData) this.#emit(Buffer.alloc(this.#paddingLeft));
     this.#emit(END_OF_ARCHIVE);
   }
 

@@ -60,7 +60,7 @@ async function importImage(request: InsideRequest, answer: () => Promise<InsideG
   );
   await registry.close();
 
-  const config = readConfig(await readPulledConfig('/work/pulled', manifest.config), platform);
+  const config = readConfig(await readPulledConfig('/work/pulled'), platform);
   const layout = new LayerSet('/work/layout', limits, new TreeCount(limits.files, limits.depth));
   await layout.open();
   let before = 0;

@@ -28,7 +28,8 @@ function malformed(what: string): ImportFailure {
   return new ImportFailure('image_refused', `the image's ${what} is not well formed`);
 }
 
-function descriptor(value: unknown, what: string): Descriptor {
+/** @throws ImportFailure `image_refused` */
+export function descriptor(value: unknown, what: string): Descriptor {
   if (!isObject(value)) throw malformed(what);
   const { digest, size } = value;
   if (typeof digest !== 'string' || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)

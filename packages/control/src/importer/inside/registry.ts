@@ -1,7 +1,15 @@
-import { mkdir, chown, lstat, readdir, readFile, symlink, writeFile, rm } from 'node:fs/promises';
+import { mkdir, chown, lstat, readdir, readFile, stat, symlink, writeFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ImportFailure, shown } from './failure.ts';
-import { type Descriptor, type Document, type Manifest, readDocument, sha256 } from './manifest.ts';
+import {
+  type Descriptor,
+  descriptor,
+  type Document,
+  type Manifest,
+  parseObject,
+  readDocument,
+  sha256,
+} from './manifest.ts';
 import type { InsideLimits, InsideRequest } from './messages.ts';
 import { run } from './run.ts';
 
@@ -151,13 +159,21 @@ export function checkManifest({ layers }: Manifest, limits: InsideLimits): void 
   }
 }
 
-/** @throws ImportFailure `image_digest` */
-export async function readPulledConfig(directory: string, { digest, bytes }: Descriptor): Promise<Buffer> {
-  if (bytes > MAX_CONFIG_BYTES)
-    throw new ImportFailure('image_too_large', `the image's configuration has ${bytes} bytes`);
-  const content = await readFile(join(directory, 'blobs', 'sha256', digest.slice('sha256:'.length)));
-  if (sha256(content) !== digest) throw new ImportFailure('image_digest', `the image's configuration is not ${digest}`);
-  return content;
+/**
+ * The configuration in the layout that skopeo made. It has checked the registry's; of a Docker image it has written it anew in OCI's form, so
+ * the manifest's digest is not its name.
+ */
+export async function readPulledConfig(directory: string): Promise<Buffer> {
+  const read = async (path: string) => {
+    const { size } = await stat(path);
+    if (size > MAX_CONFIG_BYTES)
+      throw new ImportFailure('image_too_large', `the image's configuration has ${size} bytes`);
+    return readFile(path);
+  };
+  const blobOf = ({ digest }: Descriptor) => join(directory, 'blobs', 'sha256', digest.slice('sha256:'.length));
+  const index = parseObject(await read(join(directory, 'index.json')), 'index');
+  const manifest = descriptor((index.manifests as unknown[])[0], 'index');
+  return read(blobOf(descriptor(parseObject(await read(blobOf(manifest)), 'manifest').config, 'manifest')));
 }
 
 async function pulledBytes(directory: string, blobs: string, layers: readonly Descriptor[]) {

@@ -51,7 +51,7 @@ function entryBlocks(entry: Entry): Buffer[] {
   const header = Buffer.alloc(512);
   const octal = (value: number, at: number, width: number) =>
     header.write(value.toString(8).padStart(width - 1, '0'), at);
-  header.write(entry.name, 0, 100, 'latin1');
+  header.write(entry.name, 0, 100);
   octal(entry.mode ?? (entry.type === '5' ? 0o755 : 0o644), 100, 8);
   octal(entry.uid ?? 0, 108, 8);
   octal(entry.gid ?? 0, 116, 8);
@@ -59,7 +59,7 @@ function entryBlocks(entry: Entry): Buffer[] {
   octal(entry.mtime ?? 1_700_000_000, 136, 12);
   header.write('        ', 148);
   header.write(entry.type ?? '0', 156);
-  header.write(entry.link ?? '', 157, 100, 'latin1');
+  header.write(entry.link ?? '', 157, 100);
   header.write('ustar\x0000', 257, 'latin1');
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
