@@ -10,6 +10,7 @@ const item = (attemptId: string, change: Partial<SchedulerItem> = {}): Scheduler
   cpus: 1,
   diskMiB: 512,
   isolation: 'container',
+  blobs: ['image', 'code'],
   ...change,
 });
 
@@ -234,4 +235,60 @@ test('a thousand workers and ten thousand attempts, each is placed once and no w
   const placed = placements(made);
   assert.equal(new Set(placed.map((one) => one.split('>')[0])).size, 10_000);
   for (let at = 0; at < 1_000; at += 1) assert.equal(made.usage(`w${at}`).cpus, 10);
+});
+
+/** Has these large blobs. */
+const has = (made: Scheduler, workerId: string, ...added: string[]) =>
+  made.apply({ type: 'worker_blobs', workerId, added, removed: [] });
+
+test('a worker that has the image, it is taken before a tighter one; then the code counts, then the fit', () => {
+  const made = scheduler({
+    tight: { memoryMiB: 512, cpus: 8 },
+    coded: { memoryMiB: 512, cpus: 8 },
+    imaged: { memoryMiB: 4096, cpus: 8 },
+    both: { memoryMiB: 8192, cpus: 1 },
+  });
+  has(made, 'coded', 'code');
+  has(made, 'imaged', 'image', 'other');
+  has(made, 'both', 'code', 'image');
+  queue(made, item('a'), item('b'), item('c', { blobs: ['else', 'code'] }), item('d', { blobs: ['else', 'none'] }));
+  assert.deepEqual(placements(made), ['a>both', 'b>imaged', 'c>coded', 'd>coded']);
+});
+
+test('the worker that has the image is full, another takes the attempt at once', () => {
+  const made = scheduler({ holder: { memoryMiB: 256, cpus: 8 }, other: { memoryMiB: 4096, cpus: 8 } });
+  has(made, 'holder', 'image');
+  queue(made, item('a'), item('b'), item('c'));
+  assert.deepEqual(placements(made), ['a>holder', 'b>other', 'c>other']);
+});
+
+test('blobs that are there for one project only, the others are served in turn all the same', () => {
+  const made = scheduler({ w: { memoryMiB: 256 * 4, cpus: 8 } });
+  has(made, 'w', 'image');
+  queue(made, item('a1'), item('a2'), item('b1', { projectId: 'q', blobs: ['else'] }), item('a3'));
+  assert.deepEqual(placements(made), ['a1>w', 'b1>w', 'a2>w', 'a3>w']);
+});
+
+test('blobs of attempts of one shape, the oldest attempt goes first whatever it needs', () => {
+  const made = scheduler({ w: { memoryMiB: 256, cpus: 8 } });
+  has(made, 'w', 'image');
+  queue(made, item('a', { blobs: ['else'] }), item('b'));
+  assert.deepEqual(placements(made), ['a>w']);
+});
+
+test('a blob that is removed, or a worker that comes back, it counts no more', () => {
+  const made = scheduler({ holder: { memoryMiB: 8192, cpus: 8 }, tight: { memoryMiB: 1024, cpus: 8 } });
+  has(made, 'holder', 'image');
+  queue(made, item('a'));
+  assert.deepEqual(placements(made), ['a>holder']);
+  made.apply({ type: 'worker_blobs', workerId: 'holder', added: [], removed: ['image'] });
+  queue(made, item('b'));
+  assert.deepEqual(placements(made), ['b>tight']);
+  has(made, 'holder', 'image');
+  made.apply({ type: 'worker_offline', workerId: 'holder' });
+  online(made, 'holder', { memoryMiB: 8192, cpus: 8 });
+  queue(made, item('c'));
+  assert.deepEqual(placements(made), ['c>tight']);
+  has(made, 'unknown', 'image');
+  assert.equal(made.blobCount('unknown'), 0);
 });

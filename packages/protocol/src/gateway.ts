@@ -4,7 +4,7 @@ import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
 import { ATTEMPT_STREAMS, AttemptStream } from './leavings.ts';
-import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES } from './limits.ts';
+import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES, MAX_TOLD_BLOBS } from './limits.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 
@@ -246,6 +246,14 @@ export const WorkerHeartbeat = z.strictObject({
     .max(10_000),
 });
 
+/** Large blobs that the worker has from now on, or has no more, since it last told; all that it has after a welcome. */
+export const WorkerBlobs = z.strictObject({
+  type: z.literal('WorkerBlobs'),
+  added: z.array(Sha256).max(MAX_TOLD_BLOBS),
+  removed: z.array(Sha256).max(MAX_TOLD_BLOBS),
+});
+export type WorkerBlobs = z.infer<typeof WorkerBlobs>;
+
 export const ServerMessage = z.discriminatedUnion('type', [
   ServerChallenge,
   ServerWelcome,
@@ -266,6 +274,7 @@ export const WorkerMessage = z.discriminatedUnion('type', [
   AttemptStarted,
   AttemptEnded,
   WorkerHeartbeat,
+  WorkerBlobs,
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessage>;
 

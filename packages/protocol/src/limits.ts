@@ -53,6 +53,11 @@ export const DEFAULT_RUN_TIMEOUT_MS = 60_000;
 export const MIN_RUN_TIMEOUT_MS = 100;
 export const MAX_RUN_TIMEOUT_MS = 24 * 60 * 60_000;
 
+/** A worker tells which blobs from this size on it has: placement goes by them. */
+export const LARGE_BLOB_BYTES = 1 * MiB;
+/** The most that it tells. */
+export const MAX_TOLD_BLOBS = 1000;
+
 /** From the worker's acceptance to the start of the function's process. */
 export const PREPARE_TIMEOUT_MS = 120_000;
 /** How long an execution may wait for a worker. */

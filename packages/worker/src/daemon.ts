@@ -70,14 +70,16 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     name: config.name,
     daemonVersion: DAEMON_VERSION,
     platform: `linux ${release()} ${arch()}`,
+    largeBlobs: () => blobs.largeBlobs(),
     log,
   });
-  const blobs = scope.use(
+  const blobs: BlobCache = scope.use(
     await BlobCache.open({
       directory: join(config.dataDir, 'blobs'),
       budgetBytes: blobsMiB * 2 ** 20,
-      source: (digest, signal) => link.blob(digest, signal),
-      given: artifacts === null ? [] : [artifacts.baseImage],
+      source: (digest, signal, from) => link.blob(digest, signal, from),
+      onChange: () => link.tellBlobs(),
+      given: artifacts === null ? [] : [artifacts.baseImage, artifacts.nodeImage],
     }),
   );
   let bootRetries = 0;

@@ -1,4 +1,4 @@
-import { ARTIFACTS_LIMIT_BYTES, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
+import { ARTIFACTS_LIMIT_BYTES, CocoreError, MAX_TOLD_BLOBS, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
@@ -114,6 +114,14 @@ export class Dispatcher {
     for (const attempt of this.live.ofWorker(link.workerId)) if (attempt.link === link) attempt.link = null;
   }
 
+  /** The worker has, or has no more, these large blobs. @throws CocoreError `protocol_violation` when it tells of too many */
+  workerBlobs(link: WorkerLink, added: readonly string[], removed: readonly string[]): void {
+    if (this.#links.get(link.workerId) !== link) return;
+    this.scheduler.apply({ type: 'worker_blobs', workerId: link.workerId, added, removed });
+    if (this.scheduler.blobCount(link.workerId) <= MAX_TOLD_BLOBS) return;
+    throw new CocoreError('protocol_violation', `a worker tells of at most ${MAX_TOLD_BLOBS} blobs`);
+  }
+
   /** A committed refusal: the attempt is queued again. A worker that stops takes nothing more in this session. */
   refused(attempt: LiveAttempt, cause: 'no_capacity' | 'stopping'): void {
     const { link, workerId } = attempt;
@@ -211,12 +219,9 @@ export class Dispatcher {
 
   #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask): void {
     const { attemptId, executionId } = queued;
-    const blobs = [task.image.digest, task.code.digest];
-    if (task.stdin !== null && 'digest' in task.stdin) blobs.push(task.stdin.digest);
     const attempt: LiveAttempt = {
       ...queuedOf(queued),
       workerId: link.workerId,
-      blobs: new Set(blobs),
       writer: this.#parts.output.writer(
         queued,
         ofStreams(() => 0),
@@ -256,7 +261,6 @@ export class Dispatcher {
     const attempt: LiveAttempt = {
       ...queuedOf(row),
       workerId: row.workerId!,
-      blobs: new Set(row.blobs),
       writer: output.writer(row, row.bytes, limitsOf(row)),
       state: row.state === 'queued' ? 'assigned' : row.state,
       link,
@@ -298,11 +302,11 @@ const limitsOf = ({ outputLimitBytes }: { outputLimitBytes: number }): StreamLim
 
 /** What the scheduler knows of an attempt. */
 function itemOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): SchedulerItem {
-  const { projectId, attemptId, memoryMiB, cpus, isolation } = attempt;
-  return { projectId, attemptId, memoryMiB, cpus, isolation, diskMiB: SCRATCH_MIB };
+  const { projectId, attemptId, memoryMiB, cpus, isolation, blobs } = attempt;
+  return { projectId, attemptId, memoryMiB, cpus, isolation, diskMiB: SCRATCH_MIB, blobs };
 }
 
 function queuedOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): Omit<QueuedAttempt, 'queuedAtMs'> {
-  const { projectId, attemptId, executionId, memoryMiB, cpus, isolation } = attempt;
-  return { projectId, attemptId, executionId, memoryMiB, cpus, isolation };
+  const { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs } = attempt;
+  return { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs };
 }

@@ -28,7 +28,8 @@ export interface LiveAttempt extends AttemptKey {
   readonly cpus: number;
   /** What its function requires. */
   readonly isolation: IsolationClass;
-  readonly blobs: ReadonlySet<string>;
+  /** Digests that its worker may fetch. */
+  readonly blobs: readonly string[];
   readonly writer: OutputWriter;
   state: Exclude<AttemptState, 'queued' | 'ended'>;
   /** Null while its worker has no session. */

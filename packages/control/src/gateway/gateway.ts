@@ -8,6 +8,7 @@ import {
   HEARTBEAT_MS,
   LEASE_MS,
   problemOf,
+  type WorkerBlobs,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
@@ -98,6 +99,10 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     store.recordBeat(session.workerId, session.sessionId, nowMs).catch((error: unknown) => {
       this.#parts.log.error({ err: error }, 'a beat could not be written down');
     });
+  }
+
+  blobs(session: WorkerSession, { added, removed }: WorkerBlobs): void {
+    this.#parts.dispatcher.workerBlobs(session, added, removed);
   }
 
   faulted(session: WorkerSession, error: CocoreError): void {

@@ -8,6 +8,7 @@ import {
   type OutputFrame,
   parseWorkerMessage,
   type ServerMessage,
+  type WorkerBlobs,
   type WorkerMessage,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
@@ -42,6 +43,7 @@ export interface SessionHandler {
   report(session: WorkerSession, report: AttemptReport): Promise<void>;
   output(session: WorkerSession, attempt: LiveAttempt, frame: OutputFrame): Promise<void>;
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void;
+  blobs(session: WorkerSession, blobs: WorkerBlobs): void;
   /** It broke the contract, and is about to be closed for it. */
   faulted(session: WorkerSession, error: CocoreError): void;
   closed(session: WorkerSession): void;
@@ -120,7 +122,7 @@ export class WorkerSession implements WorkerLink {
 
   /** The digests of the attempts that are bound to this session. */
   mayFetch(digest: string): boolean {
-    for (const attempt of this.#channels.values()) if (attempt.blobs.has(digest)) return true;
+    for (const attempt of this.#channels.values()) if (attempt.blobs.includes(digest)) return true;
     return false;
   }
 
@@ -202,6 +204,9 @@ export class WorkerSession implements WorkerLink {
         return this.#handler.report(this, message);
       case 'WorkerHeartbeat':
         this.#handler.heartbeat(this, message);
+        return Promise.resolve();
+      case 'WorkerBlobs':
+        this.#handler.blobs(this, message);
         return Promise.resolve();
       case 'WorkerHello':
         throw new CocoreError('protocol_violation', 'a session says hello once');

@@ -8,7 +8,9 @@ import { busy, noWorker, tooLarge, tooWeak } from './waiting.ts';
  * - A placement reserves its room at once; `released` gives it back.
  * - Projects take turns. Within a project, attempts of one shape and class go first in, first out; one that has no room now
  *   does not hold up another that has.
- * - An attempt goes to the worker that has the least memory left after it (then the fewest CPUs), so that large rooms stay whole.
+ * - Of the workers that have room, an attempt goes to one that has its image already, of these to one that has its code, and so on in the
+ *   order of its blobs; of those that are alike in this, to the one that has the least memory left after it (then the fewest CPUs), so
+ *   that large rooms stay whole. What workers have decides where an attempt goes, never which attempt goes, nor whether it waits.
  */
 export class Scheduler {
   readonly #workers = new Map<string, WorkerRoom>();
@@ -26,6 +28,7 @@ export class Scheduler {
           usedMemoryMiB: 0,
           usedCpus: 0,
           usedDiskMiB: 0,
+          blobs: new Set(),
           open: true,
           stopping: false,
         });
@@ -37,6 +40,12 @@ export class Scheduler {
           if (placed.workerId === event.workerId) this.#placed.delete(attemptId);
         }
         return;
+      case 'worker_blobs': {
+        const blobs = this.#workers.get(event.workerId)?.blobs;
+        for (const digest of event.removed) blobs?.delete(digest);
+        for (const digest of event.added) blobs?.add(digest);
+        return;
+      }
       case 'worker_closed':
         this.#open(event.workerId, false);
         return;
@@ -64,22 +73,22 @@ export class Scheduler {
 
   /** The next placement, its room already taken; null when nothing that is queued has room. */
   next(): Placement | null {
-    const full = new Map<string, WorkerRoom | null>();
+    const hasRoom = new Map<string, boolean>();
     for (const [projectId, lanes] of this.#projects) {
-      let best: { item: QueuedItem; worker: WorkerRoom } | null = null;
+      let item: QueuedItem | null = null;
       for (const lane of lanes.values()) {
-        const item = lane.items.values().next().value!;
-        if (best !== null && best.item.order < item.order) continue;
-        const key = laneKey(item);
-        let worker = full.get(key);
-        if (worker === undefined) {
-          worker = this.#bestFit(item);
-          full.set(key, worker);
+        const first = lane.items.values().next().value!;
+        if (item !== null && item.order < first.order) continue;
+        const key = laneKey(first);
+        let fits = hasRoom.get(key);
+        if (fits === undefined) {
+          fits = this.#bestPlace(first) !== null;
+          hasRoom.set(key, fits);
         }
-        if (worker !== null) best = { item, worker };
+        if (fits) item = first;
       }
-      if (best === null) continue;
-      const { item, worker } = best;
+      if (item === null) continue;
+      const worker = this.#bestPlace(item)!;
       this.#dequeue(item.attemptId);
       this.#reserve(item, worker.workerId);
       this.#sendToBack(projectId);
@@ -112,7 +121,7 @@ export class Scheduler {
     if (this.#workers.size === 0) return noWorker(item);
     const misfit = this.#misfit(item);
     if (misfit !== null) return misfit;
-    if (this.#bestFit(item) !== null) return null;
+    if (this.#bestPlace(item) !== null) return null;
     return busy(item, [...this.#workers.values()].filter((worker) => couldRun(worker, item)).length);
   }
 
@@ -120,6 +129,11 @@ export class Scheduler {
     const strong = [...this.#workers.values()].filter((worker) => isAtLeast(worker.isolation, item.isolation));
     if (strong.length === 0) return tooWeak(item, this.#workers.values());
     return strong.some((worker) => couldRun(worker, item)) ? null : tooLarge(item, strong);
+  }
+
+  /** How many large blobs the worker has told of; zero for one that is not online. */
+  blobCount(workerId: string): number {
+    return this.#workers.get(workerId)?.blobs.size ?? 0;
   }
 
   get queuedCount(): number {
@@ -177,18 +191,21 @@ export class Scheduler {
     this.#projects.set(projectId, lanes);
   }
 
-  #bestFit(item: SchedulerItem): WorkerRoom | null {
+  #bestPlace(item: SchedulerItem): WorkerRoom | null {
     let best: WorkerRoom | null = null;
     let bestLeft = Infinity;
+    let bestHeld = -1;
     for (const worker of this.#workers.values()) {
       if (!worker.open || worker.stopping || !isAtLeast(worker.isolation, item.isolation)) continue;
       if (worker.usedCpus + item.cpus > worker.cpus || worker.usedDiskMiB + item.diskMiB > worker.diskMiB) continue;
       const left = worker.memoryMiB - worker.usedMemoryMiB - worker.sandboxOverheadMiB - item.memoryMiB;
       if (left < 0) continue;
+      const held = heldOf(worker, item);
       const isTighter = left < bestLeft || (left === bestLeft && cpusLeft(worker) < cpusLeft(best!));
-      if (!isTighter) continue;
+      if (held < bestHeld || (held === bestHeld && !isTighter)) continue;
       best = worker;
       bestLeft = left;
+      bestHeld = held;
     }
     return best;
   }
@@ -226,6 +243,8 @@ export interface SchedulerItem extends SchedulerShape {
   readonly projectId: string;
   /** The weakest class that it may run in. */
   readonly isolation: IsolationClass;
+  /** Digests of what its worker needs, the one that matters most first. */
+  readonly blobs: readonly string[];
 }
 
 export type SchedulerEvent =
@@ -239,6 +258,8 @@ export type SchedulerEvent =
       attempts: readonly (SchedulerShape & { attemptId: string })[];
     } & SchedulerShape)
   | { type: 'worker_offline'; workerId: string }
+  /** Large blobs that it has from now on, or no more. It has none when it comes online. */
+  | { type: 'worker_blobs'; workerId: string; added: readonly string[]; removed: readonly string[] }
   /** It refused: nothing is placed on it until it is opened, or gives room back. */
   | { type: 'worker_closed'; workerId: string }
   | { type: 'worker_opened'; workerId: string }
@@ -259,6 +280,7 @@ interface WorkerRoom extends SchedulerShape {
   readonly workerId: string;
   readonly isolation: IsolationClass;
   readonly sandboxOverheadMiB: number;
+  readonly blobs: Set<string>;
   usedMemoryMiB: number;
   usedCpus: number;
   usedDiskMiB: number;
@@ -288,4 +310,7 @@ const couldRun = (worker: WorkerRoom, item: SchedulerItem): boolean =>
   item.memoryMiB + worker.sandboxOverheadMiB <= worker.memoryMiB &&
   item.cpus <= worker.cpus &&
   item.diskMiB <= worker.diskMiB;
+/** The larger, the more that matters is there: a blob outweighs all that come after it. */
+const heldOf = (worker: WorkerRoom, item: SchedulerItem): number =>
+  item.blobs.reduce((held, digest) => held * 2 + (worker.blobs.has(digest) ? 1 : 0), 0);
 const cpusLeft = (worker: WorkerRoom): number => worker.cpus - worker.usedCpus;

@@ -173,6 +173,8 @@ export interface QueuedAttempt extends AttemptKey {
   readonly cpus: number;
   /** What its function requires. */
   readonly isolation: IsolationClass;
+  /** Digests that its worker may fetch: image, code, and what else it needs. */
+  readonly blobs: readonly string[];
   readonly queuedAtMs: number;
 }
 
@@ -188,8 +190,6 @@ export interface LiveAttemptRow extends QueuedAttempt {
   readonly outputLimitBytes: number;
   /** Committed. */
   readonly bytes: OfStreams<number>;
-  /** Digests that the attempt's worker may fetch. */
-  readonly blobs: readonly string[];
 }
 
 export interface ExecutionStore {

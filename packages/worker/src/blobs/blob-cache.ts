@@ -1,14 +1,11 @@
-import { type BlobRef, CocoreError } from '@cocore/protocol';
+import { type BlobRef, CocoreError, LARGE_BLOB_BYTES, MAX_TOLD_BLOBS } from '@cocore/protocol';
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { chmod, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
+import { createReadStream, type Stats } from 'node:fs';
+import { chmod, mkdir, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
-
-/** Fetches a blob by digest. What it yields is not believed. */
-export type BlobSource = (digest: string, signal: AbortSignal) => Promise<Readable>;
+import { type BlobSource, download } from './download.ts';
+import { Room } from './room.ts';
 
 /** A blob in use: its file stays, unchanged, until the lease is disposed. */
 export interface BlobLease extends Disposable {
@@ -16,8 +13,13 @@ export interface BlobLease extends Disposable {
 }
 
 interface Entry {
+  readonly digest: string;
   readonly path: string;
   readonly bytes: number;
+  /** Of the file when its bytes were last seen to be right; null before the first time in this life. */
+  seen: { readonly mtimeMs: number; readonly ino: number } | null;
+  /** Under way, for all who want to use it. */
+  check: Promise<boolean> | null;
   pins: number;
   usedAtMs: number;
 }
@@ -26,6 +28,8 @@ interface Download {
   readonly entry: Promise<Entry>;
   readonly abort: AbortController;
   waiting: number;
+  /** Pinned by the download until all who waited have their own pins. */
+  pinned: Entry | null;
 }
 
 export interface BlobCacheOptions {
@@ -36,37 +40,40 @@ export interface BlobCacheOptions {
   readonly given?: readonly string[];
   /** The pause before a blob that did not come whole is asked for again. */
   readonly retryDelayMs?: number;
+  /** `largeBlobs` gives another answer. */
+  readonly onChange?: () => void;
 }
 
-/** How often one blob is asked for: the server may be restarted meanwhile. */
-const MAX_TRIES = 4;
-
+const RETRY_DELAY_MS = 500;
 const FILE_NAME = /^[0-9a-f]{64}$/;
 
 async function sha256OfFile(path: string): Promise<string> {
   const hash = createHash('sha256');
-  await pipeline(createReadStream(path), hash);
+  await pipeline(createReadStream(path, { highWaterMark: 1024 * 1024 }), hash);
   return `sha256:${hash.digest('hex')}`;
 }
 
 /**
- * Blobs on the worker's disk, by digest. A file is placed only when it is whole and its digest is right; one download
- * serves all who wait for it; files in use are never evicted; the others go by age when the budget is needed.
+ * Blobs on the worker's disk, by digest. A file is placed only when it is whole and its digest is right, and is read again before its
+ * use when it is from an earlier life or has been written to since; one download serves all who wait for it; files in use are never
+ * evicted; the others go by their last use when the budget is needed. Their times say it: of a file, access is its last use.
  */
 export class BlobCache implements AsyncDisposable {
   readonly #options: BlobCacheOptions;
   readonly #entries = new Map<string, Entry>();
   readonly #downloads = new Map<string, Download>();
-  readonly #given = new Map<string, string>();
-  /** Bytes of downloads under way: they count against the budget from their beginning. */
-  #reservedBytes = 0;
+  readonly #given = new Map<string, { readonly path: string; readonly bytes: number }>();
+  readonly #room: Room;
+  /** Writing of times and removing of files under way. */
+  readonly #chores = new Set<Promise<unknown>>();
   #serial = 0;
 
   private constructor(options: BlobCacheOptions) {
     this.#options = options;
+    this.#room = new Room(options.budgetBytes, (bytes) => this.#evict(bytes));
   }
 
-  /** Takes up what an earlier life placed, and removes what it had not finished. */
+  /** Takes up what an earlier life placed, as far as it has room, and removes what it had not finished. */
   static async open(options: BlobCacheOptions): Promise<BlobCache> {
     const cache = new BlobCache(options);
     const { directory } = options;
@@ -77,139 +84,220 @@ export class BlobCache implements AsyncDisposable {
         await rm(path, { recursive: true, force: true });
         continue;
       }
-      const { size, mtimeMs } = await stat(path);
-      cache.#entries.set(`sha256:${name}`, { path, bytes: size, pins: 0, usedAtMs: mtimeMs });
+      const { size, atimeMs } = await stat(path);
+      cache.#add({ digest: `sha256:${name}`, path, bytes: size, seen: null, check: null, pins: 0, usedAtMs: atimeMs });
+      cache.#room.take(size);
     }
-    for (const path of options.given ?? []) cache.#given.set(await sha256OfFile(path), path);
+    cache.#evict(cache.#room.excessBytes);
+    for (const path of options.given ?? []) {
+      cache.#given.set(await sha256OfFile(path), { path, bytes: (await stat(path)).size });
+    }
     return cache;
   }
 
+  /** Digests of the large blobs that are here, those used last first. */
+  largeBlobs(): string[] {
+    const kept = [...this.#entries.values()].sort((one, other) => other.usedAtMs - one.usedAtMs);
+    const given = [...this.#given].map(([digest, { bytes }]) => ({ digest, bytes }));
+    const large = [...given, ...kept].filter(({ bytes }) => bytes >= LARGE_BLOB_BYTES);
+    return [...new Set(large.map(({ digest }) => digest))].slice(0, MAX_TOLD_BLOBS);
+  }
+
   /**
-   * The blob's file, pinned.
+   * The blob's file, pinned. Where the budget is in use it waits until there is room.
    *
-   * @throws CocoreError `blob_not_found` when it cannot be fetched whole, or does not fit the budget
+   * @throws CocoreError `blob_not_found` when it cannot be fetched whole, or is larger than the budget
    */
   async use(ref: BlobRef, signal: AbortSignal): Promise<BlobLease> {
     signal.throwIfAborted();
     const given = this.#given.get(ref.digest);
-    if (given !== undefined) return { path: given, [Symbol.dispose]: () => undefined };
-    const entry = this.#entries.get(ref.digest) ?? (await this.#download(ref, signal));
-    entry.pins += 1;
+    if (given !== undefined) return { path: given.path, [Symbol.dispose]: () => undefined };
+    const entry = (await this.#useKept(ref.digest, signal)) ?? (await this.#download(ref, signal));
     entry.usedAtMs = Date.now();
-    let pinned = true;
+    if (entry.seen !== null) this.#chore(utimes(entry.path, entry.usedAtMs / 1000, entry.seen.mtimeMs / 1000));
+    let isPinned = true;
     return {
       path: entry.path,
       [Symbol.dispose]: () => {
-        if (pinned) entry.pins -= 1;
-        pinned = false;
+        if (isPinned) this.#unpin(entry);
+        isPinned = false;
       },
     };
   }
 
+  /** Pinned, when it is here and its bytes are right. */
+  async #useKept(digest: string, signal: AbortSignal): Promise<Entry | null> {
+    const entry = this.#entries.get(digest);
+    if (entry === undefined) return null;
+    entry.pins += 1;
+    try {
+      if (await unlessAborted(this.#isRight(entry), signal)) return entry;
+    } catch (error) {
+      this.#unpin(entry);
+      throw error;
+    }
+    this.#drop(entry);
+    this.#unpin(entry);
+    return null;
+  }
+
+  async #isRight(entry: Entry): Promise<boolean> {
+    const { seen } = entry;
+    const now = await stat(entry.path).catch(() => null);
+    if (now === null || now.size !== entry.bytes) return false;
+    if (seen !== null && sameTimes(now, seen)) return true;
+    entry.check ??= this.#check(entry).finally(() => (entry.check = null));
+    return entry.check;
+  }
+
+  async #check(entry: Entry): Promise<boolean> {
+    try {
+      const before = await stat(entry.path);
+      if ((await sha256OfFile(entry.path)) !== entry.digest) return false;
+      entry.seen = timesOf(before);
+      return true;
+    } catch {
+      // It cannot be read: the disk, or somebody, took it away.
+      return false;
+    }
+  }
+
+  /** Pinned. */
   async #download(ref: BlobRef, signal: AbortSignal): Promise<Entry> {
-    let download = this.#downloads.get(ref.digest);
-    if (download === undefined) {
-      const abort = new AbortController();
-      download = { abort, entry: this.#fetch(ref, abort.signal), waiting: 0 };
-      download.entry.catch(() => undefined).finally(() => this.#downloads.delete(ref.digest));
-      this.#downloads.set(ref.digest, download);
-    }
+    const download = this.#downloads.get(ref.digest) ?? this.#startDownload(ref);
     download.waiting += 1;
-    const { promise: aborted, reject } = Promise.withResolvers<never>();
-    const onAbort = () => reject(signal.reason as Error);
-    signal.addEventListener('abort', onAbort);
     try {
-      return await Promise.race([download.entry, aborted]);
-    } finally {
-      signal.removeEventListener('abort', onAbort);
-      download.waiting -= 1;
-      if (download.waiting === 0) download.abort.abort(new Error('nobody waits for the blob'));
-    }
-  }
-
-  async #fetch(ref: BlobRef, signal: AbortSignal): Promise<Entry> {
-    await this.#makeRoom(ref);
-    this.#reservedBytes += ref.bytes;
-    this.#serial += 1;
-    const temporary = join(this.#options.directory, `${process.pid}-${this.#serial}.part`);
-    try {
-      await this.#receiveAtLast(ref, temporary, signal);
-      const path = join(this.#options.directory, ref.digest.slice('sha256:'.length));
-      await rename(temporary, path);
-      const entry = { path, bytes: ref.bytes, pins: 0, usedAtMs: Date.now() };
-      this.#entries.set(ref.digest, entry);
+      const entry = await unlessAborted(download.entry, signal);
+      entry.pins += 1;
       return entry;
-    } catch (cause) {
-      await rm(temporary, { force: true });
-      if (cause instanceof CocoreError || signal.aborted) throw cause;
-      const why = cause instanceof Error ? cause.message : 'unknown';
-      throw new CocoreError('blob_not_found', `blob ${ref.digest} cannot be fetched: ${why}`, { cause });
     } finally {
-      this.#reservedBytes -= ref.bytes;
-    }
-  }
-
-  async #receiveAtLast(ref: BlobRef, path: string, signal: AbortSignal): Promise<void> {
-    for (let tries = 1; ; tries += 1) {
-      try {
-        await this.#receive(ref, path, signal);
-        return;
-      } catch (error) {
-        if (tries === MAX_TRIES || signal.aborted) throw error;
-        await rm(path, { force: true });
-        await sleep(this.#options.retryDelayMs ?? 500, undefined, { signal });
+      download.waiting -= 1;
+      if (download.waiting === 0) {
+        if (this.#downloads.get(ref.digest) === download) this.#downloads.delete(ref.digest);
+        download.abort.abort(new Error('nobody waits for the blob'));
+        if (download.pinned !== null) this.#unpin(download.pinned);
       }
     }
   }
 
-  async #receive(ref: BlobRef, path: string, signal: AbortSignal): Promise<void> {
-    const body = await this.#options.source(ref.digest, signal);
-    const hash = createHash('sha256');
-    let bytes = 0;
-    await using file = await open(path, 'wx', 0o400);
-    await pipeline(
-      body,
-      async function (chunks: AsyncIterable<Buffer>) {
-        for await (const chunk of chunks) {
-          bytes += chunk.length;
-          if (bytes > ref.bytes) throw new Error(`it is longer than ${ref.bytes} bytes`);
-          hash.update(chunk);
-          await file.writeFile(chunk);
-        }
-      },
-      { signal },
-    );
-    if (bytes !== ref.bytes) throw new Error(`it has ${bytes} bytes instead of ${ref.bytes}`);
-    if (`sha256:${hash.digest('hex')}` !== ref.digest) throw new Error('its digest is another');
-    await file.sync();
-    // Sandboxes read it under uids of their own.
-    await chmod(path, 0o444);
+  #startDownload(ref: BlobRef): Download {
+    const abort = new AbortController();
+    const entry = this.#fetch(ref, abort.signal).then((fetched) => {
+      if (download.waiting > 0) download.pinned = fetched;
+      else this.#unpin(fetched);
+      return fetched;
+    });
+    const download: Download = { abort, entry, waiting: 0, pinned: null };
+    this.#downloads.set(ref.digest, download);
+    entry
+      .catch(() => undefined)
+      .finally(() => {
+        if (this.#downloads.get(ref.digest) === download) this.#downloads.delete(ref.digest);
+      });
+    return download;
   }
 
-  async #makeRoom(ref: BlobRef): Promise<void> {
-    const held = () => this.#reservedBytes + [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0);
-    const idle = [...this.#entries].filter(([, entry]) => entry.pins === 0);
-    idle.sort(([, one], [, other]) => one.usedAtMs - other.usedAtMs);
-    for (const [digest, entry] of idle) {
-      if (held() + ref.bytes <= this.#options.budgetBytes) return;
-      this.#entries.delete(digest);
-      await rm(entry.path, { force: true });
+  /** Pinned: what waits for room must not drop it before anybody has seen it. */
+  async #fetch(ref: BlobRef, signal: AbortSignal): Promise<Entry> {
+    const { directory, budgetBytes, source, retryDelayMs = RETRY_DELAY_MS } = this.#options;
+    if (!this.#room.fits(ref.bytes)) {
+      throw notFetched(ref, `it has ${ref.bytes} bytes, more than the disk budget of ${budgetBytes}`);
     }
-    if (held() + ref.bytes > this.#options.budgetBytes) {
-      throw new CocoreError(
-        'blob_not_found',
-        `blob ${ref.digest} has ${ref.bytes} bytes, more than the disk budget of ${this.#options.budgetBytes} has left`,
-      );
+    await this.#room.begin(ref.bytes, signal);
+    this.#serial += 1;
+    const temporary = join(directory, `${process.pid}-${this.#serial}.part`);
+    let isKept = false;
+    try {
+      await Promise.allSettled(this.#chores);
+      await download(ref, temporary, source, retryDelayMs, signal);
+      // Sandboxes read it under uids of their own.
+      await chmod(temporary, 0o444);
+      const path = join(directory, ref.digest.slice('sha256:'.length));
+      const seen = timesOf(await stat(temporary));
+      await rename(temporary, path);
+      // Of a download that was given up, and ended all the same.
+      const earlier = this.#entries.get(ref.digest);
+      if (earlier !== undefined) {
+        earlier.pins += 1;
+        return earlier;
+      }
+      const entry = { digest: ref.digest, path, bytes: ref.bytes, seen, check: null, pins: 1, usedAtMs: Date.now() };
+      this.#add(entry);
+      isKept = true;
+      return entry;
+    } catch (cause) {
+      await rm(temporary, { force: true });
+      if (signal.aborted) throw cause;
+      throw notFetched(ref, cause instanceof Error ? cause.message : 'unknown', cause);
+    } finally {
+      this.#room.end(ref.bytes, isKept);
     }
   }
 
-  /** Ends downloads, and writes down when each file was last used. */
+  #add(entry: Entry): void {
+    this.#entries.set(entry.digest, entry);
+    if (entry.bytes >= LARGE_BLOB_BYTES) this.#options.onChange?.();
+  }
+
+  #drop(entry: Entry): void {
+    if (this.#entries.get(entry.digest) !== entry) return;
+    this.#entries.delete(entry.digest);
+    this.#room.give(entry.bytes);
+    this.#chore(rm(entry.path, { force: true }));
+    if (entry.bytes >= LARGE_BLOB_BYTES) this.#options.onChange?.();
+  }
+
+  #unpin(entry: Entry): void {
+    entry.pins -= 1;
+    if (entry.pins === 0) this.#room.retry();
+  }
+
+  /** Drops those that nobody uses, the longest unused first, until so many bytes are free; none when that is not possible. */
+  #evict(bytes: number): boolean {
+    const idle = [...this.#entries.values()].filter(({ pins }) => pins === 0);
+    if (idle.reduce((sum, entry) => sum + entry.bytes, 0) < bytes) return false;
+    idle.sort((one, other) => one.usedAtMs - other.usedAtMs);
+    let freed = 0;
+    for (const entry of idle) {
+      if (freed >= bytes) break;
+      freed += entry.bytes;
+      this.#drop(entry);
+    }
+    return true;
+  }
+
+  #chore(work: Promise<unknown>): void {
+    const chore = work.catch(() => undefined).finally(() => this.#chores.delete(chore));
+    this.#chores.add(chore);
+  }
+
+  /** Ends downloads. */
   async [Symbol.asyncDispose](): Promise<void> {
     const downloads = [...this.#downloads.values()];
     for (const { abort } of downloads) abort.abort(new Error('the daemon stops'));
     await Promise.allSettled(downloads.map(({ entry }) => entry));
-    for (const { path, usedAtMs } of this.#entries.values()) {
-      await utimes(path, usedAtMs / 1000, usedAtMs / 1000).catch(() => undefined);
-    }
+    await Promise.allSettled(this.#chores);
   }
 }
+
+/** @throws the signal's reason, at once when it aborts */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const onAbort = () => reject(signal.reason as Error);
+  signal.addEventListener('abort', onAbort);
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
+const notFetched = ({ digest }: BlobRef, why: string, cause?: unknown): CocoreError =>
+  new CocoreError('blob_not_found', `blob ${digest} cannot be fetched: ${why}`, { cause });
+
+const timesOf = ({ mtimeMs, ino }: Stats): { mtimeMs: number; ino: number } => ({ mtimeMs: Math.round(mtimeMs), ino });
+
+/** To the millisecond: that is what can be written back. */
+const sameTimes = (now: Stats, seen: { mtimeMs: number; ino: number }): boolean =>
+  Math.round(now.mtimeMs) === seen.mtimeMs && now.ino === seen.ino;

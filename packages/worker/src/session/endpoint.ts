@@ -1,6 +1,6 @@
 import { CocoreError, GATEWAY_PATH, GATEWAY_SUBPROTOCOL, MAX_GATEWAY_TEXT_BYTES } from '@cocore/protocol';
 import { createHash } from 'node:crypto';
-import { type ClientRequestArgs, type IncomingMessage, request as httpRequest } from 'node:http';
+import { type ClientRequestArgs, type IncomingMessage, request as httpRequest, type RequestOptions } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import type { Readable } from 'node:stream';
 import { connect as tlsConnect, type ConnectionOptions, type TLSSocket } from 'node:tls';
@@ -59,30 +59,45 @@ export class Endpoint {
     });
   }
 
-  /** The body of a blob, of which nothing is checked yet. @throws Error when the answer is not 200 */
-  async blob(digest: string, token: string, signal: AbortSignal): Promise<Readable> {
+  /**
+   * The bytes of a blob from `from` on, of which nothing is checked yet. Where the server sends to another place, once, that place
+   * is asked, without the token.
+   *
+   * @throws Error when neither gives the bytes
+   */
+  async blob(digest: string, token: string, signal: AbortSignal, from: number): Promise<Readable> {
+    const range = from === 0 ? {} : { range: `bytes=${from}-` };
     const connection = this.#connection();
-    const request = (this.#secure ? httpsRequest : httpRequest)({
+    const response = await answerOf(this.#secure, {
       ...connection,
       // An agent would make the connection itself, past the pin.
       ...(connection.createConnection === undefined ? { agent: false } : {}),
       host: this.#url.hostname.replace(/^\[|\]$/g, ''),
       port: this.authority.slice(this.authority.lastIndexOf(':') + 1),
       path: `/v1/worker/blobs/${digest}`,
-      headers: { host: this.#url.host, authorization: `Bearer ${token}` },
+      headers: { host: this.#url.host, authorization: `Bearer ${token}`, ...range },
       signal,
-      timeout: IDLE_TIMEOUT_MS,
     });
-    const answer = Promise.withResolvers<IncomingMessage>();
-    request.once('response', answer.resolve).on('error', answer.reject);
-    request.once('timeout', () => request.destroy(new Error(`the server was silent for ${IDLE_TIMEOUT_MS} ms`)));
-    request.end();
-    const response = await answer.promise;
-    if (response.statusCode !== 200) {
-      response.destroy();
-      throw new Error(`the server answered ${response.statusCode}`);
-    }
-    return response;
+    if (response.statusCode !== 307) return bytesOf(response, from, 'the server');
+    response.destroy();
+    const place = this.#elsewhere(response.headers.location ?? '');
+    const other = await answerOf(place.protocol === 'https:', {
+      agent: false,
+      host: place.hostname.replace(/^\[|\]$/g, ''),
+      ...(place.port === '' ? {} : { port: place.port }),
+      path: place.pathname + place.search,
+      headers: { host: place.host, ...range },
+      signal,
+    });
+    return bytesOf(other, from, place.host);
+  }
+
+  /** Plain text goes no further than this machine, and only a server on this machine may say so. */
+  #elsewhere(location: string): URL {
+    const place = URL.canParse(location) ? new URL(location) : null;
+    const isLocal = place !== null && LOOPBACK.test(place.hostname) && LOOPBACK.test(this.#url.hostname);
+    if (place?.protocol === 'https:' || (place?.protocol === 'http:' && isLocal)) return place;
+    throw new Error(`the server sends to ${place === null ? 'no address' : place.origin}, which is not https`);
   }
 
   #connection(): Pick<ClientRequestArgs, 'createConnection'> & { ca?: string } {
@@ -113,6 +128,24 @@ export class Endpoint {
       },
     };
   }
+}
+
+async function answerOf(secure: boolean, options: RequestOptions): Promise<IncomingMessage> {
+  const request = (secure ? httpsRequest : httpRequest)({ ...options, timeout: IDLE_TIMEOUT_MS });
+  const answer = Promise.withResolvers<IncomingMessage>();
+  request.once('response', answer.resolve).on('error', answer.reject);
+  request.once('timeout', () => request.destroy(new Error(`the server was silent for ${IDLE_TIMEOUT_MS} ms`)));
+  request.end();
+  return answer.promise;
+}
+
+/** @throws Error when the answer does not begin at `from` */
+function bytesOf(response: IncomingMessage, from: number, who: string): Readable {
+  const { statusCode, headers } = response;
+  if (statusCode === 200 && from === 0) return response;
+  if (statusCode === 206 && headers['content-range']?.startsWith(`bytes ${from}-`) === true) return response;
+  response.destroy();
+  throw new Error(`${who} answered ${statusCode}`);
 }
 
 function certificateSha256(socket: TLSSocket): string {

@@ -51,11 +51,16 @@ export class Link implements AsyncDisposable {
     this.#session?.wake();
   }
 
-  /** A blob, by the credential of the current session. */
-  async blob(digest: string, signal: AbortSignal): Promise<Readable> {
+  /** Large blobs have come or gone. */
+  tellBlobs(): void {
+    this.#session?.tellBlobs();
+  }
+
+  /** A blob from a byte on, by the credential of the current session. */
+  async blob(digest: string, signal: AbortSignal, from: number): Promise<Readable> {
     const token = this.#session?.blobToken ?? null;
     if (token === null) throw new Error('there is no session with the control server');
-    return this.#parts.endpoint.blob(digest, token, signal);
+    return this.#parts.endpoint.blob(digest, token, signal, from);
   }
 
   /** Dials until stopped. @throws CocoreError a refusal that is final */

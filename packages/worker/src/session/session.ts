@@ -30,6 +30,8 @@ export interface SessionParts {
   readonly name: string;
   readonly daemonVersion: string;
   readonly platform: string;
+  /** Digests of the large blobs that are here. */
+  readonly largeBlobs: () => readonly string[];
   readonly log: Logger;
   readonly uptime?: Clock;
   /** A session whose heartbeats are not acknowledged for this long is given up. */
@@ -62,6 +64,7 @@ export class Session {
   readonly #closing = Promise.withResolvers<Error>();
   readonly #channels = new Map<number, string>();
   readonly #startedTold = new Set<string>();
+  #blobsTold = new Set<string>();
   #challenge: Challenge | null = null;
   #welcome: Welcome | null = null;
   #sequence = 0;
@@ -104,6 +107,17 @@ export class Session {
       } else this.#tell(channel, attempt);
     }
     this.#outbox.wake();
+  }
+
+  /** Tells which large blobs have come and gone since it last told. */
+  tellBlobs(): void {
+    if (this.#welcome === null || this.#ended) return;
+    const told = this.#blobsTold;
+    const held = new Set(this.#parts.largeBlobs());
+    const added = [...held].filter((digest) => !told.has(digest));
+    const removed = [...told].filter((digest) => !held.has(digest));
+    this.#blobsTold = held;
+    if (added.length + removed.length > 0) this.#outbox.send({ type: 'WorkerBlobs', added, removed });
   }
 
   /** Closes the connection in good order. */
@@ -214,6 +228,7 @@ export class Session {
       for (const stream of ATTEMPT_STREAMS) attempt.output.resume(stream, offsets[stream]);
       this.#open(channel, attempt);
     }
+    this.tellBlobs();
     this.#heardAtMs = this.#uptime();
     this.#beat();
     this.#timers.push(setInterval(() => this.#beat(), welcome.heartbeatMs));

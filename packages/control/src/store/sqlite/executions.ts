@@ -151,6 +151,7 @@ function insertExecution(
       memoryMiB: version.memory_mib,
       cpus: version.cpus,
       isolation: version.isolation,
+      blobs: [version.image_digest, version.code_digest, ...(stdin.digest === null ? [] : [stdin.digest])],
       queuedAtMs: nowMs,
     },
   };
