@@ -6,6 +6,7 @@ interface Terminal {
 }
 
 const SAID: Record<DeployProgress['step'], string> = {
+  waiting: 'waiting for other imports',
   resolving: 'looking the image up',
   pulling: 'pulling the image',
   unpacking: 'unpacking the image',

@@ -150,6 +150,8 @@ export class DevStack implements AsyncDisposable {
       String(await choosePort(options.port)),
       '--default-isolation',
       DEV_ISOLATION[options.isolation],
+      // A server for one's own machine takes the images that one builds there.
+      '--loopback-registries',
     ];
     const server = owned.use(
       new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] }), 'signal'),

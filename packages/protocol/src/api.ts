@@ -188,7 +188,7 @@ export type FunctionRecord = z.infer<typeof FunctionRecord>;
 /** How far a deployment is, as server-sent events: any number of the first two, then one of the others. */
 export const DeployProgress = z.object({
   /** What is being done. */
-  step: z.enum(['resolving', 'pulling', 'unpacking', 'packing', 'building']),
+  step: z.enum(['waiting', 'resolving', 'pulling', 'unpacking', 'packing', 'building']),
   /** Bytes and layers that are done, and how many there are, where that is known. */
   bytes: Count.optional(),
   totalBytes: Count.optional(),
