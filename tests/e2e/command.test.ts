@@ -267,7 +267,10 @@ function userHome() {
   const cache = join(home.path, 'cache');
   mkdirSync(cache);
   writeFileSync(join(cache, 'base'), 'of no use to the fake driver');
-  writeFileSync(join(cache, 'current.json'), JSON.stringify({ baseImage: join(cache, 'base') }));
+  writeFileSync(
+    join(cache, 'current.json'),
+    JSON.stringify({ baseImage: join(cache, 'base'), nodeImage: join(cache, 'base') }),
+  );
   home.env['COCORE_CACHE_DIR'] = cache;
   for (const path of [home.path, ...['HOME', 'XDG_CONFIG_HOME', 'XDG_DATA_HOME'].map((name) => home.env[name]!)]) {
     mkdirSync(path, { recursive: true });

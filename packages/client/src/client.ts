@@ -13,6 +13,7 @@ import {
   KeyCreated,
   KeyList,
   type KeyRole,
+  RuntimeList,
   ServerRecord,
   type StreamName,
   WorkerList,
@@ -51,6 +52,11 @@ export class CocoreClient {
   constructor(options: ClientOptions) {
     this.#http = new Http({ fetch: globalThis.fetch, ...options });
   }
+
+  readonly runtimes = {
+    /** What source code can be run with; where two fit, the first does. */
+    list: async () => (await this.#http.json('GET', '/v1/runtimes', RuntimeList)).runtimes,
+  };
 
   readonly functions = {
     /** Makes the function, or the next version of the one with this name. */

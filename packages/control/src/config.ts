@@ -7,7 +7,7 @@ import { readS3Options } from './blobs/s3-options.ts';
 import type { ServerOptions, TlsChoice } from './server.ts';
 
 /** The part of `current.json` that the control server needs. */
-const Artifacts = z.object({ baseImage: z.string().min(1) });
+const Artifacts = z.object({ baseImage: z.string().min(1), nodeImage: z.string().min(1) });
 
 export type Config = Omit<ServerOptions, 'log' | 'clock' | 'limits'> & { readonly logLevel: string };
 
@@ -36,6 +36,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
   }
   const logLevel = env['COCORE_LOG_LEVEL'] ?? 'info';
   if (!LOG_LEVELS.includes(logLevel)) throw usage(`COCORE_LOG_LEVEL must be one of ${LOG_LEVELS.join(', ')}`);
+  const artifacts = readArtifacts(required(values.artifacts, '--artifacts'));
   return {
     dataDir: resolve(required(values['data-dir'], '--data-dir')),
     host,
@@ -57,6 +58,7 @@ function parse(argv: readonly string[]) {
       options: {
         'data-dir': { type: 'string' },
         artifacts: { type: 'string' },
+        runtimes: { type: 'string' },
         host: { type: 'string', default: '127.0.0.1' },
         port: { type: 'string', default: '0' },
         'allow-host': { type: 'string', multiple: true },
@@ -93,7 +95,7 @@ function readArtifacts(path: string): z.infer<typeof Artifacts> {
   try {
     return Artifacts.parse(JSON.parse(text));
   } catch (cause) {
-    throw new CocoreError('artifact_missing', `${path} does not name a base image`, { cause });
+    throw new CocoreError('artifact_missing', `${path} does not name the base images`, { cause });
   }
 }
 

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { CocoreError, type IsolationClass } from '@cocore/protocol';
+import { type BuiltInImage, CocoreError, type IsolationClass } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { DEFAULT_LIMITS, type Limits } from './admission.ts';
 import { Authenticator, makeKey } from './auth/secrets.ts';
@@ -22,6 +22,8 @@ import { buildApp } from './http/app.ts';
 import { allRoutes } from './http/routes.ts';
 import { Metrics } from './metrics.ts';
 import { OutputStore } from './output/output-store.ts';
+import { BuiltInImages } from './runtimes/built-in-images.ts';
+import { Recipes } from './runtimes/recipes.ts';
 import { openSqliteStore } from './store/sqlite/sqlite-store.ts';
 import type { Store } from './store/store.ts';
 
@@ -62,12 +64,13 @@ const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.
 /**
  * Builds the control server and starts to serve. What it holds is released in reverse order when it is disposed.
  *
- * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`, `not_ready`, `usage`
+ * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`, `recipe_invalid`, `not_ready`, `usage`
  */
 export async function startServer(options: ServerOptions): Promise<ControlServer> {
   const { log } = options;
   const clock = options.clock ?? SYSTEM_CLOCK;
   await using scope = new AsyncDisposableStack();
+  const recipes = Recipes.load(options.recipesDirectory ?? null);
   const dataDir = scope.use(DataDir.open(options.dataDir));
   const serverId = dataDir.serverId();
   const store = scope.adopt(await openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs }), (open) =>

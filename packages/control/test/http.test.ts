@@ -649,6 +649,7 @@ test('the OpenAPI document, it describes every route with parameters that resolv
     '/v1/join-tokens',
     '/v1/keys',
     '/v1/keys/{key}',
+    '/v1/runtimes',
     '/v1/server',
     '/v1/worker/blobs/{digest}',
     '/openapi.json',

@@ -16,7 +16,10 @@ const MAIN = join(import.meta.dirname, '..', 'src', 'main.ts');
 
 function prepare(directory: Temporary): string[] {
   writeFileSync(join(directory.path, 'base'), 'base');
-  writeFileSync(join(directory.path, 'current.json'), JSON.stringify({ baseImage: join(directory.path, 'base') }));
+  writeFileSync(
+    join(directory.path, 'current.json'),
+    JSON.stringify({ baseImage: join(directory.path, 'base'), nodeImage: join(directory.path, 'base') }),
+  );
   return ['--data-dir', join(directory.path, 'data'), '--artifacts', join(directory.path, 'current.json')];
 }
 

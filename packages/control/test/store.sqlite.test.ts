@@ -8,7 +8,7 @@ import { describe, test } from 'node:test';
 import { type Database, openDatabase } from '../src/store/sqlite/database.ts';
 import { migrate, readMigrations } from '../src/store/sqlite/migrate.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
-import { processOf, recipeNamed } from '../src/runtimes/recipe.ts';
+import { BUILT_IN_SURROUNDINGS } from '../src/runtimes/recipe.ts';
 import { storeConformance } from './store.conformance.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 
@@ -179,10 +179,21 @@ describe('migrations', () => {
     migrate(database, 0);
     const rows = database.all<{ source: string; process: string }>('SELECT source, process FROM function_versions');
     const files = ['f.sh', 'f.py'];
-    for (const [index, name] of ['bash', 'python'].entries()) {
-      const file = files[index]!;
-      assert.deepEqual(JSON.parse(rows[index]!.source), { kind: 'file', name: file });
-      assert.deepEqual(JSON.parse(rows[index]!.process), processOf(recipeNamed(name), file));
+    const commands = [
+      ['/bin/bash', '/function/f.sh'],
+      ['/usr/bin/python3', '/function/f.py'],
+    ];
+    const unbuffered = [{}, { PYTHONUNBUFFERED: '1' }];
+    for (const [index, name] of files.entries()) {
+      assert.deepEqual(JSON.parse(rows[index]!.source), { kind: 'file', name });
+      const { env, cwd, user } = BUILT_IN_SURROUNDINGS;
+      assert.deepEqual(JSON.parse(rows[index]!.process), {
+        argv: commands[index],
+        env: { ...env, ...unbuffered[index] },
+        cwd,
+        user,
+        stopSignal: null,
+      });
     }
     assert.deepEqual(database.all('PRAGMA foreign_key_check'), []);
     database.close();

@@ -16,6 +16,7 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
     'what functions require that name no class: microvm, gvisor (if not given), emulated, container',
   ],
   ['--blob-store <s3://bucket/prefix>', 'an S3-compatible store for blobs; the data directory if not given'],
+  ['--runtimes <directory>', 'recipes of more runtimes, or of others for the ones that are built in'],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
 ];
 

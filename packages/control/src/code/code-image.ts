@@ -1,16 +1,17 @@
 import { execFile } from 'node:child_process';
 import { createReadStream } from 'node:fs';
-import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { type BlobRef, CocoreError } from '@cocore/protocol';
+import { type BlobRef, CocoreError, MAX_ARCHIVE_BYTES, MAX_ARCHIVE_ENTRIES } from '@cocore/protocol';
 import type { AdmitBlob, BlobStore } from '../blobs/blob-store.ts';
 
 const run = promisify(execFile);
 
 /** Fixed, so that the same code makes the same image and so the same digest. */
 const IMAGE_UUID = 'c0c04e00-0000-4000-8000-000000000000';
-const MAX_IMAGE_BYTES = 16 * 1024 * 1024;
+/** Every file of the largest directory takes a block more at most. */
+const MAX_IMAGE_BYTES = MAX_ARCHIVE_BYTES + 2 * MAX_ARCHIVE_ENTRIES * 4096;
 const MAKE_TIMEOUT_MS = 30_000;
 
 /** Makes source code into the small read-only file system that a sandbox sees at `/function`. */
@@ -25,31 +26,18 @@ export class CodeImager {
   }
 
   /**
-   * One file, owned by root, with fixed times, executable and readable by all.
+   * Files owned by root, with fixed times.
    *
-   * @throws CocoreError `code_invalid` for an empty file, `artifact_missing` when the host has no mkfs.erofs
+   * @param write puts them into an empty directory
+   * @throws CocoreError `artifact_missing` when the host has no mkfs.erofs, and what `write` throws
    */
-  async make(fileName: string, content: Uint8Array, admit: AdmitBlob): Promise<BlobRef> {
-    if (content.length === 0) throw new CocoreError('code_invalid', `the file ${fileName} is empty`);
-    return this.#image(admit, async (tree) => {
-      const file = join(tree, fileName);
-      await writeFile(file, content);
-      await chmod(file, 0o555);
-    });
-  }
-
-  /** With nothing in it, for functions whose code is in their image. @throws CocoreError `artifact_missing` */
-  async makeEmpty(admit: AdmitBlob): Promise<BlobRef> {
-    return this.#image(admit, () => Promise.resolve());
-  }
-
-  async #image(admit: AdmitBlob, fill: (tree: string) => Promise<void>): Promise<BlobRef> {
+  async make(write: (directory: string) => Promise<void>, admit: AdmitBlob): Promise<BlobRef> {
     await mkdir(this.#directory, { recursive: true });
     const work = await mkdtemp(join(this.#directory, 'code-'));
     try {
       const tree = join(work, 'tree');
       await mkdir(tree);
-      await fill(tree);
+      await write(tree);
       await chmod(tree, 0o755);
       const image = join(work, 'code.erofs');
       await run('mkfs.erofs', ['-T0', `-U${IMAGE_UUID}`, '--all-root', '--quiet', image, tree], {

@@ -1,7 +1,9 @@
 import { CocoreError, type FunctionDeploy, type FunctionRecord, MAX_INPUT_BYTES, utf8Length } from '@cocore/protocol';
 import { checkShape } from '../admission.ts';
 import type { HttpParts } from '../http/parts.ts';
-import { fromFile } from './from-file.ts';
+import { codeOfArchive } from './from-archive.ts';
+import { fromCode } from './from-code.ts';
+import { codeOfFile } from './from-file.ts';
 import { fromImage } from './from-image.ts';
 import type { DeployListener, MadeVersion } from './job.ts';
 
@@ -21,14 +23,16 @@ export async function deploy(
   return parts.store.createFunctionVersion(version, parts.limits);
 }
 
-function makeVersion(
+async function makeVersion(
   parts: HttpParts,
   projectId: string,
   body: FunctionDeploy,
   listener: DeployListener,
 ): Promise<MadeVersion> {
-  if (body.image !== undefined) return fromImage(parts, projectId, body.image, listener);
-  return fromFile(parts, projectId, body.file!, body);
+  const { file, archive, image, handler = null } = body;
+  if (image !== undefined) return fromImage(parts, projectId, image, listener);
+  const code = archive === undefined ? codeOfFile(file!) : await codeOfArchive(parts, projectId, archive);
+  return fromCode(parts, projectId, code, { runtime: body.runtime!, handler }, listener);
 }
 
 function checkEnvironment(env: Readonly<Record<string, string>>): void {

@@ -1,32 +1,20 @@
+import { join } from 'node:path';
 import { CocoreError, fromBase64, type FunctionDeploy, MAX_CODE_BYTES } from '@cocore/protocol';
-import type { HttpParts } from '../http/parts.ts';
-import { processOf, recipeNamed } from '../runtimes/recipe.ts';
-import type { MadeVersion } from './job.ts';
+import { type Code, placeFile } from './from-code.ts';
 
-/** One file of source code, run by a recipe. @throws CocoreError */
-export async function fromFile(
-  parts: HttpParts,
-  projectId: string,
-  file: NonNullable<FunctionDeploy['file']>,
-  { runtime, handler }: FunctionDeploy,
-): Promise<MadeVersion> {
-  const recipe = recipeNamed(runtime!);
-  const content = fromBase64(file.contentBase64);
+/** One file, as the request carries it. @throws CocoreError `code_invalid`, `input_too_large` */
+export function codeOfFile({ name, contentBase64 }: NonNullable<FunctionDeploy['file']>): Code {
+  const content = fromBase64(contentBase64);
+  if (content.length === 0) throw new CocoreError('code_invalid', `the file ${name} is empty`);
   if (content.length > MAX_CODE_BYTES) {
     throw new CocoreError(
       'input_too_large',
       `the code has ${content.length} bytes; at most ${MAX_CODE_BYTES} are taken`,
     );
   }
-  const code = await parts.imager.make(file.name, content, async (blob) =>
-    parts.store.addBlob(projectId, blob, parts.limits),
-  );
   return {
-    runtime: recipe.name,
-    source: { kind: 'file', name: file.name },
-    handler: handler ?? null,
-    process: processOf(recipe, file.name),
-    code,
-    image: parts.baseImage,
+    source: { kind: 'file', name },
+    entry: name,
+    write: async (directory) => placeFile(join(directory, name), content),
   };
 }

@@ -8,6 +8,7 @@ import {
 } from '@cocore/protocol';
 import type { HttpParts } from '../http/parts.ts';
 import type { FunctionProcess } from '../store/store.ts';
+import { importRoot, surroundingsOf } from './import-root.ts';
 import type { DeployListener, MadeVersion } from './job.ts';
 
 /** What an image says of the process that it wants to be. */
@@ -47,8 +48,6 @@ export interface Images {
   ): Promise<ImportedImage>;
 }
 
-const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
 type ImageSource = NonNullable<FunctionDeploy['image']>;
 
 /** The image is imported and pinned: whatever its tag names later, this version runs what it names now. @throws CocoreError */
@@ -58,23 +57,14 @@ export async function fromImage(
   { reference, auth, command }: ImageSource,
   listener: DeployListener,
 ): Promise<MadeVersion> {
-  const { images, store, blobs, imager, limits } = parts;
-  if (images === null) throw new CocoreError('importer_unavailable', 'this server imports no images');
-  const request = { reference, auth: auth ?? null, project: projectId };
-  await using imported = await images.import(request, (progress) => listener.progress(progress), listener.signal);
-  const process = processOfImage(imported.config, command);
-  const admit = async (blob: BlobRef) => store.addBlob(projectId, blob, limits);
-  const { path, digest, bytes } = imported.rootfs;
-  await admit({ digest, bytes });
-  const image = await blobs.adopt(path);
-  return {
-    runtime: null,
-    source: { kind: 'image', reference, digest: imported.manifestDigest },
-    handler: null,
-    process,
-    code: await imager.makeEmpty(admit),
-    image,
-  };
+  const { image, manifestDigest, config } = await importRoot(parts, projectId, reference, auth, listener);
+  const process = processOfImage(config, command);
+  const code = await parts.imager.make(
+    () => Promise.resolve(),
+    async (blob) => parts.store.addBlob(projectId, blob, parts.limits),
+  );
+  const source = { kind: 'image', reference, digest: manifestDigest } as const;
+  return { runtime: null, source, handler: null, process, code, image };
 }
 
 /** As Docker: arguments given replace the image's own, and its entry point stays. @throws CocoreError `image_refused` */
@@ -83,22 +73,5 @@ export function processOfImage(config: ImageConfig, command: readonly string[] |
   if (argv.length === 0) {
     throw new CocoreError('image_refused', 'the image has neither an entry point nor a command, and none was given');
   }
-  const { uid, gid, additionalGids, home } = config.user;
-  return {
-    argv,
-    env: { PATH: DEFAULT_PATH, HOME: home, ...variables(config.environment) },
-    cwd: config.workingDirectory,
-    user: { uid, gid, additionalGids },
-    stopSignal: config.stopSignal,
-  };
-}
-
-/** By name. An entry without `=` gives nothing. */
-function variables(list: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    list.flatMap((entry) => {
-      const at = entry.indexOf('=');
-      return at < 1 ? [] : [[entry.slice(0, at), entry.slice(at + 1)]];
-    }),
-  );
+  return { argv, ...surroundingsOf(config), stopSignal: config.stopSignal };
 }

@@ -1,4 +1,4 @@
-import { CocoreError, FunctionDeploy, FunctionList, FunctionRecord } from '@cocore/protocol';
+import { CocoreError, FunctionDeploy, FunctionList, FunctionRecord, RuntimeList } from '@cocore/protocol';
 import { answerDeploy } from './deploy.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
@@ -9,6 +9,14 @@ const BODY_LIMIT_BYTES = 14 * 1024 * 1024;
 export function functionRoutes(parts: HttpParts): Route[] {
   const { store } = parts;
   return [
+    route({
+      method: 'GET',
+      path: '/v1/runtimes',
+      summary: 'Lists what source code can be run with',
+      access: 'key',
+      answers: { 200: RuntimeList },
+      handle: async () => ({ status: 200, body: { runtimes: parts.recipes.list() } }),
+    }),
     route({
       method: 'POST',
       path: '/v1/functions',

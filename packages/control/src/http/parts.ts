@@ -1,4 +1,4 @@
-import type { BlobRef, IsolationClass } from '@cocore/protocol';
+import type { IsolationClass } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Limits } from '../admission.ts';
 import type { Authenticator } from '../auth/secrets.ts';
@@ -11,6 +11,8 @@ import type { EventHub } from '../events.ts';
 import type { Gateway } from '../gateway/gateway.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputStore } from '../output/output-store.ts';
+import type { BuiltInImages } from '../runtimes/built-in-images.ts';
+import type { Recipes } from '../runtimes/recipes.ts';
 import type { Store } from '../store/store.ts';
 
 /** What the routes work with. */
@@ -21,7 +23,8 @@ export interface HttpParts {
   readonly output: OutputStore;
   readonly blobs: BlobStore;
   readonly imager: CodeImager;
-  readonly baseImage: BlobRef;
+  readonly builtInImages: BuiltInImages;
+  readonly recipes: Recipes;
   /** Null where this server imports none. */
   readonly images: Images | null;
   readonly defaultIsolation: IsolationClass;

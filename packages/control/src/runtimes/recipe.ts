@@ -1,48 +1,55 @@
-import { CocoreError, ROOT_USER } from '@cocore/protocol';
+import { type ContainerUser, type Recipe, ROOT_USER } from '@cocore/protocol';
+import { OWN_DIRECTORY } from '../code/code-tree.ts';
 import type { FunctionProcess } from '../store/store.ts';
 
-/**
- * How source code of one language becomes a process: data, so that another language is another entry. In commands, `{entry}` stands for
- * the path of the file that is run.
- */
-export interface Recipe {
-  readonly name: string;
-  /** Starts a file as a program; the execution's arguments follow. */
-  readonly program: readonly string[];
-  readonly env: Readonly<Record<string, string>>;
-}
-
-/** Where a function's code is, and where it runs. */
+/** Where a function's code is in the sandbox. */
 const CODE_DIRECTORY = '/function';
 const WORK_DIRECTORY = '/work';
 
-const COMMON_ENV = {
-  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
-  LANG: 'C.UTF-8',
-  HOME: WORK_DIRECTORY,
-};
-
-const RECIPES: readonly Recipe[] = [
-  { name: 'bash', program: ['/bin/bash', '{entry}'], env: {} },
-  { name: 'python', program: ['/usr/bin/python3', '{entry}'], env: { PYTHONUNBUFFERED: '1' } },
-];
-
-/** @throws CocoreError `runtime_unknown` */
-export function recipeNamed(name: string): Recipe {
-  const recipe = RECIPES.find((one) => one.name === name);
-  if (recipe !== undefined) return recipe;
-  const names = RECIPES.map((one) => one.name).join(', ');
-  throw new CocoreError('runtime_unknown', `there is no runtime ${name}; there are ${names}`);
+/** What an image brings to whatever runs in it. */
+export interface Surroundings {
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd: string;
+  readonly user: ContainerUser;
 }
 
-/** @param entry the file that is run, relative to the code's directory */
-export function processOf(recipe: Recipe, entry: string): FunctionProcess {
-  const path = `${CODE_DIRECTORY}/${entry}`;
+/** Of the images that the set-up builds. */
+export const BUILT_IN_SURROUNDINGS: Surroundings = {
+  env: {
+    PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    LANG: 'C.UTF-8',
+    HOME: WORK_DIRECTORY,
+  },
+  cwd: WORK_DIRECTORY,
+  user: ROOT_USER,
+};
+
+/**
+ * How a recipe starts code.
+ *
+ * @param entry the file that is run, relative to the code's directory
+ * @param handler null for a program
+ */
+export function processOf(
+  recipe: Recipe,
+  entry: string,
+  handler: string | null,
+  { env, cwd, user }: Surroundings,
+): FunctionProcess {
+  const words: Record<string, string> = {
+    entry: `${CODE_DIRECTORY}/${entry}`,
+    code: CODE_DIRECTORY,
+    handler: handler ?? '',
+  };
+  const command = handler === null ? recipe.program : recipe.handler!.command;
   return {
-    argv: recipe.program.map((word) => (word === '{entry}' ? path : word)),
-    env: { ...COMMON_ENV, ...recipe.env },
-    cwd: WORK_DIRECTORY,
-    user: ROOT_USER,
+    argv: command.map((word) => word.replaceAll(/\{(entry|code|handler)\}/g, (_, name: string) => words[name]!)),
+    env: { ...env, ...recipe.env },
+    cwd,
+    user,
     stopSignal: null,
   };
 }
+
+/** Where a recipe's bootstrap is put beside the code. */
+export const bootstrapPath = (recipe: Recipe): string => `${OWN_DIRECTORY}/${recipe.handler!.bootstrap}`;

@@ -140,6 +140,8 @@ export interface FunctionStore {
   readFunction(projectId: string, idOrName: string): Promise<FunctionRecord | null>;
   /** Gives the project the right to name the digest. @throws CocoreError `quota_exceeded` */
   addBlob(projectId: string, blob: BlobRef, limits: Limits): Promise<void>;
+  /** Whether the project may name the digest. */
+  hasBlob(projectId: string, digest: string): Promise<boolean>;
 }
 
 export type NewStdin = { readonly inline: Uint8Array } | { readonly blob: string } | null;

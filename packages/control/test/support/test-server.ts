@@ -29,7 +29,9 @@ export class TestServer implements AsyncDisposable {
 
   static async start(options: Partial<ServerOptions> = {}): Promise<TestServer> {
     const directory = temporaryDirectory();
-    writeFileSync(join(directory.path, 'base.erofs'), 'not read by the control server');
+    for (const name of ['base', 'node']) {
+      writeFileSync(join(directory.path, `${name}.erofs`), `${name}: not read by the control server`);
+    }
     return new TestServer(directory, await start(directory, options), options);
   }
 
@@ -116,7 +118,7 @@ function start(directory: Temporary, options: Partial<ServerOptions>): Promise<C
     port: 0,
     allowHosts: [],
     tls: { kind: 'none' },
-    baseImagePath: join(directory.path, 'base.erofs'),
+    builtInImagePaths: { base: join(directory.path, 'base.erofs'), node: join(directory.path, 'node.erofs') },
     // What scripted workers give unless they say otherwise.
     defaultIsolation: 'container',
     log: pino({ level: process.env['COCORE_LOG_LEVEL'] ?? 'silent' }),

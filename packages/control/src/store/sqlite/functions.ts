@@ -22,6 +22,11 @@ export function readFunction(context: Context, projectId: string, idOrName: stri
   return row === undefined ? null : functionRecord(row);
 }
 
+export function hasBlob({ db }: Context, projectId: string, digest: string): boolean {
+  return db.get('SELECT 1 FROM blobs WHERE project_id = ? AND digest = ?', projectId, digest) !== undefined;
+}
+
+
 export function addBlob(context: Context, projectId: string, blob: BlobRef, limits: Limits): void {
   const { db } = context;
   const known = db.get('SELECT 1 FROM blobs WHERE project_id = ? AND digest = ?', projectId, blob.digest);

@@ -39,6 +39,7 @@ export const READ_VERBS = {
   listWorkers: access.listWorkers,
   listFunctions: functions.listFunctions,
   readFunction: functions.readFunction,
+  hasBlob: functions.hasBlob,
   readExecution: inOneCommit(executions.readExecution),
   listExecutions: inOneCommit(executions.listExecutions),
   loadLive: rows.loadLive,

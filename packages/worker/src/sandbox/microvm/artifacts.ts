@@ -7,6 +7,7 @@ const ArtifactsFile = z.object({
   kernel: z.string(),
   initrd: z.string(),
   baseImage: z.string(),
+  nodeImage: z.string(),
   qemu: z.string(),
 });
 export type Artifacts = z.infer<typeof ArtifactsFile>;
@@ -19,7 +20,7 @@ export function readArtifacts(path: string): Artifacts {
   } catch (cause) {
     throw new CocoreError('artifact_missing', `${path} does not describe the built artifacts`, { cause });
   }
-  for (const file of [artifacts.kernel, artifacts.initrd, artifacts.baseImage, artifacts.qemu]) {
+  for (const file of [artifacts.kernel, artifacts.initrd, artifacts.baseImage, artifacts.nodeImage, artifacts.qemu]) {
     try {
       accessSync(file);
     } catch (cause) {

@@ -1,0 +1,30 @@
+import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { CodeTree } from './code-tree.ts';
+
+/** Files that are written at a time. */
+const WRITERS = 8;
+
+/**
+ * Writes code into an empty directory. Nothing is written through a link, because links are made last. Modes are those of code: readable by all,
+ * and executable where a file was.
+ */
+export async function writeTree(tree: CodeTree, directory: string): Promise<void> {
+  const place = (path: string) => join(directory, path);
+  const all = [...tree.nodes];
+  const directories = new Set(
+    all.flatMap(([path, { kind }]) => [dirname(path), ...(kind === 'directory' ? [path] : [])]),
+  );
+  for (const path of directories) await mkdir(place(path), { recursive: true });
+  for (const path of directories) await chmod(place(path), 0o755);
+  const left = all.values();
+  const write = async () => {
+    for (const [path, node] of left) {
+      if (node.kind !== 'file') continue;
+      await writeFile(place(path), node.content, { flag: 'wx' });
+      await chmod(place(path), node.isExecutable ? 0o755 : 0o644);
+    }
+  };
+  await Promise.all(Array.from({ length: WRITERS }, write));
+  for (const [path, node] of all) if (node.kind === 'link') await symlink(node.target, place(path));
+}
