@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { chmod, lstat, mkdir, open, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CocoreError, type ErrorCode, isErrorCode } from '@cocore/protocol';
-import { type Connect, EgressProxy, type Resolve } from './egress/egress-proxy.ts';
+import { type Connect, EgressProxy, type Refusal, type Resolve } from './egress/egress-proxy.ts';
 import { LoopbackGate } from './egress/loopback-gate.ts';
 import type { ImportProgress, ImportRequest, RegistryAuth } from './image.ts';
 import type { KeptImage, StoreScope } from './import-store.ts';
@@ -75,17 +75,13 @@ export async function importOnce(options: OneImport): Promise<Imported> {
   const place = await open(work, constants.O_RDONLY | constants.O_DIRECTORY);
   cleanup.defer(() => place.close());
   const socket = (name: string) => `/proc/self/fd/${place.fd}/${name}`;
-  const proxy = cleanup.use(
-    new EgressProxy({
-      maxBytes: limits.compressedBytes + EGRESS_ALLOWANCE_BYTES,
-      resolve: options.resolve,
-      connect: options.connect,
-    }),
-  );
+  const maxBytes = limits.compressedBytes + EGRESS_ALLOWANCE_BYTES;
+  const proxy = cleanup.use(new EgressProxy({ maxBytes, resolve: options.resolve, connect: options.connect }));
   await proxy.listen(socket('egress'));
   await chmod(join(work, 'egress'), 0o666);
+  let gate: LoopbackGate | null = null;
   if (reference.loopback !== null) {
-    const gate = cleanup.use(new LoopbackGate(reference.loopback.host, reference.loopback.port));
+    gate = cleanup.use(new LoopbackGate(reference.loopback.host, reference.loopback.port, maxBytes));
     await gate.listen(socket('registry'));
     await chmod(join(work, 'registry'), 0o666);
   }
@@ -147,7 +143,7 @@ export async function importOnce(options: OneImport): Promise<Imported> {
     if (await scope.hasLayer(last.digest)) throw new SpoiledLayer(last.digest);
     throw new CocoreError('image_digest', `the registry's bytes for ${last.digest} are not what this digest names`);
   }
-  if (last?.type === 'failed') throw failureOf(last, pulling ? proxy : null);
+  if (last?.type === 'failed') throw failureOf(last, pulling ? (proxy.refusal ?? gate?.refusal ?? null) : null);
   const rootfs = join(work, 'rootfs.erofs');
   if (last?.type !== 'done' || resolved === null || !(await isOwnFile(rootfs))) {
     throw new CocoreError('image_refused', 'the image made the importer stop without an answer');
@@ -192,9 +188,8 @@ async function* messagesOf(child: JailProcess): AsyncGenerator<InsideMessage> {
   }
 }
 
-function failureOf(failed: { code: string; message: string }, proxy: EgressProxy | null): CocoreError {
-  const refusal = proxy?.refusal ?? null;
-  if (refusal !== null && (failed.code === 'image_unknown' || failed.code === 'image_refused')) {
+function failureOf(failed: { code: string; message: string }, refusal: Refusal | null): CocoreError {
+  if (refusal !== null && failed.code !== 'image_too_large') {
     const code = {
       address: 'image_refused',
       plain: 'image_refused',

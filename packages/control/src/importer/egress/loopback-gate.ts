@@ -1,4 +1,5 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import type { Refusal } from './egress-proxy.ts';
 
 const MAX_OPEN = 64;
 
@@ -7,7 +8,11 @@ export class LoopbackGate implements AsyncDisposable {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
-  constructor(host: string, port: number) {
+  #bytes = 0;
+  #refusal: Refusal | null = null;
+
+  /** @param maxBytes from the registry, all connections together */
+  constructor(host: string, port: number, maxBytes: number) {
     this.#server = createServer((client) => {
       const upstream = connect({ host, port });
       for (const socket of [client, upstream]) {
@@ -15,12 +20,22 @@ export class LoopbackGate implements AsyncDisposable {
         socket.once('close', () => this.#sockets.delete(socket));
         socket.on('error', () => socket.destroy());
       }
+      upstream.on('data', (chunk: Buffer) => {
+        this.#bytes += chunk.length;
+        if (this.#bytes <= maxBytes) return;
+        this.#refusal = { kind: 'bytes', message: `the registry sent more than ${maxBytes} bytes` };
+        upstream.destroy();
+      });
       client.pipe(upstream);
       upstream.pipe(client);
       client.once('close', () => upstream.destroy());
       upstream.once('close', () => client.destroy());
     });
     this.#server.maxConnections = MAX_OPEN;
+  }
+
+  get refusal(): Refusal | null {
+    return this.#refusal;
   }
 
   async listen(socketPath: string): Promise<void> {
