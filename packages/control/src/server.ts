@@ -7,6 +7,7 @@ import { Authenticator, makeKey } from './auth/secrets.ts';
 import { type Certificate, selfSignedCertificate } from './auth/self-signed.ts';
 import { ServerNames } from './auth/server-names.ts';
 import { BlobStore } from './blobs/blob-store.ts';
+import { BlobSweeper } from './blobs/blob-sweeper.ts';
 import { DiskBackend } from './blobs/disk-backend.ts';
 import { S3Backend } from './blobs/s3-backend.ts';
 import type { S3Options } from './blobs/s3-options.ts';
@@ -146,7 +147,8 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   });
   const { port } = app.server.address() as AddressInfo;
   names.port = port;
-  const sweeping = sweeper.run(stopping.signal);
+  const blobSweeper = new BlobSweeper({ store, blobs, clock, log });
+  const sweeping = Promise.all([sweeper.run(stopping.signal), blobSweeper.run(stopping.signal)]);
   scope.defer(async () => {
     stopping.abort();
     await sweeping;

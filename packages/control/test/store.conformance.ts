@@ -71,14 +71,14 @@ export function storeConformance(
       place[Symbol.dispose]();
     });
 
-    const deploy = (functionName: string, project = projectId, isolation: IsolationClass = 'container') =>
+    const deploy = (functionName: string, project = projectId, isolation: IsolationClass = 'container', image = BLOB) =>
       store.createFunctionVersion(
         {
           projectId: project,
           name: functionName,
           ...BASH_FILE,
           code: BLOB,
-          image: BLOB,
+          image,
           memoryMiB: 256,
           cpus: 1,
           timeoutMs: 60_000,
@@ -196,6 +196,36 @@ export function storeConformance(
         const attempt = await create();
         assert.equal(await store.readExecution(other, attempt.executionId), null);
         assert.equal(await store.requestCancel(other, attempt.executionId), null);
+      });
+
+      test('blobs that nothing of a project names, it loses them after their time and no others', async () => {
+        const other = await store.ensureProject('other');
+        const [used, unused, renewed] = ['b', 'c', 'd'].map((letter) => `sha256:${letter.repeat(64)}`);
+        const add = (project: string, digest: string) => store.addBlob(project, { digest, bytes: 1 }, DEFAULT_LIMITS);
+        for (const digest of [used!, unused!, renewed!]) await add(projectId, digest);
+        // That one project uses it keeps it for no other.
+        await add(other, used!);
+        await create({ stdin: { blob: used! } });
+        clock.advance(1000);
+        await add(projectId, renewed!);
+        await store.forgetUnusedBlobs(1000);
+        assert.equal(await store.isBlobNeeded(unused!), true, 'not yet');
+        clock.advance(1);
+        await store.forgetUnusedBlobs(1000);
+        assert.equal(await code(create({ stdin: { blob: unused! } })), 'blob_not_found');
+        assert.equal(await store.isBlobNeeded(unused!), false);
+        for (const digest of [used!, renewed!]) await create({ stdin: { blob: digest } });
+        await deploy('theirs', other);
+        const theirs = request({ projectId: other, function: 'theirs', stdin: { blob: used! } });
+        assert.equal(await code(store.createExecutions([theirs], DEFAULT_LIMITS)), 'blob_not_found');
+        for (const digest of [used!, renewed!, BLOB.digest]) assert.equal(await store.isBlobNeeded(digest), true);
+      });
+
+      test('an image that no project has, a version that names it needs it', async () => {
+        const image = { digest: `sha256:${'e'.repeat(64)}`, bytes: 5 };
+        assert.equal(await store.isBlobNeeded(image.digest), false);
+        await deploy('imaged', projectId, 'container', image);
+        assert.equal(await store.isBlobNeeded(image.digest), true);
       });
 
       test('a list, newest first, page by page', async () => {

@@ -18,6 +18,8 @@ export class BlobStore {
   readonly #temporaryDirectory: string;
   readonly #adopted: AdoptedFiles;
   readonly #locks = new DigestLocks();
+  /** Adopted for the server itself: whoever needs them next may have no row yet. */
+  readonly #own = new Set<string>();
 
   /** @param directory for what is under way; made when needed */
   constructor(directory: string, backend: BlobBackend) {
@@ -64,12 +66,14 @@ export class BlobStore {
   }
 
   /**
-   * Keeps a large file of the host, which must not change from then on: on disk it is linked where the file system can.
+   * Keeps a large file of the host, which must not change from then on: on disk it is linked where the file system can. Without
+   * admission it is the server's own, and stays for this life of the server.
    *
    * @throws CocoreError `not_ready`
    */
   async adopt(path: string, admit?: AdmitBlob): Promise<BlobRef> {
     const blob = await this.#adopted.refOf(path);
+    if (admit === undefined) this.#own.add(blob.digest);
     await this.#keep(path, blob, admit);
     return blob;
   }
@@ -91,7 +95,7 @@ export class BlobStore {
   /** Removes a blob unless somebody needs it, of which nothing changes meanwhile: who keeps the same bytes waits. */
   async removeUnless(digest: string, isNeeded: () => Promise<boolean>): Promise<boolean> {
     return this.#locks.hold(digest, async () => {
-      if (await isNeeded()) return false;
+      if (this.#own.has(digest) || (await isNeeded())) return false;
       await this.#backend.remove(digest);
       return true;
     });

@@ -140,6 +140,10 @@ export interface FunctionStore {
   readFunction(projectId: string, idOrName: string): Promise<FunctionRecord | null>;
   /** Gives the project the right to name the digest. @throws CocoreError `quota_exceeded` */
   addBlob(projectId: string, blob: BlobRef, limits: Limits): Promise<void>;
+  /** Takes from projects their right to blobs that no version and no execution of theirs needs, and that they got so long ago. */
+  forgetUnusedBlobs(olderThanMs: number): Promise<void>;
+  /** Whether a project or a version of any project has the blob. */
+  isBlobNeeded(digest: string): Promise<boolean>;
   /** Whether the project may name the digest. */
   hasBlob(projectId: string, digest: string): Promise<boolean>;
 }

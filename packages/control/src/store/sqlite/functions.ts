@@ -27,10 +27,16 @@ export function hasBlob({ db }: Context, projectId: string, digest: string): boo
 }
 
 
+const RENEW_BLOB = 'UPDATE blobs SET created_at = ? WHERE project_id = ? AND digest = ?';
+
+/** Also counts its age anew. */
 export function addBlob(context: Context, projectId: string, blob: BlobRef, limits: Limits): void {
   const { db } = context;
   const known = db.get('SELECT 1 FROM blobs WHERE project_id = ? AND digest = ?', projectId, blob.digest);
-  if (known !== undefined) return;
+  if (known !== undefined) {
+    db.run(RENEW_BLOB, context.now(), projectId, blob.digest);
+    return;
+  }
   const held = db.get<{ bytes: number }>(
     'SELECT coalesce(sum(bytes), 0) AS bytes FROM blobs WHERE project_id = ?',
     projectId,

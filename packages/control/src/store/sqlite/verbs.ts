@@ -6,6 +6,7 @@ import * as ends from './ends.ts';
 import * as executions from './executions.ts';
 import * as functions from './functions.ts';
 import * as reports from './reports.ts';
+import * as unusedBlobs from './unused-blobs.ts';
 
 /** The verbs that change something: they run in the writer's thread, each in its own part of a group's transaction. */
 export const WRITE_VERBS = {
@@ -18,6 +19,7 @@ export const WRITE_VERBS = {
   recordBeat: access.recordBeat,
   createFunctionVersion: functions.createFunctionVersion,
   addBlob: functions.addBlob,
+  forgetUnusedBlobs: unusedBlobs.forgetUnusedBlobs,
   createExecutions: executions.createExecutions,
   requestCancel: executions.requestCancel,
   expireQueue: executions.expireQueue,
@@ -39,6 +41,7 @@ export const READ_VERBS = {
   listWorkers: access.listWorkers,
   listFunctions: functions.listFunctions,
   readFunction: functions.readFunction,
+  isBlobNeeded: inOneCommit(unusedBlobs.isBlobNeeded),
   hasBlob: functions.hasBlob,
   readExecution: inOneCommit(executions.readExecution),
   listExecutions: inOneCommit(executions.listExecutions),

@@ -1,0 +1,49 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { Store } from '../store/store.ts';
+import type { BlobStore } from './blob-store.ts';
+
+/** How long a project may keep a blob that none of its versions and executions names. */
+export const UNUSED_BLOB_TTL_MS = 24 * 60 * 60_000;
+/** How long bytes stay that no project has: what is being deployed may need them, and clocks of stores differ. */
+export const ORPHAN_TTL_MS = 60 * 60_000;
+const SWEEP_MS = 60 * 60_000;
+
+export interface BlobSweeperParts {
+  readonly store: Store;
+  readonly blobs: BlobStore;
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/** Removes blobs that nobody needs: of uploads that were never used, deployments that failed, crashes between bytes and row. */
+export class BlobSweeper {
+  readonly #parts: BlobSweeperParts;
+
+  constructor(parts: BlobSweeperParts) {
+    this.#parts = parts;
+  }
+
+  /** Sweeps at once and every hour until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await this.sweep(signal).catch((error: unknown) =>
+        this.#parts.log.error({ err: error }, 'a sweep of blobs failed'),
+      );
+      await sleep(SWEEP_MS, undefined, { signal, ref: false }).catch(() => undefined);
+    }
+  }
+
+  async sweep(signal: AbortSignal): Promise<void> {
+    const { store, blobs, clock, log } = this.#parts;
+    await store.forgetUnusedBlobs(UNUSED_BLOB_TTL_MS);
+    let removed = 0;
+    for await (const { digest, keptAtMs } of blobs.list()) {
+      if (signal.aborted) return;
+      if (keptAtMs > clock.nowMs() - ORPHAN_TTL_MS || (await store.isBlobNeeded(digest))) continue;
+      if (await blobs.removeUnless(digest, () => store.isBlobNeeded(digest))) removed += 1;
+    }
+    if (removed > 0) log.info({ removed }, 'blobs that nobody needs are removed');
+  }
+}

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { test } from 'node:test';
+import { pino } from 'pino';
+import { DEFAULT_LIMITS } from '../src/admission.ts';
+import { BlobStore } from '../src/blobs/blob-store.ts';
+import { BlobSweeper, ORPHAN_TTL_MS, UNUSED_BLOB_TTL_MS } from '../src/blobs/blob-sweeper.ts';
+import { DiskBackend } from '../src/blobs/disk-backend.ts';
+import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
+import { temporaryDirectory } from './support/temporary.ts';
+
+const never = new AbortController().signal;
+
+/** A store and a sweeper whose clock is that of the files, and `lateMs` later. */
+async function fixture() {
+  const scope = new AsyncDisposableStack();
+  const { path } = scope.use(temporaryDirectory());
+  const clock = { lateMs: 0, nowMs: () => Date.now() + clock.lateMs, uptimeMs: () => performance.now() };
+  const store = scope.adopt(await openSqliteStore({ path: join(path, 'db'), now: clock.nowMs }), (one) => one.close());
+  const blobs = new BlobStore(join(path, 'blobs'), new DiskBackend(join(path, 'blobs')));
+  await blobs.open('server');
+  const projectId = await store.ensureProject('default');
+  return {
+    path,
+    clock,
+    blobs,
+    sweep: () => new BlobSweeper({ store, blobs, clock, log: pino({ level: 'silent' }) }).sweep(never),
+    upload: (text: string) =>
+      blobs.put(Readable.from([Buffer.from(text)]), 100, (blob) => store.addBlob(projectId, blob, DEFAULT_LIMITS)),
+    kept: async () => {
+      const found: string[] = [];
+      for await (const { digest } of blobs.list()) found.push(digest);
+      return found.sort();
+    },
+    [Symbol.asyncDispose]: () => scope.disposeAsync(),
+  };
+}
+
+test('an upload that nothing names, it goes after a day; one that was uploaded again stays', async () => {
+  await using made = await fixture();
+  const first = await made.upload('first');
+  const second = await made.upload('second');
+  await made.sweep();
+  assert.deepEqual(await made.kept(), [first.digest, second.digest].sort());
+  made.clock.lateMs = UNUSED_BLOB_TTL_MS - 60_000;
+  await made.upload('second');
+  made.clock.lateMs = UNUSED_BLOB_TTL_MS + 60_000;
+  await made.sweep();
+  assert.deepEqual(await made.kept(), [second.digest]);
+});
+
+test('bytes that no project has, they go after an hour; what the server itself adopted stays', async () => {
+  await using made = await fixture();
+  // As a crash between bytes and row leaves them.
+  const orphan = await made.blobs.put(Readable.from([Buffer.from('orphan')]), 100);
+  const path = join(made.path, 'image');
+  await writeFile(path, 'image');
+  const own = await made.blobs.adopt(path);
+  made.clock.lateMs = ORPHAN_TTL_MS - 60_000;
+  await made.sweep();
+  assert.deepEqual(await made.kept(), [orphan.digest, own.digest].sort());
+  made.clock.lateMs = ORPHAN_TTL_MS + 60_000;
+  await made.sweep();
+  assert.deepEqual(await made.kept(), [own.digest]);
+});
+
+test('uploads of the bytes that are being swept, whoever was answered can read them', async () => {
+  await using made = await fixture();
+  await made.upload('contended');
+  made.clock.lateMs = UNUSED_BLOB_TTL_MS + 60_000;
+  const sweeps = Array.from({ length: 5 }, () => made.sweep());
+  const { digest } = await made.upload('contended');
+  await Promise.all(sweeps);
+  assert.deepEqual(await made.kept(), [digest]);
+});
