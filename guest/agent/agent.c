@@ -106,6 +106,10 @@ struct agent
   bool stdin_ended;
   bool stdin_watched;
 
+  /* The input file that is being received, or -1, and how much of it is still to come. */
+  int input_file;
+  uint64_t input_left;
+
   uint64_t artifacts_limit;
   struct left left;
   struct exit_report report;
@@ -166,6 +170,7 @@ static void end_with_fault(struct agent *agent)
     RETRY(waitpid(agent->task.pid, NULL, 0));
     agent->platform->kill_rest();
   }
+  close_fd(&agent->input_file);
   close_fd(&agent->task.stdin_fd);
   close_fd(&agent->outputs[0].fd);
   close_fd(&agent->outputs[1].fd);
@@ -253,6 +258,52 @@ static void write_stdin(struct agent *agent)
   if (wanted != agent->stdin_watched)
     watch(agent, agent->task.stdin_fd, FROM_STDIN, wanted ? EPOLLOUT : 0, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL);
   agent->stdin_watched = wanted;
+}
+
+static void begin_input(struct agent *agent, const struct host_frame *frame)
+{
+  char path[FRAME_MAX_PATH + 1];
+  memcpy(path, frame->data, frame->length);
+  path[frame->length] = '\0';
+  agent->input_file = agent->platform->create_input(path, frame->user, frame->group, &agent->fault);
+  agent->input_left = frame->number;
+  if (agent->input_file < 0)
+    end_with_fault(agent);
+  else if (agent->input_left == 0)
+    close_fd(&agent->input_file);
+}
+
+static void take_input(struct agent *agent, const struct host_frame *frame)
+{
+  for (size_t at = 0; at < frame->length;) {
+    long count = RETRY(write(agent->input_file, frame->data + at, frame->length - at));
+    if (count < 0) {
+      fail(&agent->fault, STAGE_START, errno, "an input file cannot be written");
+      end_with_fault(agent);
+      return;
+    }
+    at += (size_t) count;
+  }
+  agent->input_left -= frame->length;
+  if (agent->input_left == 0)
+    close_fd(&agent->input_file);
+}
+
+/* What may come between SEED and TASK: whole files, one after the other. */
+static void take_file(struct agent *agent, const struct host_frame *frame)
+{
+  /* The host learns of a fault later than it sends what was to follow. */
+  if (agent->faulted)
+    return;
+  bool begins = frame->type == HOST_FILE;
+  if (agent->phase != WAITING || !agent->seeded)
+    protocol_fault(agent, "a file out of order");
+  else if (begins == (agent->input_file >= 0) || (!begins && frame->length > agent->input_left))
+    protocol_fault(agent, "a file of another length");
+  else if (begins)
+    begin_input(agent, frame);
+  else
+    take_input(agent, frame);
 }
 
 static void start_task(struct agent *agent, const struct host_frame *frame)
@@ -354,6 +405,8 @@ static void forget_connection(struct agent *agent)
   agent->stdin_ack_due = agent->phase != WAITING;
   agent->stdin_length = 0;
   agent->stdin_ended = false;
+  /* A file that came in part is given again whole. */
+  close_fd(&agent->input_file);
   /* It may be the first one of a restored guest, whose clock and entropy are those of every other that was restored from the same. */
   agent->seeded = false;
 }
@@ -441,12 +494,20 @@ static void take_frame(struct agent *agent, const struct host_frame *frame)
       agent->seeded = true;
     return;
   case HOST_TASK:
+    if (agent->faulted)
+      return;
     if (agent->phase != WAITING)
       protocol_fault(agent, "a second TASK");
     else if (!agent->seeded)
       protocol_fault(agent, "TASK before SEED");
+    else if (agent->input_file >= 0)
+      protocol_fault(agent, "TASK within a file");
     else
       start_task(agent, frame);
+    return;
+  case HOST_FILE:
+  case HOST_FILE_DATA:
+    take_file(agent, frame);
     return;
   case HOST_STDIN:
     take_stdin(agent, frame);
@@ -694,6 +755,7 @@ _Noreturn void agent_run(struct endpoint endpoint, const struct platform *platfo
   agent->in_capacity = INPUT_BYTES;
   agent->task = (struct task) {.stdin_fd = -1, .stdout_fd = -1, .stderr_fd = -1};
   agent->outputs[0].fd = agent->outputs[1].fd = -1;
+  agent->input_file = -1;
   agent->left.leavings.artifacts = (struct archive) {.directory = -1, .open_file = -1};
   /* Edges: a port whose host has not connected reports a hang-up all the time. */
   if (agent->host >= 0)

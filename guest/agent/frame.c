@@ -43,6 +43,8 @@ static bool layout_of(uint8_t type, struct layout *layout)
   case HOST_SEED: *layout = (struct layout) {8, 32, 256}; return true;
   case HOST_PING: *layout = (struct layout) {8, 0, 0}; return true;
   case HOST_ACK: *layout = (struct layout) {9, 0, 0}; return true;
+  case HOST_FILE: *layout = (struct layout) {16, 2, FRAME_MAX_PATH}; return true;
+  case HOST_FILE_DATA: *layout = (struct layout) {0, 1, FRAME_MAX_DATA}; return true;
   case HOST_POWEROFF: *layout = (struct layout) {0, 0, 0}; return true;
   default: return false;
   }
@@ -53,6 +55,8 @@ static bool values_are_allowed(const struct host_frame *frame)
   switch (frame->type) {
   case HOST_SIGNAL: return frame->number >= 1 && frame->number <= 64;
   case HOST_ACK: return frame->stream >= 1 && frame->stream <= 4 && frame->number <= FRAME_MAX_OFFSET;
+  /* A path is absolute, and text without NUL. */
+  case HOST_FILE: return frame->data[0] == '/' && memchr(frame->data, 0, frame->length) == NULL && frame->number <= FRAME_MAX_OFFSET;
   case HOST_TASK:
   case HOST_STDIN:
   case HOST_STDIN_END: return frame->number <= FRAME_MAX_OFFSET;
@@ -88,6 +92,10 @@ enum frame_status frame_read(const uint8_t *bytes, size_t length, struct host_fr
   if (type == HOST_ACK) {
     frame->stream = at[0];
     frame->number = get(at + 1, 8);
+  } else if (type == HOST_FILE) {
+    frame->user = (uint32_t) get(at, 4);
+    frame->group = (uint32_t) get(at + 4, 4);
+    frame->number = get(at + 8, 8);
   } else {
     frame->number = get(at, layout.fixed);
   }

@@ -11,6 +11,8 @@
 #define FRAME_MAX_BODY 65552u
 #define FRAME_MAX_TASK (8u * 1024 * 1024)
 #define FRAME_NONCE_BYTES 16
+/* The path of a FILE. */
+#define FRAME_MAX_PATH 1024u
 /* Offsets and lengths of streams are below 2^53, so that JavaScript counts them exactly. */
 #define FRAME_MAX_OFFSET ((UINT64_C(1) << 53) - 1)
 
@@ -25,6 +27,8 @@ enum host_frame_type
   HOST_PING = 0x07,
   HOST_ACK = 0x08,
   HOST_POWEROFF = 0x09,
+  HOST_FILE = 0x0a,
+  HOST_FILE_DATA = 0x0b,
 };
 
 enum guest_frame_type
@@ -56,12 +60,15 @@ enum frame_status
 struct host_frame
 {
   enum host_frame_type type;
-  /* TASK: the configuration. STDIN: the bytes. SEED: the entropy. HELLO: the nonce. */
+  /* TASK: the configuration. STDIN and FILE_DATA: the bytes. FILE: the path. SEED: the entropy. HELLO: the nonce. */
   const uint8_t *data;
   size_t length;
   /* STDIN: offset. STDIN_END: length. SEED: nanoseconds since the epoch. PING: token. ACK: offset. SIGNAL: number. HELLO: version.
-     TASK: how many bytes its artifacts may be. */
+     TASK: how many bytes its artifacts may be. FILE: how many bytes it has. */
   uint64_t number;
+  /* FILE: its owner. */
+  uint32_t user;
+  uint32_t group;
   /* ACK: 1 stdout, 2 stderr, 3 result, 4 artifacts. */
   uint8_t stream;
 };

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "input.h"
 #include "keeper.h"
 #include "mounts.h"
 #include "task.h"
@@ -131,13 +132,32 @@ int microvm_prepare(struct fault *fault)
   return seal_crun(fault) < 0 || make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, fault);
 }
 
+/* At the first word about the task, whichever it is. */
+static int mount_once(struct fault *fault)
+{
+  static bool mounted;
+  if (!mounted && task_mount(keeper.user_namespace, fault) < 0)
+    return -1;
+  mounted = true;
+  return 0;
+}
+
+static int create_input(const char *path, uint32_t user, uint32_t group, struct fault *fault)
+{
+  if (mount_once(fault) < 0)
+    return -1;
+  scoped_fd root = open(TASK_ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  int file = root < 0 ? -1 : input_create(root, path, CONTAINER_ID + user, CONTAINER_ID + group, CONTAINER_ID);
+  return file < 0 ? fail(fault, STAGE_START, errno, "the input file %.200s cannot be made", path) : file;
+}
+
 static int try_start(const uint8_t *config, size_t length, struct task *task, struct fault *fault)
 {
   char *const run[] = {"crun", "--cgroup-manager=cgroupfs", "--log=" CRUN_LOG, "--root=/run/crun", "run", "--detach",
                        "--bundle=/run/fn", "--pid-file=" CRUN_PID, "task", NULL};
   int child[3] = {-1, -1, -1};
 
-  if (task_mount(keeper.user_namespace, fault) < 0 || write_config(config, length, fault) < 0)
+  if (mount_once(fault) < 0 || write_config(config, length, fault) < 0)
     return -1;
   if (task_pipes(task, child) < 0)
     return fail(fault, STAGE_SETUP, errno, "pipe");
@@ -248,4 +268,4 @@ static _Noreturn void power_off(void)
     pause();
 }
 
-const struct platform microvm_platform = {start, kill_rest, usage, exchange, seed, is_host, power_off};
+const struct platform microvm_platform = {create_input, start, kill_rest, usage, exchange, seed, is_host, power_off};

@@ -8,6 +8,8 @@
 #define CONTAINER_ID 100000
 #define CONTAINER_IDS 65536
 
+/* The root that the container gets. */
+#define TASK_ROOT "/run/fn/rootfs"
 /* Where the task leaves its result and artifacts; the container sees it as /cocore. */
 #define EXCHANGE "/run/fn/scratch/exchange"
 

@@ -30,6 +30,10 @@ struct task_usage
  */
 struct platform
 {
+  /*
+   * Makes a file in the task's root, before the start, for a user of the container. Returns a descriptor to write to, or -1 with `fault`.
+   */
+  int (*create_input)(const char *path, uint32_t user, uint32_t group, struct fault *fault);
   /* Starts the task that the configuration (JSON, `length` bytes) describes. Returns 0, or -1 with `fault`. */
   int (*start)(const uint8_t *config, size_t length, struct task *task, struct fault *fault);
   /*

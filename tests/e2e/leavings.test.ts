@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import {
   existsSync,
   lstatSync,
@@ -54,6 +54,19 @@ json.dump({"sum": event["a"] + event["b"]}, open(os.environ["COCORE_RESULT"], "w
     const output = join(stack.home.path, 'report');
     await stack.cocore(['artifacts', record.id, '--output', output]);
     assert.equal(readFileSync(join(output, 'report.txt'), 'utf8'), '2 **\n3 ***\n');
+  });
+
+  test('files in the request and uploaded, under their own and other names, they are in the working directory', async () => {
+    await stack.deploy('files', 'bash', 'printf "%s\\n" *; cat in.csv other; sha256sum large | cut -c 1-64');
+    const [small, large] = [join(stack.home.path, 'in.csv'), join(stack.home.path, 'big')];
+    writeFileSync(small, 'a,b\n');
+    writeFileSync(large, randomBytes(400_000));
+    const files = ['--file', small, '--file', `other=${small}`, '--file', `large=${large}`];
+    const ran = await stack.cocore(['run', ...files, 'files']);
+    const sha256 = createHash('sha256').update(readFileSync(large)).digest('hex');
+    assert.equal(ran.stdout.toString(), `in.csv\nlarge\nother\na,b\na,b\n${sha256}\n`, ran.stderr);
+    const missing = await stack.cocore(['run', '--file', `${small}.not`, 'files']);
+    assert.match(missing.stderr, /^error file_unreadable: /);
   });
 
   test('a result of null and none at all, they are told apart', async () => {

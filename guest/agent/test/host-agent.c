@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 
 #include "agent.h"
+#include "input.h"
 
 static pid_t group;
 
@@ -63,6 +64,14 @@ static void usage(struct task_usage *usage)
   *usage = (struct task_usage) {.cpu_us = 11, .memory_peak_bytes = 22};
 }
 
+/* The exchange directory is the root of input files, whoever they should belong to. */
+static int create_input(const char *path, uint32_t user, uint32_t users, struct fault *fault)
+{
+  scoped_fd root = open(getenv("EXCHANGE"), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  int file = user == users ? input_create(root, path, getuid(), getgid(), getuid()) : -1;
+  return file < 0 ? fail(fault, STAGE_START, errno, "the input file %.200s cannot be made", path) : file;
+}
+
 static int exchange(void)
 {
   const char *path = getenv("EXCHANGE");
@@ -87,7 +96,7 @@ static _Noreturn void power_off(void)
 
 int main(int count, char **arguments)
 {
-  static const struct platform platform = {start, kill_rest, usage, exchange, seed, is_host, power_off};
+  static const struct platform platform = {create_input, start, kill_rest, usage, exchange, seed, is_host, power_off};
   fcntl(3, F_SETFL, O_NONBLOCK);
   /* What the first process left is waited for here. */
   prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -2,7 +2,7 @@
 import select
 import struct
 
-HELLO, TASK, STDIN, STDIN_END, SIGNAL, SEED, PING, ACK, POWEROFF = range(1, 10)
+HELLO, TASK, STDIN, STDIN_END, SIGNAL, SEED, PING, ACK, POWEROFF, FILE, FILE_DATA = range(1, 12)
 G_HELLO, STARTED, STDOUT, STDERR, EXIT, PONG, STDIN_ACK, FAULT, RESULT, ARTIFACTS = range(0x81, 0x8B)
 # The streams, with their numbers in ACK.
 STREAMS = {STDOUT: 1, STDERR: 2, RESULT: 3, ARTIFACTS: 4}
@@ -44,6 +44,11 @@ class Host:
 
     def task(self, config, artifacts_limit=64 * KIB * KIB):
         self.send(TASK, u64(artifacts_limit) + config)
+
+    def file(self, path, data, user=0, group=0):
+        self.send(FILE, struct.pack("<IIQ", user, group, len(data)) + path.encode())
+        for at in range(0, len(data), 64 * KIB):
+            self.send(FILE_DATA, data[at : at + 64 * KIB])
 
     def seed(self, epoch_ns=1, entropy=ENTROPY):
         self.send(SEED, u64(epoch_ns) + entropy)

@@ -13,7 +13,7 @@ import tempfile
 import time
 import unittest
 
-from host import ACK, ARTIFACTS, EXIT, FAULT, G_HELLO, HELLO, KIB, NONCE, PING, PONG, POWEROFF, RESULT, SEED, SIGNAL, STARTED
+from host import ACK, ARTIFACTS, EXIT, FAULT, FILE, FILE_DATA, G_HELLO, HELLO, KIB, NONCE, PING, PONG, POWEROFF, RESULT, SEED, SIGNAL, STARTED
 from host import STDERR, STDIN, STDIN_ACK, STDIN_END, STDOUT, TASK, ENTROPY, Host, u64
 
 BINARY = sys.argv.pop()
@@ -456,6 +456,66 @@ class Leavings(unittest.TestCase):
         self.assertEqual(agent.streams[RESULT], b"42\n")
         self.assertEqual(agent.streams[ARTIFACTS][: len(first)], first)
         self.assertEqual(len(agent.streams[ARTIFACTS]), end["artifacts"])
+
+
+class Inputs(unittest.TestCase):
+    """Files that a task is given."""
+
+    def agent(self, **options):
+        agent = Agent(**options)
+        self.addCleanup(agent.close)
+        agent.hello()
+        agent.seed()
+        return agent
+
+    def test_files_are_there_whole_before_the_task_starts(self):
+        agent = self.agent()
+        data = os.urandom(200_000)
+        agent.file("/work/new/data", data)
+        agent.file("/empty", b"")
+        agent.task(b"cat $EXCHANGE/work/new/data; stat -c %a-%s $EXCHANGE/empty >&2")
+        agent.send(STDIN_END, u64(0))
+        agent.exit()
+        self.assertEqual(agent.streams[STDOUT], data)
+        self.assertEqual(agent.streams[STDERR], b"644-0\n")
+
+    def test_a_link_of_the_image_leads_nowhere_outside_and_one_in_the_way_is_replaced(self):
+        agent = self.agent()
+        with tempfile.TemporaryDirectory() as outside:
+            root = pathlib.Path(agent.exchange.name)
+            (root / "work").symlink_to(outside)
+            (root / "in").symlink_to(f"{outside}/victim")
+            agent.file("/in", b"new")
+            agent.file("/../../x", b"x")
+            agent.file("/work/y", b"y")
+            agent.task(b"true")
+            agent.until(STARTED, FAULT)
+            self.assertEqual(os.listdir(outside), [])
+        self.assertEqual((root / "in").read_bytes(), b"new")
+        self.assertFalse((root / "in").is_symlink())
+        self.assertEqual((root / "x").read_bytes(), b"x")
+
+    def test_a_file_that_cannot_be_made_is_a_fault_of_the_start_and_what_follows_is_dropped(self):
+        agent = self.agent()
+        pathlib.Path(agent.exchange.name, "plain").write_text("")
+        agent.file("/plain/in", b"x" * 100)
+        agent.file("/other", b"y")
+        agent.task(b"true")
+        stage, _, message = agent.fault()
+        self.assertEqual((stage, message), (3, "the input file /plain/in cannot be made: Not a directory"))
+
+    def test_files_out_of_order_are_faults(self):
+        for name, act in {
+            "data without a file": lambda agent: agent.send(FILE_DATA, b"x"),
+            "more than its size": lambda agent: agent.file("/a", b"") or agent.send(FILE_DATA, b"x"),
+            "two at once": lambda agent: [agent.send(FILE, struct.pack("<IIQ", 0, 0, 5) + b"/a") for _ in range(2)],
+            "a task within one": lambda agent: agent.send(FILE, struct.pack("<IIQ", 0, 0, 5) + b"/a") or agent.task(b"true"),
+            "after the task": lambda agent: agent.task(b"sleep 60") or agent.file("/a", b"x"),
+        }.items():
+            with self.subTest(name):
+                agent = self.agent()
+                act(agent)
+                self.assertEqual(agent.fault()[0], 4)
 
 
 class Listening(unittest.TestCase):

@@ -62,7 +62,7 @@ static enum frame_status status_named(const char *name)
 /* A golden frame of the host is read as its index entry says. */
 static void check_host_frame(const char *directory, const char *file, const char *entry, const char *end)
 {
-  static const char *const number_keys[] = {"version", "offset", "length", "signal", "epochNs", "token", "artifactsLimit"};
+  static const char *const number_keys[] = {"version", "offset", "length", "signal", "epochNs", "token", "artifactsLimit", "size"};
   static const char *const data_keys[] = {"config", "data", "entropy", "nonce"};
   size_t length, used;
   uint8_t *bytes = (uint8_t *) slurp(directory, file, &length);

@@ -83,7 +83,15 @@ async function parts(scope: AsyncDisposableStack, change: (store: Store) => Part
   const dispatcher = new Dispatcher({ ...common, output, metrics: new Metrics() });
   scope.defer(() => dispatcher.stop());
   const create = async () => {
-    const execution = { function: 'f', args: [], env: {}, stdin: null, timeoutMs: null, outputLimitBytes: null };
+    const execution = {
+      function: 'f',
+      args: [],
+      env: {},
+      stdin: null,
+      files: [],
+      timeoutMs: null,
+      outputLimitBytes: null,
+    };
     const [created] = await real.createExecutions([{ projectId, idempotencyKey: null, ...execution }], DEFAULT_LIMITS);
     return created!.queued!;
   };

@@ -150,6 +150,28 @@ const BAD: BadCase[] = [
     code: 'invalid_request',
     detail: /must not be given together with stdin/,
   },
+  {
+    what: 'two files of one name',
+    call: run({ files: ['', ''].map((base64) => ({ name: 'a', base64 })) }),
+    code: 'invalid_request',
+    detail: /files: must have different names/,
+  },
+  { what: 'a file of a path', call: run({ files: [{ name: '../a', base64: '' }] }), code: 'invalid_request' },
+  {
+    what: 'more files than are taken',
+    call: run({ files: Array.from({ length: 17 }, (_, at) => ({ name: `f${at}`, base64: '' })) }),
+    code: 'invalid_request',
+  },
+  {
+    what: 'a file of a blob that is not there',
+    call: run({ files: [{ name: 'a', blob: `sha256:${'0'.repeat(64)}` }] }),
+    code: 'blob_not_found',
+  },
+  {
+    what: 'files over their limit',
+    call: run({ files: ['a', 'b'].map((name) => ({ name, base64: Buffer.alloc(140_000).toString('base64') })) }),
+    code: 'input_too_large',
+  },
   { what: 'an event over its limit', call: run({ event: 'x'.repeat(MAX_EVENT_BYTES - 1) }), code: 'input_too_large' },
   {
     what: 'an event of a hundred thousand levels',
@@ -496,6 +518,27 @@ describe('the API', () => {
     assert.equal((await server.run('event', { event: 1, idempotencyKey: 'k' })).id, first.id);
     const other = json({ event: 2, idempotencyKey: 'k' });
     const refused = await server.call('POST', '/v1/functions/event/executions', { body: other });
+    assert.equal(refused.body.code, 'idempotency_conflict');
+  });
+
+  test('input files, the worker is told them and may fetch them; other files are another input', async () => {
+    await using server = await TestServer.start();
+    await server.deploy('files');
+    await using worker = await ScriptedWorker.connect(server);
+    const blob = (
+      await server.call<{ digest: string }>('POST', '/v1/blobs', { body: raw('bytes', 'application/octet-stream') })
+    ).body;
+    const files = [
+      { name: 'b', blob: blob.digest },
+      { name: 'a', base64: 'YQ==' },
+    ];
+    const body = { files, idempotencyKey: 'k' };
+    const { id } = await server.run('files', body);
+    const { task } = await worker.next('AttemptAssign');
+    assert.deepEqual(task.files, [{ name: 'b', digest: blob.digest, bytes: 5 }, files[1]]);
+    assert.equal((await server.run('files', { ...body, files: files.toReversed() })).id, id);
+    const other = json({ ...body, files: files.slice(1) });
+    const refused = await server.call('POST', '/v1/functions/files/executions', { body: other });
     assert.equal(refused.body.code, 'idempotency_conflict');
   });
 

@@ -33,6 +33,7 @@ async function accepted(directory: Temporary) {
     args: [],
     env: {},
     stdin: null,
+    files: [],
     timeoutMs: null,
     outputLimitBytes: null,
     idempotencyKey: null,

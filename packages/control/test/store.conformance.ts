@@ -94,6 +94,7 @@ export function storeConformance(
       args: ['4', '9'],
       env: {},
       stdin: null,
+      files: [],
       timeoutMs: null,
       outputLimitBytes: null,
       idempotencyKey: null,

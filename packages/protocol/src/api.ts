@@ -68,12 +68,15 @@ const OutputLimitBytes = z.int().min(1).max(limits.MAX_OUTPUT_LIMIT_BYTES);
 
 // --- Functions
 
+/** One part of a path. */
+export const FileName = z
+  .string()
+  .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a plain file name of letters, digits, ., _ and -');
+
 /** One file of code, carried in the request. */
 const CodeFile = z.strictObject({
   /** The last part of the path; the code is found under this name in the sandbox. */
-  name: z
-    .string()
-    .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/, 'must be a plain file name of letters, digits, ., _ and -'),
+  name: FileName,
   contentBase64: z.base64(),
 });
 
@@ -214,6 +217,13 @@ export type DeployEvent =
 export const StdinSource = z.union([z.strictObject({ base64: z.base64() }), z.strictObject({ blob: Sha256 })]);
 export type StdinSource = z.infer<typeof StdinSource>;
 
+/** A file that the function finds in its working directory: bytes in the request, or a blob uploaded before. */
+export const InputFile = z.union([
+  z.strictObject({ name: FileName, base64: z.base64() }),
+  z.strictObject({ name: FileName, blob: Sha256 }),
+]);
+export type InputFile = z.infer<typeof InputFile>;
+
 /** `POST /v1/functions/{id or name}/executions`. */
 const ExecutionCreateFields = z.strictObject({
   args: z.array(ProcessText).max(limits.MAX_ARGUMENTS).default([]),
@@ -221,12 +231,17 @@ const ExecutionCreateFields = z.strictObject({
   stdin: StdinSource.optional(),
   /** Any JSON value: given to the function as its standard input, as JSON text. Instead of `stdin`. */
   event: z.unknown().optional(),
+  /** Put into the working directory before the start; each has a name of its own. */
+  files: z.array(InputFile).max(limits.MAX_FILES).default([]),
   timeoutMs: RunTimeoutMs.optional(),
   outputLimitBytes: OutputLimitBytes.optional(),
   /** The same key with the same input gives the same execution; with another input it is refused. */
   idempotencyKey: z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText).optional(),
 });
-export const ExecutionCreate = ExecutionCreateFields.superRefine(({ stdin, event }, context) => {
+export const ExecutionCreate = ExecutionCreateFields.superRefine(({ stdin, event, files }, context) => {
+  if (new Set(files.map(({ name }) => name)).size < files.length) {
+    context.addIssue({ code: 'custom', path: ['files'], message: 'must have different names' });
+  }
   const fault = (message: string) => context.addIssue({ code: 'custom', path: ['event'], message });
   if (stdin !== undefined && event !== undefined) fault('must not be given together with stdin');
   if (isDeeperThan(event, limits.MAX_JSON_DEPTH)) fault(`must have at most ${limits.MAX_JSON_DEPTH} levels`);

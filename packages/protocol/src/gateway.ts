@@ -1,10 +1,10 @@
 import { z } from 'zod';
-import { MeterReading } from './api.ts';
+import { FileName, MeterReading } from './api.ts';
 import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
 import { ATTEMPT_STREAMS, AttemptStream } from './leavings.ts';
-import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES, MAX_TOLD_BLOBS } from './limits.ts';
+import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES, MAX_FILES, MAX_TOLD_BLOBS } from './limits.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 
@@ -118,6 +118,13 @@ export const ContainerUser = z.strictObject({
 export type ContainerUser = z.infer<typeof ContainerUser>;
 export const ROOT_USER: ContainerUser = { uid: 0, gid: 0, additionalGids: [] };
 
+/** A file that a function is given, and its bytes or where they are. */
+export const TaskFile = z.union([
+  z.strictObject({ name: FileName, base64: z.base64() }),
+  z.strictObject({ name: FileName, digest: Sha256, bytes: z.int().min(0) }),
+]);
+export type TaskFile = z.infer<typeof TaskFile>;
+
 /** All that a daemon needs to run one attempt. Paths are those inside the sandbox. */
 export const TaskSpec = z.strictObject({
   /** The whole command: interpreter, file, arguments. */
@@ -130,6 +137,8 @@ export const TaskSpec = z.strictObject({
   /** The function's code, erofs, seen at `/function`. */
   code: BlobRef,
   stdin: z.union([z.strictObject({ base64: z.base64() }), BlobRef]).nullable(),
+  /** Put into the working directory before the start, as the user's. */
+  files: z.array(TaskFile).max(MAX_FILES),
   memoryMiB: z.int().positive(),
   cpus: z.int().positive(),
   scratchMiB: z.int().positive(),

@@ -17,6 +17,7 @@ export const STDIN_WINDOW_BYTES = 256 * 1024;
 const MAX_FAULT_MESSAGE_BYTES = 1024;
 const MAX_AGENT_VERSION_BYTES = 64;
 const NONCE_BYTES = 16;
+const MAX_FILE_PATH_BYTES = 1024;
 
 export const FAULT_STAGES = ['setup', 'image', 'start', 'protocol'] as const;
 export type FaultStage = (typeof FAULT_STAGES)[number];
@@ -34,7 +35,10 @@ export type HostFrame =
   | { type: 'SEED'; epochNs: bigint; entropy: Uint8Array }
   | { type: 'PING'; token: bigint }
   | { type: 'ACK'; stream: AttemptStream; offset: number }
-  | { type: 'POWEROFF' };
+  | { type: 'POWEROFF' }
+  /** Before TASK: a file for the function, whose bytes follow. */
+  | { type: 'FILE'; user: number; group: number; size: number; path: string }
+  | { type: 'FILE_DATA'; data: Uint8Array };
 
 export type GuestFrame =
   | { type: 'HELLO'; version: number; nonce: Uint8Array; agentVersion: string }
@@ -89,6 +93,8 @@ const HOST_TYPE = {
   PING: 0x07,
   ACK: 0x08,
   POWEROFF: 0x09,
+  FILE: 0x0a,
+  FILE_DATA: 0x0b,
 } as const;
 
 const GUEST_TYPE = {
@@ -190,6 +196,17 @@ export function encodeHostFrame(frame: HostFrame): Uint8Array {
       return new FrameWriter(HOST_TYPE.ACK, 9).u8(streamNumber(frame.stream)).u64(frame.offset).finish();
     case 'POWEROFF':
       return new FrameWriter(HOST_TYPE.POWEROFF, 0).finish();
+    case 'FILE': {
+      const path = new TextEncoder().encode(frame.path);
+      return new FrameWriter(HOST_TYPE.FILE, 16 + path.length)
+        .u32(frame.user)
+        .u32(frame.group)
+        .u64(frame.size)
+        .bytes(path)
+        .finish();
+    }
+    case 'FILE_DATA':
+      return new FrameWriter(HOST_TYPE.FILE_DATA, frame.data.length).bytes(frame.data).finish();
     default:
       return assertNever(frame);
   }
@@ -347,6 +364,14 @@ function readHostPayload(type: number, payload: PayloadReader): HostFrame {
       return { type: 'ACK', stream: payload.oneOf(ATTEMPT_STREAMS, 1), offset: payload.size() };
     case HOST_TYPE.POWEROFF:
       return { type: 'POWEROFF' };
+    case HOST_TYPE.FILE: {
+      const [user, group, size] = [payload.u32(), payload.u32(), payload.size()];
+      const path = payload.text(2, MAX_FILE_PATH_BYTES);
+      if (!path.startsWith('/') || path.includes('\0')) throw bad('a path is not absolute');
+      return { type: 'FILE', user, group, size, path };
+    }
+    case HOST_TYPE.FILE_DATA:
+      return { type: 'FILE_DATA', data: payload.rest(1, MAX_GUEST_DATA_BYTES) };
     default:
       throw new GuestProtocolError('unknown_type', `frame type ${type} is unknown`);
   }

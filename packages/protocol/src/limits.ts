@@ -20,6 +20,10 @@ export const MAX_ARGUMENTS = 4096;
 export const MAX_ENVIRONMENT = 512;
 /** Standard input carried inside the request; more is a blob. */
 export const MAX_INLINE_STDIN_BYTES = 256 * KiB;
+/** Input files of one execution, those carried inside the request, and all together. */
+export const MAX_FILES = 16;
+export const MAX_INLINE_FILES_BYTES = 256 * KiB;
+export const MAX_FILES_BYTES = 64 * MiB;
 export const MAX_BLOB_BYTES = 64 * MiB;
 export const MAX_CODE_BYTES = 4 * MiB;
 /** A directory of code, unpacked. */

@@ -29,6 +29,8 @@ const HOST: HostFrame[] = [
   { type: 'ACK', stream: 'stderr', offset: 65_536 },
   { type: 'ACK', stream: 'artifacts', offset: 0 },
   { type: 'POWEROFF' },
+  { type: 'FILE', user: 1000, group: 100, size: 2 ** 26, path: '/work/é' },
+  { type: 'FILE_DATA', data: bytes(1, 2) },
 ];
 
 const GUEST: GuestFrame[] = [

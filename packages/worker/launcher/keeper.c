@@ -17,12 +17,14 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "input.h"
 #include "leavings.h"
 #include "util.h"
 
 #define IDS 65536
 #define NAME "init"
 #define EXCHANGE "/scratch/exchange"
+#define ROOT "/rootfs"
 
 struct task
 {
@@ -183,19 +185,56 @@ static void reap(struct task *task)
   }
 }
 
+static void receive(void *to, size_t length)
+{
+  if (RETRY(recv(CONTROL_FD, to, length, MSG_WAITALL)) != (long) length)
+    _exit(0);
+}
+
+/* An input file: its owner, the length of its path and the path follow, then its bytes. Before the runtime runs, nobody else is here. */
+static void take_file(uint64_t left)
+{
+  static uint8_t piece[64 * 1024];
+  uint32_t header[3];
+  char path[INPUT_MAX_PATH + 1];
+  receive(header, sizeof header);
+  uint32_t length = le32toh(header[2]);
+  if (length > INPUT_MAX_PATH)
+    _exit(0);
+  receive(path, length);
+  path[length] = '\0';
+  int root = open(ROOT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  int file = root < 0 ? -1 : input_create(root, path, le32toh(header[0]), le32toh(header[1]), 0);
+  if (file < 0)
+    fault(START, "make the input file %s", path);
+  while (left > 0) {
+    size_t count = left < sizeof piece ? (size_t) left : sizeof piece;
+    receive(piece, count);
+    for (size_t at = 0; at < count;) {
+      long written = RETRY(write(file, piece + at, count - at));
+      if (written < 0)
+        fault(START, "write the input file %s", path);
+      at += (size_t) written;
+    }
+    left -= count;
+  }
+  close(file);
+  close(root);
+}
+
 static void obey(struct task *task)
 {
   /* A letter, and a number in little endian. */
   unsigned char order[9];
   uint64_t number;
-  long count = RETRY(recv(CONTROL_FD, order, sizeof order, MSG_WAITALL));
-  if (count != sizeof order)
-    _exit(0);
+  receive(order, sizeof order);
   memcpy(&number, order + 1, sizeof number);
   number = le64toh(number);
   if (order[0] == 'r') {
     task->artifacts_limit = number;
     begin(task);
+  } else if (order[0] == 'f' && task->runs == 0 && !task->started) {
+    take_file(number);
   } else if (order[0] == 's' && task->container > 0) {
     kill(task->container, (int) number);
   } else if (order[0] == 's' && task->runs > 0 && task->started) {

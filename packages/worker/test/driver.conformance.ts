@@ -101,6 +101,31 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       return end;
     };
 
+    test('input files, small, empty and beyond every buffer, they are there when the program starts', async () => {
+      const [small, large] = [Buffer.from('a,b\n'), randomBytes(3_000_000)];
+      const files = [
+        { path: '/work/in.csv', data: small },
+        { path: '/work/new/empty', data: Buffer.alloc(0) },
+        { path: '/work/large', data: large },
+      ];
+      const steps = ['file:/work/in.csv', 'file:/work/new/empty', 'file:/work/large', 'exit:0'];
+      const finished = await runProgram(target.driver, spec(), target.argv(steps), undefined, 0, files);
+      assert.equal(finished.stderr.toString(), '');
+      assert.ok(finished.stdout.equals(Buffer.concat([small, large])), `${finished.stdout.length} bytes`);
+      assert.equal(exitOf(finished).code, 0);
+    });
+
+    test(
+      'an input file that the image has no place for, the program is not started and that is said',
+      { skip: skips.files ?? false },
+      async () => {
+        const files = [{ path: '/etc/passwd/in', data: Buffer.from('x') }];
+        const { end } = await runProgram(target.driver, spec(), target.argv(['exit:0']), undefined, 0, files);
+        assert.ok('type' in end && end.type === 'FAULT' && end.stage === 'start', JSON.stringify(end));
+        assert.match(end.message, /input file \/etc\/passwd\/in.*: Not a directory/);
+      },
+    );
+
     test('a program that leaves nothing, nothing is sent', async () => {
       const finished = await run(['exit:0']);
       const { resultLength, artifactsLength, artifactFiles, refused } = exitOf(finished);
@@ -138,7 +163,9 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
         runProgram(target.driver, spec(), target.argv([`artifactbytes:${bytes}`, 'exit:0']), undefined, 1_500_160);
       // With its header and the end of the archive.
       const [most, more] = [await limited(1_500_160 - 1536), await limited(1_500_160 - 1535)];
-      assert.ok(most.artifacts.equals(archiveOf(new Map([['file', Buffer.alloc(1_500_160 - 1536, '0123456789abcde\n')]]))));
+      assert.ok(
+        most.artifacts.equals(archiveOf(new Map([['file', Buffer.alloc(1_500_160 - 1536, '0123456789abcde\n')]]))),
+      );
       assert.deepEqual([exitOf(more).refused, exitOf(more).artifactsLength], ['artifacts', 0]);
     });
 

@@ -70,6 +70,7 @@ describe('one attempt', () => {
           image: REF,
           code: REF,
           stdin: null,
+          files: [],
           memoryMiB: 128,
           cpus: 1,
           scratchMiB: 512,

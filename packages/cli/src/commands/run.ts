@@ -1,10 +1,13 @@
 import { fstatSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { CocoreClient } from '@cocore/client';
 import {
   CocoreError,
   type ExecutionCreateInput,
   type ExecutionRecord,
+  type InputFile,
   MAX_BLOB_BYTES,
+  MAX_INLINE_FILES_BYTES,
   MAX_INLINE_STDIN_BYTES,
   toBase64,
 } from '@cocore/protocol';
@@ -25,6 +28,7 @@ interface Options {
   env?: Record<string, string>;
   idempotencyKey?: string;
   event?: string;
+  file?: string[];
   result?: true;
 }
 
@@ -60,6 +64,28 @@ async function eventText(source: string): Promise<string> {
     return readFileSync(source.slice(1), 'utf8');
   } catch (cause) {
     throw new CocoreError('file_unreadable', `${source.slice(1)} cannot be read`, { cause });
+  }
+}
+
+/** Each `PATH`, or `NAME=PATH`: in the request while that has room, else uploaded before. */
+async function filesOf(client: CocoreClient, given: readonly string[]): Promise<InputFile[]> {
+  const files: InputFile[] = [];
+  let room = MAX_INLINE_FILES_BYTES;
+  for (const text of given) {
+    const [, name = basename(text), path = text] = /^([\w][\w.-]*)=(.+)$/.exec(text) ?? [];
+    const bytes = readInput(path);
+    if (bytes.length <= room) files.push({ name, base64: toBase64(bytes) });
+    else files.push({ name, blob: (await client.blobs.upload(bytes)).digest });
+    room -= bytes.length <= room ? bytes.length : 0;
+  }
+  return files;
+}
+
+function readInput(path: string): Uint8Array<ArrayBuffer> {
+  try {
+    return Uint8Array.from(readFileSync(path));
+  } catch (cause) {
+    throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
   }
 }
 
@@ -137,6 +163,11 @@ export function runCommand(): Command {
     .passThroughOptions()
     .option('-i, --interactive', 'take standard input from a terminal too')
     .option('--detach', 'print the execution’s id and leave')
+    .option(
+      '--file <path>',
+      'a file for its working directory, or NAME=PATH; may be given again',
+      (text, before: string[] = []) => [...before, text],
+    )
     .option('--event <json>', 'a JSON value as its standard input; @FILE reads it from a file, @- from standard input')
     .option('--result', 'print its result as JSON; what it prints itself goes to standard error')
     .option('--json', 'print the final record, with its output, and nothing else')
@@ -150,11 +181,13 @@ export function runCommand(): Command {
       const input = await (options.event === undefined
         ? stdinSource(client, options.interactive === true)
         : eventOf(options.event));
+      const files = await filesOf(client, options.file ?? []);
       using cancel = new CancelOnSignal(client);
       const created = await client.executions.create(fn, {
         args,
         env: options.env ?? {},
         ...input,
+        files,
         ...(timeout === undefined ? {} : { timeoutMs: timeout }),
         ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
         ...(idempotencyKey === undefined ? {} : { idempotencyKey }),

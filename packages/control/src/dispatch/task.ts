@@ -27,6 +27,7 @@ export function taskSpec(task: AssignedTask): TaskSpec {
     image: task.image,
     code: task.code,
     stdin: stdin === null || 'digest' in stdin ? stdin : { base64: Buffer.from(stdin.inline).toString('base64') },
+    files: [...task.files],
     memoryMiB: task.memoryMiB,
     cpus: task.cpus,
     scratchMiB: SCRATCH_MIB,

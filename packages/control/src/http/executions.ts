@@ -11,6 +11,8 @@ import {
   type InlineBytes,
   isTerminal,
   MAX_EVENT_BYTES,
+  type InputFile,
+  MAX_INLINE_FILES_BYTES,
   MAX_INLINE_OUTPUT_BYTES,
   MAX_INLINE_STDIN_BYTES,
   type StdinSource,
@@ -122,6 +124,7 @@ async function create(
         args: body.args,
         env: body.env,
         stdin: body.event === undefined ? stdinOf(body.stdin) : eventInput(body.event),
+        files: checkedFiles(body.files),
         timeoutMs: body.timeoutMs ?? null,
         outputLimitBytes: body.outputLimitBytes ?? null,
         idempotencyKey: body.idempotencyKey ?? null,
@@ -146,6 +149,14 @@ function stdinOf(source: StdinSource | undefined): NewStdin {
     'input_too_large',
     `standard input of ${inline.length} bytes is too large for a request (${MAX_INLINE_STDIN_BYTES}); upload it as a blob`,
   );
+}
+
+/** Files in the request are bounded together, as standard input is. */
+function checkedFiles(files: readonly InputFile[]): readonly InputFile[] {
+  const bytes = files.reduce((sum, file) => sum + ('base64' in file ? Buffer.byteLength(file.base64, 'base64') : 0), 0);
+  if (bytes <= MAX_INLINE_FILES_BYTES) return files;
+  const message = `files of ${bytes} bytes are too large for a request (${MAX_INLINE_FILES_BYTES}); upload them as blobs`;
+  throw new CocoreError('input_too_large', message);
 }
 
 /** An event is the function's standard input. */

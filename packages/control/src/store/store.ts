@@ -7,6 +7,7 @@ import type {
   ExecutionRecord,
   FunctionError,
   FunctionRecord,
+  InputFile,
   FunctionSource,
   IsolationClass,
   KeyRecord,
@@ -14,6 +15,7 @@ import type {
   OfStreams,
   Outcome,
   StreamEnd,
+  TaskFile,
   UsageRecord,
   BlobRef,
   ContainerUser,
@@ -157,6 +159,7 @@ export interface NewExecution {
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly stdin: NewStdin;
+  readonly files: readonly InputFile[];
   readonly timeoutMs: number | null;
   readonly outputLimitBytes: number | null;
   readonly idempotencyKey: string | null;
@@ -233,6 +236,7 @@ export interface AssignedTask {
   readonly image: BlobRef;
   readonly code: BlobRef;
   readonly stdin: { readonly inline: Uint8Array } | BlobRef | null;
+  readonly files: readonly TaskFile[];
   readonly memoryMiB: number;
   readonly cpus: number;
   readonly timeoutMs: number;

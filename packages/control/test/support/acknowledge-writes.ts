@@ -28,6 +28,7 @@ const execution = {
   args: [],
   env: {},
   stdin: null,
+  files: [],
   timeoutMs: null,
   outputLimitBytes: null,
   idempotencyKey: null,

@@ -4,6 +4,7 @@ import {
   assertNever,
   type AttemptAssign,
   type AttemptEnded,
+  type BlobRef,
   CocoreError,
   endStatement,
   type GuestFrame,
@@ -11,9 +12,10 @@ import {
   type Outcome,
   type TaskSpec,
 } from '@cocore/protocol';
+import { posix } from 'node:path';
 import type { Logger } from 'pino';
 import type { BlobCache } from '../blobs/blob-cache.ts';
-import type { ChannelFailure, GuestChannel, GuestListener } from '../guest/channel.ts';
+import type { ChannelFailure, GuestChannel, GuestFile, GuestListener } from '../guest/channel.ts';
 import { ociConfig } from '../guest/oci-config.ts';
 import { type StdinSource, stdinOfBytes, stdinOfFile } from '../guest/stdin.ts';
 import { awakeClock, type Clock, deadline, uptimeClock } from '../host/clock.ts';
@@ -145,6 +147,7 @@ export class Execution implements Attempt {
     const { path: imagePath } = scope.use(await blobs.use(image, signal));
     const { path: codePath } = scope.use(await blobs.use(code, signal));
     const stdin = scope.use(await this.#openStdin(scope));
+    const files = await this.#openFiles(scope);
     const listener: GuestListener = {
       started: () => {
         prepareClock[Symbol.dispose]();
@@ -160,7 +163,19 @@ export class Execution implements Attempt {
     this.#channel = channel;
     this.#watch(scope, channel);
     const config = ociConfig({ ...this.#task, hostname: HOSTNAME });
-    channel.start(Buffer.from(JSON.stringify(config)), stdin, this.#task.artifactsLimitBytes);
+    channel.start(Buffer.from(JSON.stringify(config)), stdin, this.#task.artifactsLimitBytes, files);
+  }
+
+  async #openFiles(scope: AsyncDisposableStack): Promise<GuestFile[]> {
+    const { files, cwd, user } = this.#task;
+    const opened: GuestFile[] = [];
+    for (const file of files) {
+      const content = await ('base64' in file
+        ? stdinOfBytes(Buffer.from(file.base64, 'base64'))
+        : stdinOfFile(scope.use(await this.#parts.blobs.use(refOf(file), this.#stop.signal)).path));
+      opened.push({ path: join(cwd, file.name), user: user.uid, group: user.gid, content: scope.use(content) });
+    }
+    return opened;
   }
 
   async #openStdin(scope: AsyncDisposableStack): Promise<StdinSource> {
@@ -246,6 +261,9 @@ export class Execution implements Attempt {
     this.#ended = { type: 'AttemptEnded', ...facts, message: this.#end.message, signature };
   }
 }
+
+const { join } = posix;
+const refOf = ({ digest, bytes }: BlobRef): BlobRef => ({ digest, bytes });
 
 /** A process that failed by itself says more than what could not be taken of it. */
 function outcomeOf({ kind, code, oom, refused }: Extract<EndFrame, { type: 'EXIT' }>): Outcome {

@@ -39,6 +39,14 @@ export interface GuestListener {
   failed(failure: ChannelFailure): void;
 }
 
+/** A file in the container's root, for a user of the container. */
+export interface GuestFile {
+  readonly path: string;
+  readonly user: number;
+  readonly group: number;
+  readonly content: StdinSource;
+}
+
 /** What cannot be sent yet waits in the stream's own buffer; more than this, and what can be left out or merged is. */
 const BACKLOG_BYTES = 128 * 1024;
 const SEED_BYTES = 64;
@@ -105,15 +113,22 @@ export class GuestChannel implements Disposable {
    * Gives the agent clock, entropy and its one task, then standard input as far as the guest takes it.
    *
    * @param artifactsLimit how many bytes the function's artifacts may be, as an archive
+   * @param files given before the task, so that they are there when it starts
    */
-  start(config: Uint8Array, stdin: StdinSource, artifactsLimit = 0): void {
+  start(config: Uint8Array, stdin: StdinSource, artifactsLimit = 0, files: readonly GuestFile[] = []): void {
     if (this.#state !== 'greeted') return;
     this.#state = 'tasked';
     this.#stdin = stdin;
     this.#limits = { ...LIMITS, artifacts: artifactsLimit };
     this.#send({ type: 'SEED', epochNs: BigInt(Date.now()) * 1_000_000n, entropy: randomBytes(SEED_BYTES) });
-    this.#send({ type: 'TASK', artifactsLimit, config });
-    this.#pumpStdin();
+    const task = () => {
+      this.#send({ type: 'TASK', artifactsLimit, config });
+      this.#pumpStdin();
+    };
+    if (files.length === 0) return task();
+    this.#sendFiles(files).then(task, (error: unknown) => {
+      this.#fail('closed', `a file cannot be given: ${error instanceof Error ? error.message : 'unknown'}`);
+    });
   }
 
   /** All bytes of the stream before `offset` are kept: the guest may send more. */
@@ -245,6 +260,32 @@ export class GuestChannel implements Disposable {
       this.#unsentAcks.delete(stream);
       this.#send({ type: 'ACK', stream, offset: this.#acknowledged[stream] });
     }
+  }
+
+  /** No faster than the guest takes them. */
+  async #sendFiles(files: readonly GuestFile[]): Promise<void> {
+    const live = () => this.#state === 'tasked';
+    for (const { path, user, group, content } of files) {
+      this.#send({ type: 'FILE', user, group, size: content.length, path });
+      for (let at = 0; live() && at < content.length;) {
+        const data = await content.read(at, Math.min(MAX_GUEST_DATA_BYTES, content.length - at));
+        if (!live()) return;
+        this.#send({ type: 'FILE_DATA', data });
+        at += data.length;
+        while (live() && this.#stream.writableNeedDrain) await this.#drained();
+      }
+    }
+  }
+
+  /** Resolves when more may be written, or nothing will be any more. */
+  #drained(): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#stream.off('drain', done).off('close', done);
+        resolve();
+      };
+      this.#stream.on('drain', done).on('close', done);
+    });
   }
 
   #pumpStdin(): void {

@@ -77,6 +77,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
         image: image!,
         code: code!,
         stdin: null,
+        files: [],
         memoryMiB: 128,
         cpus: 1,
         scratchMiB: 512,

@@ -34,6 +34,7 @@ export async function startProgram(
   argv: readonly string[],
   stdin: Uint8Array = new Uint8Array(0),
   artifactsLimit = 2_000_000,
+  files: readonly { readonly path: string; readonly data: Uint8Array }[] = [],
 ): Promise<RunningProgram> {
   const started = Promise.withResolvers<void>();
   const ended = Promise.withResolvers<End>();
@@ -71,7 +72,8 @@ export async function startProgram(
     memoryMiB: spec.memoryMiB,
     hostname: 'function',
   });
-  channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin), artifactsLimit);
+  const given = files.map(({ path, data }) => ({ path, user: 0, group: 0, content: stdinOfBytes(data) }));
+  channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin), artifactsLimit, given);
   // A guest that is not pinged ends itself.
   const pings = setInterval(() => channel.ping(), AGENT_PING_MS);
   return {

@@ -159,6 +159,7 @@ export function assignment(
       image: blob,
       code: blob,
       stdin: null,
+      files: [],
       memoryMiB: 128,
       cpus: 1,
       scratchMiB: 512,

@@ -13,6 +13,7 @@ for step in "$@"; do
     fill) fallocate -l 1G /work/full ;;
     signal) kill -"$argument" $$ ;;
     oom) tail /dev/zero ;;
+    file) cat "$argument" ;;
     result) printf %s "$argument" >"$COCORE_RESULT" ;;
     resultbytes) head -c "$argument" /dev/zero | tr '\0' 7 >"$COCORE_RESULT" ;;
     resultlink) ln -s /etc/passwd "$COCORE_RESULT" ;;

@@ -1,4 +1,4 @@
-import { isAtLeast, type IsolationClass } from '@cocore/protocol';
+import { isAtLeast, type IsolationClass, type TaskFile } from '@cocore/protocol';
 import type { AssignedTask, AttemptKey, FunctionProcess } from '../store.ts';
 import type { Context } from './context.ts';
 
@@ -16,12 +16,20 @@ interface TaskRow {
   readonly stdin_inline: Uint8Array | null;
   readonly stdin_digest: string | null;
   readonly stdin_bytes: number | null;
+  readonly files: string | null;
   readonly memory_mib: number;
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
   readonly isolation: IsolationClass;
 }
+
+/** As `createExecution` wrote them. */
+const filesOf = (text: string | null): TaskFile[] => (text === null ? [] : (JSON.parse(text) as TaskFile[]));
+
+/** The digests that a column of files names. */
+export const fileBlobs = (text: string | null): string[] =>
+  filesOf(text).flatMap((file) => ('digest' in file ? [file.digest] : []));
 
 export function assign(
   context: Context,
@@ -37,7 +45,7 @@ export function assign(
   if (host === undefined) return 'stale';
   const row = db.get<TaskRow>(
     `SELECT e.execution_id, f.name AS function_name, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
-       v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.memory_mib, e.cpus,
+       v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
        e.timeout_ms, e.output_limit_bytes, v.isolation
      FROM attempts a
      JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
@@ -74,6 +82,7 @@ export function assign(
     env: JSON.parse(row.env) as Record<string, string>,
     image: { digest: row.image_digest, bytes: row.image_bytes },
     code: { digest: row.code_digest, bytes: row.code_bytes },
+    files: filesOf(row.files),
     stdin:
       row.stdin_inline !== null
         ? { inline: row.stdin_inline }

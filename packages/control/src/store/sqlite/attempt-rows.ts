@@ -1,5 +1,6 @@
 import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow } from '../store.ts';
+import { fileBlobs } from './assignments.ts';
 import type { Context } from './context.ts';
 import type { StatusRow } from './lifecycle.ts';
 
@@ -39,7 +40,7 @@ export const SELECT_JOINED = `
 
 const SELECT_LIVE = SELECT_JOINED.replace(
   'FROM attempts a',
-  `, v.isolation AS required_isolation, v.image_digest, v.code_digest, e.stdin_digest FROM attempts a`,
+  `, v.isolation AS required_isolation, v.image_digest, v.code_digest, e.stdin_digest, e.files FROM attempts a`,
 ).concat(
   ' JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version',
 );
@@ -49,6 +50,7 @@ interface LiveRow extends JoinedRow {
   readonly image_digest: string;
   readonly code_digest: string;
   readonly stdin_digest: string | null;
+  readonly files: string | null;
 }
 
 export function committedBytes(row: JoinedRow): OfStreams<number> {
@@ -78,7 +80,10 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     cancelRequestedAtMs: row.cancel_requested_at,
     outputLimitBytes: row.output_limit_bytes,
     bytes: committedBytes(row),
-    blobs: [row.image_digest, row.code_digest, ...(row.stdin_digest === null ? [] : [row.stdin_digest])],
+    blobs: [
+      ...[row.image_digest, row.code_digest, ...(row.stdin_digest === null ? [] : [row.stdin_digest])],
+      ...fileBlobs(row.files),
+    ],
   };
 }
 

@@ -1,15 +1,19 @@
 import { createHash } from 'node:crypto';
 import {
+  type BlobRef,
   CocoreError,
   type ExecutionList,
   type ExecutionListQuery,
   type ExecutionRecord,
+  MAX_FILES_BYTES,
   MAX_INPUT_BYTES,
   QUEUE_TTL_MS,
+  type TaskFile,
   utf8Length,
 } from '@cocore/protocol';
 import { admit, type Limits } from '../../admission.ts';
 import type { CancelRequested, CreatedExecution, NewExecution } from '../store.ts';
+import { fileBlobs } from './assignments.ts';
 import { type Context, newId } from './context.ts';
 import { findFunction } from './functions.ts';
 import { applyEvent, type StatusRow } from './lifecycle.ts';
@@ -22,10 +26,16 @@ const sha256 = (data: string | Uint8Array) => `sha256:${createHash('sha256').upd
 
 /** What the request asks for, whatever its key and the time: two requests with one digest mean the same. */
 function inputDigest(execution: NewExecution): string {
-  const { args, env, stdin, timeoutMs, outputLimitBytes } = execution;
+  const { args, env, stdin, files, timeoutMs, outputLimitBytes } = execution;
   const stdinDigest = stdin === null ? null : 'blob' in stdin ? stdin.blob : sha256(stdin.inline);
   const sorted = Object.entries(env).sort(([one], [other]) => (one < other ? -1 : 1));
-  return sha256(JSON.stringify([args, sorted, stdinDigest, timeoutMs, outputLimitBytes]));
+  const named = files
+    .map((file) => [file.name, 'blob' in file ? file.blob : sha256(Buffer.from(file.base64, 'base64'))] as const)
+    .sort(([one], [other]) => (one < other ? -1 : 1));
+  // Without files it is what it was before there were any: a key outlives an upgrade.
+  return sha256(
+    JSON.stringify([args, sorted, stdinDigest, timeoutMs, outputLimitBytes, ...(named.length === 0 ? [] : [named])]),
+  );
 }
 
 function checkInputSize(execution: NewExecution, functionEnv: Readonly<Record<string, string>>): void {
@@ -47,17 +57,38 @@ interface StdinColumns {
   readonly bytes: number | null;
 }
 
-function stdinColumns({ db }: Context, { projectId, stdin }: NewExecution): StdinColumns {
-  if (stdin === null) return { inline: null, digest: null, bytes: null };
-  if ('inline' in stdin) return { inline: stdin.inline, digest: null, bytes: stdin.inline.length };
+function blobOf({ db }: Context, projectId: string, digest: string): BlobRef {
   const blob = db.get<{ bytes: number }>(
     'SELECT bytes FROM blobs WHERE project_id = ? AND digest = ?',
     projectId,
-    stdin.blob,
+    digest,
   );
-  if (blob === undefined) throw new CocoreError('blob_not_found', `there is no blob ${stdin.blob} in this project`);
-  return { inline: null, digest: stdin.blob, bytes: blob.bytes };
+  if (blob === undefined) throw new CocoreError('blob_not_found', `there is no blob ${digest} in this project`);
+  return { digest, bytes: blob.bytes };
 }
+
+function stdinColumns(context: Context, { projectId, stdin }: NewExecution): StdinColumns {
+  if (stdin === null) return { inline: null, digest: null, bytes: null };
+  if ('inline' in stdin) return { inline: stdin.inline, digest: null, bytes: stdin.inline.length };
+  return { inline: null, ...blobOf(context, projectId, stdin.blob) };
+}
+
+/** The files with the lengths of their blobs, as JSON; null for none. */
+function filesColumn(context: Context, { projectId, files }: NewExecution): string | null {
+  if (files.length === 0) return null;
+  const found = files.map((file): TaskFile => {
+    if ('base64' in file) return file;
+    return { name: file.name, ...blobOf(context, projectId, file.blob) };
+  });
+  const bytes = found.reduce((sum, file) => sum + ('bytes' in file ? file.bytes : base64Bytes(file.base64)), 0);
+  if (bytes <= MAX_FILES_BYTES) return JSON.stringify(found);
+  throw new CocoreError(
+    'input_too_large',
+    `the files are ${bytes} bytes together; at most ${MAX_FILES_BYTES} are taken`,
+  );
+}
+
+const base64Bytes = (text: string): number => Buffer.byteLength(text, 'base64');
 
 export function createExecutions(
   context: Context,
@@ -91,12 +122,13 @@ function createExecution(context: Context, execution: NewExecution, limits: Limi
   }
   checkInputSize(execution, JSON.parse(version.env) as Record<string, string>);
   const stdin = stdinColumns(context, execution);
+  const files = filesColumn(context, execution);
   const project = db.get<{ live: number }>(
     'SELECT live_executions AS live FROM projects WHERE project_id = ?',
     projectId,
   );
   admit({ liveExecutions: project!.live + 1 }, limits);
-  return insertExecution(context, execution, version, digest, stdin);
+  return insertExecution(context, execution, version, digest, stdin, files);
 }
 
 function insertExecution(
@@ -105,6 +137,7 @@ function insertExecution(
   version: FunctionRow,
   digest: string,
   stdin: StdinColumns,
+  files: string | null,
 ): CreatedExecution {
   const { db } = context;
   const { projectId } = execution;
@@ -113,8 +146,8 @@ function insertExecution(
   const nowMs = context.now();
   db.run(
     `INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, stdin_inline, stdin_digest,
-       stdin_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, input_digest, idempotency_key, created_at, queue_expires_at)
-     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       stdin_bytes, files, memory_mib, cpus, timeout_ms, output_limit_bytes, input_digest, idempotency_key, created_at, queue_expires_at)
+     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     executionId,
     version.function_id,
@@ -124,6 +157,7 @@ function insertExecution(
     stdin.inline,
     stdin.digest,
     stdin.bytes,
+    files,
     version.memory_mib,
     version.cpus,
     execution.timeoutMs ?? version.timeout_ms,
@@ -151,7 +185,10 @@ function insertExecution(
       memoryMiB: version.memory_mib,
       cpus: version.cpus,
       isolation: version.isolation,
-      blobs: [version.image_digest, version.code_digest, ...(stdin.digest === null ? [] : [stdin.digest])],
+      blobs: [
+        ...[version.image_digest, version.code_digest, ...(stdin.digest === null ? [] : [stdin.digest])],
+        ...fileBlobs(files),
+      ],
       queuedAtMs: nowMs,
     },
   };

@@ -37,6 +37,7 @@ interface Config {
  * steps, in order: `out:TEXT`, `err:TEXT`, `outbytes:N`, `cat` (stdin to stdout), `sleep:MS`, `flood` (for ever), `silent` (the agent
  * stops answering), `vanish` (the machine dies without a report), `garbage` (a bad frame), `signal:N`, `oom`, `exit:N`. The end of the
  * steps is exit 0. `result:TEXT` and `artifact:NAME:TEXT` say what is left at an exit; `resultbytes:N` and `artifactbytes:N` leave N bytes.
+ * `file:PATH` writes an input file to stdout.
  */
 export class FakeGuest implements GuestDouble {
   readonly ended: Promise<void>;
@@ -46,6 +47,8 @@ export class FakeGuest implements GuestDouble {
   readonly #sent: OfStreams<number> = ofStreams(() => 0);
   readonly #acknowledged: OfStreams<number> = ofStreams(() => 0);
   readonly #artifacts = new Map<string, Uint8Array>();
+  /** Input files by their path. */
+  readonly #files = new Map<string, Uint8Array[]>();
   #artifactsLimit = 0;
   #result: Uint8Array = new Uint8Array(0);
   #refused: { readonly what: Refused; readonly message: string } | null = null;
@@ -106,6 +109,12 @@ export class FakeGuest implements GuestDouble {
         return this[Symbol.dispose]();
       case 'SEED':
         return;
+      case 'FILE':
+        this.#files.set(frame.path, []);
+        return;
+      case 'FILE_DATA':
+        [...this.#files.values()].at(-1)?.push(frame.data.slice());
+        return;
       default:
         return assertNever(frame);
     }
@@ -149,6 +158,8 @@ export class FakeGuest implements GuestDouble {
       case 'oom':
         this.#exit('signaled', constants.signals.SIGKILL, true);
         throw new Over();
+      case 'file':
+        return this.#write('stdout', Buffer.concat(this.#files.get(argument) ?? []));
       case 'result':
         this.#result = Buffer.from(argument);
         return;

@@ -74,6 +74,30 @@ export class LauncherControl {
     this.#order('r', artifactsLimit);
   }
 
+  /** Begins an input file, whose bytes follow by `fileData`; before `run`. */
+  file(path: string, user: number, group: number, size: number): void {
+    const name = Buffer.from(path);
+    const header = Buffer.alloc(12);
+    header.writeUInt32LE(user, 0);
+    header.writeUInt32LE(group, 4);
+    header.writeUInt32LE(name.length, 8);
+    this.#order('f', size);
+    if (this.#socket.writable) this.#socket.write(Buffer.concat([header, name]));
+  }
+
+  /** False when nothing more should be given until `drained`. */
+  fileData(data: Uint8Array): boolean {
+    return !this.#socket.writable || this.#socket.write(data);
+  }
+
+  drained(): Promise<void> {
+    return new Promise((resolve) => {
+      if (!this.#socket.writable) return resolve();
+      this.#socket.once('drain', resolve);
+      this.#socket.once('close', resolve);
+    });
+  }
+
   signal(number: number): void {
     this.#order('s', number);
   }

@@ -56,6 +56,8 @@ export class OciGuest implements Disposable {
   #streams: Streams | null = null;
   #state: 'new' | 'greeted' | 'tasked' | 'running' | 'ending' | 'ended' = 'new';
   #oomLook: NodeJS.Timeout | undefined;
+  /** Of the input file that is being given. */
+  #fileLeft = 0;
   #unfit: { readonly refused: Refused; readonly message: string } | null = null;
   /** The number of files among the artifacts, once all that the function left has been given. */
   readonly #left = Promise.withResolvers<number>();
@@ -105,7 +107,8 @@ export class OciGuest implements Disposable {
       case 'lost':
         return void this.#lost(`the runtime ended without saying how the container did: ${news.log}`);
       case 'fault':
-        if (this.#state === 'tasked') this.#fault(news.stage, news.errno, news.message);
+        // A jail that could not be made is told when there is a task; a file that could not, at once.
+        if (this.#state === 'tasked' || (this.#state === 'greeted' && this.#streams !== null)) this.#fault(news.stage, news.errno, news.message);
         return this.#jail.resolve(news);
       default:
         return assertNever(news);
@@ -126,7 +129,7 @@ export class OciGuest implements Disposable {
     if (this.#state === 'ending' || this.#state === 'ended') return;
     const { type } = frame;
     const streams = this.#streams;
-    if (streams === null && type !== 'HELLO' && type !== 'SEED' && type !== 'TASK') {
+    if (streams === null && !['HELLO', 'SEED', 'FILE', 'FILE_DATA', 'TASK'].includes(type)) {
       // Without a jail the task's fault is on its way.
       return this.#expect(this.#state === 'tasked', `a ${type} before the task`);
     }
@@ -138,8 +141,16 @@ export class OciGuest implements Disposable {
       case 'SEED':
         // Clock and entropy are the host's own.
         return this.#expect(this.#state === 'greeted', 'a SEED out of order');
+      case 'FILE':
+        this.#expect(this.#state === 'greeted' && this.#fileLeft === 0, 'a FILE out of order');
+        this.#fileLeft = frame.size;
+        return this.#control?.file(frame.path, frame.user, frame.group, frame.size);
+      case 'FILE_DATA':
+        this.#expect(this.#state === 'greeted' && frame.data.length <= this.#fileLeft, 'a FILE_DATA out of order');
+        this.#fileLeft -= frame.data.length;
+        return this.#giveFile(frame.data.slice());
       case 'TASK':
-        this.#expect(this.#state === 'greeted', 'a TASK out of order');
+        this.#expect(this.#state === 'greeted' && this.#fileLeft === 0, 'a TASK out of order');
         this.#state = 'tasked';
         return void this.#start(frame.config.slice(), frame.artifactsLimit);
       case 'STDIN':
@@ -153,6 +164,14 @@ export class OciGuest implements Disposable {
       default:
         return assertNever(frame);
     }
+  }
+
+  /** The host is read no faster than the launcher takes what it sends. */
+  #giveFile(data: Uint8Array): void {
+    const control = this.#control;
+    if (control === null || control.fileData(data)) return;
+    this.#parts.stream.pause();
+    void control.drained().then(() => this.#parts.stream.resume());
   }
 
   /** A jail that could not be made is told when there is a task to fault. */
