@@ -233,6 +233,22 @@ describe('the daemon and a scripted server', () => {
     assert.equal(ended.stdout.bytes, 16);
   });
 
+  test('a large blob that was fetched, the server is told of it, and after each welcome again', async () => {
+    const { peer } = await welcomed();
+    const large = Buffer.alloc(1024 * 1024, 'large');
+    const image = { digest: `sha256:${createHash('sha256').update(large).digest('hex')}`, bytes: large.length };
+    server.blobs.set(image.digest, large);
+    const assign = assignment(ONE, 1, REF, ['exit 0']);
+    peer.send({ ...assign, task: { ...assign.task, image } });
+    const told = { type: 'WorkerBlobs', added: [image.digest], removed: [] } as const;
+    assert.deepEqual(await peer.next('WorkerBlobs'), told);
+    await peer.next('AttemptEnded');
+    peer.socket.terminate();
+    const again = await server.peer(1);
+    await again.welcome();
+    assert.deepEqual(await again.next('WorkerBlobs'), told);
+  });
+
   test('an end that was not acknowledged, it is told again, the very same', async () => {
     const { peer } = await welcomed();
     peer.send(assignment(ONE, 1, REF, ['out:x', 'exit:0']));
