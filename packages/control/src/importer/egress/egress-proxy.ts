@@ -137,7 +137,10 @@ export class EgressProxy implements AsyncDisposable {
     });
     upstream.pipe(client);
     client.pipe(upstream);
-    upstream.once('close', () => client.destroy());
+    // What it sent before its end may still be on its way; without an end it broke off.
+    upstream.once('close', () => {
+      if (!upstream.readableEnded) client.destroy();
+    });
     client.once('close', () => upstream.destroy());
   }
 }

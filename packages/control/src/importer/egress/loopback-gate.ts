@@ -29,7 +29,10 @@ export class LoopbackGate implements AsyncDisposable {
       client.pipe(upstream);
       upstream.pipe(client);
       client.once('close', () => upstream.destroy());
-      upstream.once('close', () => client.destroy());
+      // What it sent before its end may still be on its way; without an end it broke off.
+      upstream.once('close', () => {
+        if (!upstream.readableEnded) client.destroy();
+      });
     });
     this.#server.maxConnections = MAX_OPEN;
   }

@@ -9,7 +9,10 @@ export async function forward(host: string, port: number, socketPath: string): P
     client.once('error', () => upstream.destroy());
     upstream.once('error', () => client.destroy());
     client.once('close', () => upstream.destroy());
-    upstream.once('close', () => client.destroy());
+    // What it sent before its end may still be on its way; without an end it broke off.
+    upstream.once('close', () => {
+      if (!upstream.readableEnded) client.destroy();
+    });
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
