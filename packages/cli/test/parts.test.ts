@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { ExecutionRecord } from '@cocore/protocol';
 import { daemonCommands } from '../src/commands/daemons.ts';
-import { guessRuntime } from '../src/commands/deploy.ts';
 import { CredentialsStore } from '../src/credentials.ts';
 import { describeSandboxes } from '../src/dev-stack.ts';
 import { exitCodeOf } from '../src/exit-code.ts';
@@ -42,20 +41,6 @@ describe('what is printed', () => {
       ['5s ago', '10m ago', '3h ago', '3d ago', '0s ago'],
     );
   });
-});
-
-test('the runtime, is told by the extension, else by the first line', () => {
-  const cases: [string, string, string | undefined][] = [
-    ['a.py', '', 'python'],
-    ['a.sh', '', 'bash'],
-    ['a', '#!/bin/bash\n', 'bash'],
-    ['a', '#!/usr/bin/env python3\n', 'python'],
-    ['a', '#!/usr/bin/env -S python3 -u\n', 'python'],
-    ['a', '#!/usr/bin/perl\n', undefined],
-    ['a', 'print()\n', undefined],
-  ];
-  for (const [path, content, runtime] of cases)
-    assert.equal(guessRuntime(path, Buffer.from(content)), runtime, content);
 });
 
 test('what dev says at its start, it names for a weak class what the class is not', () => {

@@ -1,26 +1,27 @@
-import { readFileSync, statSync } from 'node:fs';
-import { basename } from 'node:path';
 import {
   CocoreError,
   CPU_SHAPES,
   DEFAULT_CPUS,
   DEFAULT_MEMORY_MIB,
-  type FunctionDeployInput,
   IsolationClass,
   MEMORY_SHAPES_MIB,
+  type ProjectFile,
 } from '@cocore/protocol';
 import { Command, Option } from 'commander';
-import type { DeployOptions } from '@cocore/client';
+import type { CocoreClient, DeployOptions } from '@cocore/client';
 import { connect } from '../context.ts';
 import { DeployProgressPrinter } from '../deploy-progress.ts';
 import { nameOfImage, registryAuth } from '../images/registry-auth.ts';
 import { plain, printJson } from '../print.ts';
+import { sourceAt, type Source } from '../source/source.ts';
 import { durationMs, environment, sizeBytes, wholeNumber } from '../units.ts';
 
 interface Options {
   name?: string;
   image?: string;
   runtime?: string;
+  entry?: string;
+  handler?: string;
   memory?: number;
   cpus?: number;
   timeout?: number;
@@ -30,49 +31,19 @@ interface Options {
   json?: true;
 }
 
-/** What runs a file, by its extension, else by its first line. */
-export function guessRuntime(path: string, content: Buffer): string | undefined {
-  if (/\.(?:sh|bash)$/.test(path)) return 'bash';
-  if (path.endsWith('.py')) return 'python';
-  const [firstLine] = content.subarray(0, 200).toString('latin1').split('\n');
-  const interpreter = /^#!\s*(?:\S*\/env\s+(?:-S\s+)?)?(?:\S*\/)?(\w+)/.exec(firstLine!)?.[1];
-  if (interpreter === 'bash' || interpreter === 'sh') return 'bash';
-  return interpreter !== undefined && /^python/.test(interpreter) ? 'python' : undefined;
-}
-
-function read(path: string): Buffer {
-  try {
-    // A device may have no end.
-    if (statSync(path).isCharacterDevice()) throw new CocoreError('code_invalid', `${path} is not a regular file`);
-    return readFileSync(path);
-  } catch (cause) {
-    if (cause instanceof CocoreError) throw cause;
-    throw new CocoreError('file_unreadable', `${path} cannot be read`, { cause });
+async function sourceOf(words: readonly string[], options: Options, client: () => CocoreClient): Promise<Source> {
+  if (options.image !== undefined) {
+    if (options.handler !== undefined) throw new CocoreError('usage', 'an image is run as a program, not as a handler');
+    if (options.entry !== undefined) throw new CocoreError('usage', '--entry names a file of a directory');
+    return { deploy: imageSource(options.image, words), project: {} };
   }
-}
-
-/** What is deployed: the part of the request that says where the code comes from, and a name for it. */
-type Source = Pick<FunctionDeployInput, 'file' | 'archive' | 'image' | 'runtime' | 'handler'> & {
-  readonly name: string;
-};
-
-function sourceOf(words: readonly string[], options: Options): Source {
-  if (options.image !== undefined) return imageSource(options.image, words);
   const [path, ...rest] = words;
-  if (path === undefined) throw new CocoreError('usage', 'name a file, or an image with --image');
+  if (path === undefined) throw new CocoreError('usage', 'name a file or a directory, or an image with --image');
   if (rest.length > 0) throw new CocoreError('usage', `${rest[0]} is one word too many; only an image takes a command`);
-  return fileSource(path, options);
+  return sourceAt(path, options, client);
 }
 
-function fileSource(path: string, options: Options): Source {
-  const content = read(path);
-  const runtime = options.runtime ?? guessRuntime(path, content);
-  if (runtime === undefined) throw new CocoreError('runtime_unknown', `what runs ${path} cannot be told from it`);
-  const file = { name: basename(path), contentBase64: content.toString('base64') };
-  return { name: basename(path).replace(/\.[^.]*$/, ''), file, runtime };
-}
-
-function imageSource(reference: string, command: readonly string[]): Source {
+function imageSource(reference: string, command: readonly string[]): Source['deploy'] {
   const auth = registryAuth(reference, process.env);
   const image = {
     reference,
@@ -82,13 +53,31 @@ function imageSource(reference: string, command: readonly string[]): Source {
   return { name: nameOfImage(reference), image };
 }
 
+type Defined<T> = { [Name in keyof T]?: Exclude<T[Name], undefined> };
+
+/** What was given, by the command or else by the directory; the server fills in the rest. */
+function settings(options: Options, project: ProjectFile) {
+  const given = {
+    name: options.name,
+    memoryMiB: options.memory ?? project.memoryMiB,
+    cpus: options.cpus ?? project.cpus,
+    timeoutMs: options.timeout ?? project.timeoutMs,
+    outputLimitBytes: options.outputLimit ?? project.outputLimitBytes,
+    isolation: options.isolation ?? project.isolation,
+    env: { ...project.env, ...options.env },
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Defined<typeof given>;
+}
+
 export function deployCommand(): Command {
   return new Command('deploy')
-    .description('make a function of a file or a container image, or the next version of one')
-    .argument('[words...]', 'a file; or, after --, the command of an image')
+    .description('make a function of a file, a directory or a container image, or the next version of one')
+    .argument('[words...]', 'a file or a directory; or, after --, the command of an image')
     .option('--image <reference>', 'an image of any registry, such as python:3.12 or ghcr.io/owner/name@sha256:…')
-    .option('--name <name>', 'what it is called; the name of the file or the image if not given')
-    .option('--runtime <runtime>', 'what runs the file; guessed from it if not given')
+    .option('--name <name>', 'what it is called; the name of the file, directory or image if not given')
+    .option('--runtime <runtime>', 'what runs the file; told from it if not given')
+    .option('--entry <file>', 'the file of the directory that is run; found by itself where there is one candidate')
+    .option('--handler <name>', 'the handler that the file gives; without it the file is a program')
     .option(
       '--memory <MiB>',
       `its memory: ${MEMORY_SHAPES_MIB.join(', ')}; ${DEFAULT_MEMORY_MIB} if not given`,
@@ -105,23 +94,17 @@ export function deployCommand(): Command {
     )
     .option('--json', 'print the record')
     .action(async (words: string[], options: Options) => {
-      const { name, ...source } = sourceOf(words, options);
-      const { memory, cpus, timeout, outputLimit, isolation } = options;
-      const client = connect(process.env);
+      let known: CocoreClient | undefined;
+      // What is wrong with the code is said before what is wrong with the server.
+      const client = () => (known ??= connect(process.env));
+      const { deploy, project } = await sourceOf(words, options, client);
       const printer = new DeployProgressPrinter(process.stderr);
-      const given = {
-        name: options.name ?? name,
-        ...source,
-        env: options.env ?? {},
-        ...(memory === undefined ? {} : { memoryMiB: memory }),
-        ...(cpus === undefined ? {} : { cpus }),
-        ...(timeout === undefined ? {} : { timeoutMs: timeout }),
-        ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
-        ...(isolation === undefined ? {} : { isolation }),
-      };
+      const given = { ...deploy, ...settings(options, project) };
       const onEvent: DeployOptions['onEvent'] = (event) =>
         event.event === 'progress' ? printer.progress(event.data) : printer.output(event.data);
-      const record = await client.functions.deploy(given, { onEvent }).finally(() => printer.end());
+      const record = await client()
+        .functions.deploy(given, { onEvent })
+        .finally(() => printer.end());
       if (options.json === true) printJson(record);
       else process.stdout.write(`${plain(record.name)} version ${record.version} (${record.id})\n`);
     });
