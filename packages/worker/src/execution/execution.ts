@@ -173,7 +173,7 @@ export class Execution implements Attempt {
       const content = await ('base64' in file
         ? stdinOfBytes(Buffer.from(file.base64, 'base64'))
         : stdinOfFile(scope.use(await this.#parts.blobs.use(refOf(file), this.#stop.signal)).path));
-      opened.push({ path: join(cwd, file.name), user: user.uid, group: user.gid, content: scope.use(content) });
+      opened.push({ path: posix.join(cwd, file.name), user: user.uid, group: user.gid, content: scope.use(content) });
     }
     return opened;
   }
@@ -262,7 +262,6 @@ export class Execution implements Attempt {
   }
 }
 
-const { join } = posix;
 const refOf = ({ digest, bytes }: BlobRef): BlobRef => ({ digest, bytes });
 
 /** A process that failed by itself says more than what could not be taken of it. */

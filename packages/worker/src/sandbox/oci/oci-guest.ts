@@ -108,7 +108,8 @@ export class OciGuest implements Disposable {
         return void this.#lost(`the runtime ended without saying how the container did: ${news.log}`);
       case 'fault':
         // A jail that could not be made is told when there is a task; a file that could not, at once.
-        if (this.#state === 'tasked' || (this.#state === 'greeted' && this.#streams !== null)) this.#fault(news.stage, news.errno, news.message);
+        if (this.#state === 'tasked' || (this.#state === 'greeted' && this.#streams !== null))
+          this.#fault(news.stage, news.errno, news.message);
         return this.#jail.resolve(news);
       default:
         return assertNever(news);
