@@ -44,7 +44,9 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     allowHosts: values['allow-host'] ?? [],
     tls,
     s3: values['blob-store'] === undefined ? null : readS3Options(values['blob-store'], env),
-    baseImagePath: readArtifacts(required(values.artifacts, '--artifacts')).baseImage,
+    builtInImagePaths: { base: artifacts.baseImage, node: artifacts.nodeImage },
+    recipesDirectory: values.runtimes === undefined ? null : resolve(values.runtimes),
+    loopbackRegistries: values['loopback-registries'] === true,
     defaultIsolation: defaultIsolation.data,
     logLevel,
   };
@@ -67,6 +69,7 @@ function parse(argv: readonly string[]) {
         'tls-self': { type: 'boolean' },
         insecure: { type: 'boolean' },
         'blob-store': { type: 'string' },
+        'loopback-registries': { type: 'boolean' },
         'default-isolation': { type: 'string', default: DEFAULT_ISOLATION },
       },
     }).values;

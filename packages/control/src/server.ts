@@ -14,6 +14,7 @@ import type { S3Options } from './blobs/s3-options.ts';
 import { type Clock, SYSTEM_CLOCK } from './clock.ts';
 import { CodeImager } from './code/code-image.ts';
 import { DataDir } from './data-dir.ts';
+import { RegistryImages } from './deploy/registry-images.ts';
 import { Dispatcher } from './dispatch/dispatcher.ts';
 import { Sweeper } from './dispatch/sweeper.ts';
 import { EventHub } from './events.ts';
@@ -21,6 +22,7 @@ import { AttemptReports } from './gateway/attempt-reports.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { buildApp } from './http/app.ts';
 import { allRoutes } from './http/routes.ts';
+import { ImageImporter } from './importer/image-importer.ts';
 import { Metrics } from './metrics.ts';
 import { OutputStore } from './output/output-store.ts';
 import { BuiltInImages } from './runtimes/built-in-images.ts';
@@ -42,8 +44,12 @@ export interface ServerOptions {
   readonly tls: TlsChoice;
   /** Where blobs are kept; null for the data directory. */
   readonly s3?: S3Options | null;
-  /** The image that functions run in, an erofs file. */
-  readonly baseImagePath: string;
+  /** The images that source code runs in, erofs files. */
+  readonly builtInImagePaths: Readonly<Record<BuiltInImage, string>>;
+  /** A directory of recipes, beside those that are built in. */
+  readonly recipesDirectory?: string | null;
+  /** Whether images may come from registries on this host's loopback; the default is no. */
+  readonly loopbackRegistries?: boolean;
   /** What a function requires that was deployed without a word about it. */
   readonly defaultIsolation: IsolationClass;
   readonly log: Logger;
@@ -83,10 +89,9 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const backend = s3 === null ? new DiskBackend(dataDir.file('blobs')) : scope.use(new S3Backend(s3));
   const blobs = new BlobStore(dataDir.file('blobs'), backend);
   await blobs.open(serverId);
-  const baseImage = await blobs.adopt(options.baseImagePath).catch((cause: unknown) => {
-    if (cause instanceof CocoreError) throw cause;
-    throw new CocoreError('artifact_missing', `the base image ${options.baseImagePath} cannot be read`, { cause });
-  });
+  const builtInImages = new BuiltInImages(blobs, options.builtInImagePaths);
+  const importer = scope.use(new ImageImporter({ directory: dataDir.file('images') }));
+  await importer.open();
   const certificate = await certificateOf(options, dataDir, clock);
   const names = new ServerNames(options.host, options.allowHosts);
   const metrics = new Metrics();
@@ -122,8 +127,9 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     output,
     blobs,
     imager: new CodeImager(dataDir.file('tmp'), blobs),
-    baseImage,
-    images: null,
+    builtInImages,
+    recipes,
+    images: new RegistryImages(importer, { allowLoopback: options.loopbackRegistries ?? false }),
     defaultIsolation: options.defaultIsolation,
     gateway,
     hub,

@@ -17,6 +17,7 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
   ],
   ['--blob-store <s3://bucket/prefix>', 'an S3-compatible store for blobs; the data directory if not given'],
   ['--runtimes <directory>', 'recipes of more runtimes, or of others for the ones that are built in'],
+  ['--loopback-registries', 'take images from registries on this host’s loopback, in plain HTTP'],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
 ];
 

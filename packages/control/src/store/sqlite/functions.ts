@@ -26,14 +26,12 @@ export function hasBlob({ db }: Context, projectId: string, digest: string): boo
   return db.get('SELECT 1 FROM blobs WHERE project_id = ? AND digest = ?', projectId, digest) !== undefined;
 }
 
-
 const RENEW_BLOB = 'UPDATE blobs SET created_at = ? WHERE project_id = ? AND digest = ?';
 
 /** Also counts its age anew. */
 export function addBlob(context: Context, projectId: string, blob: BlobRef, limits: Limits): void {
   const { db } = context;
-  const known = db.get('SELECT 1 FROM blobs WHERE project_id = ? AND digest = ?', projectId, blob.digest);
-  if (known !== undefined) {
+  if (hasBlob(context, projectId, blob.digest)) {
     db.run(RENEW_BLOB, context.now(), projectId, blob.digest);
     return;
   }
