@@ -2,6 +2,7 @@
 const BENCHES: Record<string, () => Promise<unknown>> = {
   smoke: () => import('../bench/smoke.ts'),
   start: () => import('../bench/start.ts'),
+  images: () => import('../bench/images.ts'),
 };
 
 const [name] = process.argv.slice(2);
