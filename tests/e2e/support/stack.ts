@@ -153,26 +153,36 @@ function credentialsIn(configDir: string): string {
   return (JSON.parse(readFileSync(file!, 'utf8')) as { apiKey: string }).apiKey;
 }
 
+export interface ApartOptions {
+  readonly env?: Environment;
+  readonly serverArgs?: readonly string[];
+  /** That of the suite if not given. */
+  readonly isolation?: string;
+}
+
 /**
  * Control server and worker as two processes, as on two machines: TLS with a certificate that the server made, a join
  * token, and between them a relay that a test can cut.
  */
 export class Apart implements AsyncDisposable {
   readonly home = temporary();
+  readonly #options: ApartOptions;
   readonly #relay: Relay;
   readonly #serverPort: number;
   #server: Command | null = null;
   #worker: Command | null = null;
   #client: CocoreClient | null = null;
 
-  private constructor(serverPort: number, relay: Relay) {
+  private constructor(serverPort: number, relay: Relay, options: ApartOptions) {
+    this.#options = options;
+    Object.assign(this.home.env, options.env);
     this.#serverPort = serverPort;
     this.#relay = relay;
   }
 
-  static async start(): Promise<Apart> {
+  static async start(options: ApartOptions = {}): Promise<Apart> {
     const port = await freePort();
-    const apart = new Apart(port, await Relay.to(port));
+    const apart = new Apart(port, await Relay.to(port), options);
     try {
       await apart.#startServer();
       await apart.startWorker();
@@ -195,7 +205,7 @@ export class Apart implements AsyncDisposable {
     const args = ['server', '--port', String(this.#serverPort), '--tls-self', '--data-dir', this.#dataDir];
     args.push('--allow-host', `127.0.0.1:${this.#relay.port}`);
     // Whatever driver the suite runs on.
-    args.push('--default-isolation', 'container');
+    args.push('--default-isolation', 'container', ...(this.#options.serverArgs ?? []));
     this.#server = start(args, this.home.env, 'keep open');
     const [, url] = await this.#server.waitFor('stdout', /^ready (https:\/\/\S+)$/m);
     const certificate = readFileSync(join(this.#dataDir, 'tls', 'cert.pem'), 'utf8');
@@ -232,7 +242,7 @@ export class Apart implements AsyncDisposable {
       '--data-dir',
       dataDir,
       '--isolation',
-      ISOLATION,
+      this.#options.isolation ?? ISOLATION,
       // Sandboxes are counted.
       '--pool',
       'off',
