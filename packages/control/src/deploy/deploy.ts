@@ -31,7 +31,8 @@ async function makeVersion(
 ): Promise<MadeVersion> {
   const { file, archive, image, handler = null } = body;
   if (image !== undefined) return fromImage(parts, projectId, image, listener);
-  const code = archive === undefined ? codeOfFile(file!) : await codeOfArchive(parts, projectId, archive);
+  const code =
+    archive === undefined ? codeOfFile(file!) : await codeOfArchive(parts, projectId, archive, listener.signal);
   return fromCode(parts, projectId, code, { runtime: body.runtime!, handler }, listener);
 }
 

@@ -1,9 +1,9 @@
 import { buffer } from 'node:stream/consumers';
 import { CocoreError, type FunctionDeploy } from '@cocore/protocol';
 import { readArchive } from '../code/code-archive.ts';
-import { Slots } from '../code/slots.ts';
 import { writeTree } from '../code/write-tree.ts';
 import type { HttpParts } from '../http/parts.ts';
+import { Slots } from '../importer/slots.ts';
 import type { Code } from './from-code.ts';
 
 /** Each holds one archive in memory, of 64 MiB at most. */
@@ -14,6 +14,7 @@ export async function codeOfArchive(
   { store, blobs }: HttpParts,
   projectId: string,
   { blob, entry }: NonNullable<FunctionDeploy['archive']>,
+  signal: AbortSignal,
 ): Promise<Code> {
   if (!(await store.hasBlob(projectId, blob))) {
     throw new CocoreError('blob_not_found', `there is no blob ${blob} in this project`);
@@ -22,12 +23,11 @@ export async function codeOfArchive(
     source: { kind: 'archive', entry },
     entry,
     write: async (directory) => {
-      await slots.run(async () => {
-        const { stream } = await blobs.read(blob);
-        const tree = readArchive(await buffer(stream));
-        tree.requireFile(entry);
-        await writeTree(tree, directory);
-      });
+      using _slot = await slots.take(signal);
+      const { stream } = await blobs.read(blob);
+      const tree = readArchive(await buffer(stream));
+      tree.requireFile(entry);
+      await writeTree(tree, directory);
     },
   };
 }

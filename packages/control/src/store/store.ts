@@ -229,6 +229,7 @@ export type Reported = 'recorded' | 'repeated' | 'stale' | 'conflict';
 export interface AssignedTask {
   readonly executionId: string;
   readonly functionName: string;
+  readonly functionVersion: number;
   readonly process: FunctionProcess;
   readonly args: readonly string[];
   readonly functionEnv: Readonly<Record<string, string>>;

@@ -5,6 +5,7 @@ import type { Context } from './context.ts';
 interface TaskRow {
   readonly execution_id: string;
   readonly function_name: string;
+  readonly version: number;
   readonly process: string;
   readonly args: string;
   readonly env: string;
@@ -44,7 +45,7 @@ export function assign(
   );
   if (host === undefined) return 'stale';
   const row = db.get<TaskRow>(
-    `SELECT e.execution_id, f.name AS function_name, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
+    `SELECT e.execution_id, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
        e.timeout_ms, e.output_limit_bytes, v.isolation
      FROM attempts a
@@ -76,6 +77,7 @@ export function assign(
   return {
     executionId: row.execution_id,
     functionName: row.function_name,
+    functionVersion: row.version,
     process: JSON.parse(row.process) as FunctionProcess,
     args: JSON.parse(row.args) as string[],
     functionEnv: JSON.parse(row.function_env) as Record<string, string>,
