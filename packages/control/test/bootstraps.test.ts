@@ -24,7 +24,8 @@ async function run(
     event = '',
     handler = 'handler',
     env = {},
-  }: { event?: string; handler?: string; env?: Record<string, string> } = {},
+    args = [],
+  }: { event?: string; handler?: string; env?: Record<string, string>; args?: readonly string[] } = {},
 ): Promise<Ran> {
   using directory = temporaryDirectory();
   for (const [name, content] of Object.entries(files)) {
@@ -34,7 +35,7 @@ async function run(
   const entry = join(directory.path, Object.keys(files)[0]!);
   const [program, bootstrap] = entry.endsWith('.py') ? ['python3', 'handler.py'] : [process.execPath, 'handler.mjs'];
   const resultPath = join(directory.path, 'result.json');
-  const child = spawn(program, [join(BOOTSTRAPS, bootstrap), entry, handler], {
+  const child = spawn(program, [join(BOOTSTRAPS, bootstrap), entry, handler, ...args], {
     env: { PATH: process.env['PATH']!, COCORE_RESULT: resultPath, PYTHONDONTWRITEBYTECODE: '1', ...env },
   });
   child.stdin.on('error', () => undefined);
@@ -70,6 +71,11 @@ describe('Python handlers', () => {
   test('an async handler, is awaited', async () => {
     const source = 'import asyncio\nasync def handler(event, context):\n    await asyncio.sleep(0)\n    return event\n';
     assert.deepEqual((await run({ 'a.py': source }, { event: '[1]' })).result, [1]);
+  });
+
+  test('arguments of the execution, are those of the program', async () => {
+    const source = 'import sys\ndef handler(event, context):\n    return sys.argv[1:]\n';
+    assert.deepEqual((await run({ 'a.py': source }, { args: ['--x', 'y'] })).result, ['--x', 'y']);
   });
 
   test('no event, is None, and None is null', async () => {
@@ -190,6 +196,11 @@ describe('Node handlers', () => {
     assert.deepEqual((await run({ 'a.mjs': source }, { env: CONTEXT })).result, ['ex_1', 'add', 3, 256, true]);
     const bare = 'export default (_, c) => [c.executionId, c.memoryMiB, c.remainingMs()]';
     assert.deepEqual((await run({ 'a.mjs': bare })).result, [null, null, null]);
+  });
+
+  test('arguments of the execution, are those of the program', async () => {
+    const source = 'export default () => process.argv.slice(2)';
+    assert.deepEqual((await run({ 'a.mjs': source }, { args: ['--x', 'y'] })).result, ['--x', 'y']);
   });
 
   test('modules beside it, are imported', async () => {

@@ -1,6 +1,6 @@
 // Runs a handler: the event from standard input, its result to the file that COCORE_RESULT names.
 //
-// handler.mjs ENTRY HANDLER
+// handler.mjs ENTRY HANDLER [ARGUMENT...]
 import { readFileSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -94,8 +94,8 @@ function event() {
   }
 }
 
-const [, , entry, name] = process.argv;
-process.argv = [process.argv[0], entry];
+const [program, , entry, name, ...rest] = process.argv;
+process.argv = [program, entry, ...rest];
 process.on('uncaughtException', fail);
 process.on('beforeExit', () => fail(new Error('the handler waits for something that cannot come any more')));
 try {

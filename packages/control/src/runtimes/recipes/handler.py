@@ -1,6 +1,6 @@
 """Runs a handler: the event from standard input, its result to the file that COCORE_RESULT names.
 
-handler.py ENTRY HANDLER
+handler.py ENTRY HANDLER [ARGUMENT...]
 """
 
 import asyncio
@@ -53,7 +53,7 @@ def _write(value):
 def _load(entry, name):
     # As when Python runs the file, but for its name.
     sys.path[0] = os.path.dirname(entry)
-    sys.argv = [entry]
+    sys.argv = [entry, *sys.argv[3:]]
     module_name = os.path.splitext(os.path.basename(entry))[0]
     spec = importlib.util.spec_from_file_location(module_name, entry)
     module = importlib.util.module_from_spec(spec)
@@ -115,4 +115,4 @@ def main(entry, name):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2]))
