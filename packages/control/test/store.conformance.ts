@@ -203,7 +203,14 @@ export function storeConformance(
         const other = await store.ensureProject('other');
         const [used, unused, renewed] = ['b', 'c', 'd'].map((letter) => `sha256:${letter.repeat(64)}`);
         const add = (project: string, digest: string) => store.addBlob(project, { digest, bytes: 1 }, DEFAULT_LIMITS);
-        for (const digest of [used!, unused!, renewed!]) await add(projectId, digest);
+        const file = `sha256:${'f'.repeat(64)}`;
+        for (const digest of [used!, unused!, renewed!, file]) await add(projectId, digest);
+        await create({
+          files: [
+            { name: 'a', blob: file },
+            { name: 'b', blob: file },
+          ],
+        });
         // That one project uses it keeps it for no other.
         await add(other, used!);
         await create({ stdin: { blob: used! } });
@@ -219,7 +226,7 @@ export function storeConformance(
         await deploy('theirs', other);
         const theirs = request({ projectId: other, function: 'theirs', stdin: { blob: used! } });
         assert.equal(await code(store.createExecutions([theirs], DEFAULT_LIMITS)), 'blob_not_found');
-        for (const digest of [used!, renewed!, BLOB.digest]) assert.equal(await store.isBlobNeeded(digest), true);
+        for (const digest of [used!, renewed!, file, BLOB.digest]) assert.equal(await store.isBlobNeeded(digest), true);
       });
 
       test('an image that no project has, a version that names it needs it', async () => {

@@ -199,6 +199,42 @@ describe('migrations', () => {
     database.close();
   });
 
+  test('executions from before their blobs were noted, those of standard input and files are', () => {
+    using directory = temporaryDirectory();
+    const database = openDatabase(join(directory.path, 'db'));
+    migrate(database, 0, readMigrations().slice(0, 6));
+    const files = JSON.stringify([
+      { name: 'a', base64: '' },
+      { name: 'b', digest: 'one', bytes: 1 },
+    ]);
+    database.exec(`INSERT INTO projects VALUES ('p', 'p', 0, 0); INSERT INTO functions VALUES ('p', 'f', 'f', 1, 0);
+      INSERT INTO function_versions (project_id, function_id, version, runtime, code_digest, code_bytes, image_digest, image_bytes,
+        memory_mib, cpus, timeout_ms, output_limit_bytes, env, deployed_at)
+      VALUES ('p', 'f', 1, 'bash', '', 0, '', 0, 128, 1, 1, 1, '{}', 0)`);
+    for (const [id, stdin, column] of [
+      ['e1', 'one', files],
+      ['e2', null, files],
+      ['e3', 'two', null],
+      ['e4', null, null],
+    ]) {
+      database.run(
+        `INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, memory_mib, cpus, timeout_ms,
+           output_limit_bytes, input_digest, created_at, queue_expires_at, stdin_digest, files)
+         VALUES ('p', ?, 'f', 1, 'open', '[]', '{}', 128, 1, 1, 1, '', 0, 0, ?, ?)`,
+        id!,
+        stdin!,
+        column!,
+      );
+    }
+    migrate(database, 0);
+    const rows = database.all<{ named: string }>("SELECT digest || ' ' || execution_id AS named FROM execution_blobs");
+    assert.deepEqual(
+      rows.map(({ named }) => named),
+      ['one e1', 'one e2', 'two e3'],
+    );
+    database.close();
+  });
+
   test('a migration that fails half-way, nothing of it is kept', () => {
     using directory = temporaryDirectory();
     const database = openDatabase(join(directory.path, 'db'));

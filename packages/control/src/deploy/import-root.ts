@@ -27,9 +27,8 @@ export async function importRoot(
   const request = { reference, auth: auth ?? null, project: projectId };
   await using imported = await images.import(request, (progress) => listener.progress(progress), listener.signal);
   const { config, manifestDigest, rootfs } = imported;
-  await store.addBlob(projectId, { digest: rootfs.digest, bytes: rootfs.bytes }, limits);
   return {
-    image: await blobs.adopt(rootfs.path),
+    image: await blobs.adopt(rootfs.path, async (blob) => store.addBlob(projectId, blob, limits)),
     manifestDigest,
     config,
     surroundings: surroundingsOf(config),

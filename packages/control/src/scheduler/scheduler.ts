@@ -310,7 +310,9 @@ const couldRun = (worker: WorkerRoom, item: SchedulerItem): boolean =>
   item.memoryMiB + worker.sandboxOverheadMiB <= worker.memoryMiB &&
   item.cpus <= worker.cpus &&
   item.diskMiB <= worker.diskMiB;
+/** How many of an attempt's blobs placement looks at: image, code, and the first of its input. */
+const WEIGHED_BLOBS = 8;
 /** The larger, the more that matters is there: a blob outweighs all that come after it. */
 const heldOf = (worker: WorkerRoom, item: SchedulerItem): number =>
-  item.blobs.reduce((held, digest) => held * 2 + (worker.blobs.has(digest) ? 1 : 0), 0);
+  item.blobs.slice(0, WEIGHED_BLOBS).reduce((held, digest) => held * 2 + (worker.blobs.has(digest) ? 1 : 0), 0);
 const cpusLeft = (worker: WorkerRoom): number => worker.cpus - worker.usedCpus;

@@ -131,6 +131,8 @@ function createExecution(context: Context, execution: NewExecution, limits: Limi
   return insertExecution(context, execution, version, digest, stdin, files);
 }
 
+const INSERT_INPUT = 'INSERT INTO execution_blobs (project_id, digest, execution_id) VALUES (?, ?, ?)';
+
 function insertExecution(
   context: Context,
   execution: NewExecution,
@@ -167,6 +169,8 @@ function insertExecution(
     nowMs,
     nowMs + QUEUE_TTL_MS,
   );
+  const inputs = [...(stdin.digest === null ? [] : [stdin.digest]), ...fileBlobs(files)];
+  for (const digest of new Set(inputs)) db.run(INSERT_INPUT, projectId, digest, executionId);
   db.run(
     `INSERT INTO attempts (project_id, execution_id, number, attempt_id, kind, state, created_at)
      VALUES (?, ?, 1, ?, 'primary', 'queued', ?)`,
@@ -185,10 +189,7 @@ function insertExecution(
       memoryMiB: version.memory_mib,
       cpus: version.cpus,
       isolation: version.isolation,
-      blobs: [
-        ...[version.image_digest, version.code_digest, ...(stdin.digest === null ? [] : [stdin.digest])],
-        ...fileBlobs(files),
-      ],
+      blobs: [version.image_digest, version.code_digest, ...inputs],
       queuedAtMs: nowMs,
     },
   };

@@ -6,8 +6,8 @@ export function forgetUnusedBlobs({ db, now }: Context, olderThanMs: number): vo
     `DELETE FROM blobs WHERE created_at < ?
        AND NOT EXISTS (SELECT 1 FROM function_versions v
          WHERE v.project_id = blobs.project_id AND (v.code_digest = blobs.digest OR v.image_digest = blobs.digest))
-       AND NOT EXISTS (SELECT 1 FROM executions e
-         WHERE e.project_id = blobs.project_id AND e.stdin_digest = blobs.digest)`,
+       AND NOT EXISTS (SELECT 1 FROM execution_blobs e
+         WHERE e.project_id = blobs.project_id AND e.digest = blobs.digest)`,
     now() - olderThanMs,
   );
 }
