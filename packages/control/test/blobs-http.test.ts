@@ -46,6 +46,22 @@ suite('blobs of projects', () => {
     assert.equal((await run(digest)).status, 202);
   });
 
+  test('every place that names a digest, another project’s is not found there', async () => {
+    await using server = await TestServer.start();
+    const other = await server.otherProjectKey();
+    await server.deploy('mine', {}, other);
+    const { digest } = (await upload(server, 'private')).body;
+    const places = [
+      ['/v1/functions/mine/executions', { stdin: { blob: digest } }],
+      ['/v1/functions/mine/executions', { files: [{ name: 'in.csv', blob: digest }] }],
+      ['/v1/functions', { name: 'built', runtime: 'bash', archive: { blob: digest, entry: 'a.sh' } }],
+    ] as const;
+    for (const [path, json] of places) {
+      const reply = await server.call('POST', path, { key: other, body: { json } });
+      assert.equal(reply.body.code, 'blob_not_found', JSON.stringify([json, reply.body]));
+    }
+  });
+
   test('code that another project deployed, its digest is nothing that can be named', async () => {
     await using server = await TestServer.start();
     const { codeDigest, imageDigest } = await server.deploy('theirs');
