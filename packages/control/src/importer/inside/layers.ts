@@ -65,14 +65,14 @@ export class LayerSet {
     {
       await using file = await open(temporary, 'w', 0o600);
       let pending: Buffer[] = [];
-      const rewriter = new LayerRewriter(this.#count, (bytes) => {
+      const rewriter = new LayerRewriter(this.#count, (bytes) => void pending.push(bytes));
+      const flush = async () => {
+        // Of small files there are many small pieces; hashing and writing each by itself would take most of the time.
+        const bytes = Buffer.concat(pending);
+        pending = [];
         writtenHash.update(bytes);
         writtenBytes += bytes.length;
-        pending.push(bytes);
-      });
-      const flush = async () => {
-        if (pending.length > 0) await file.writev(pending);
-        pending = [];
+        await file.writeFile(bytes);
       };
       await using unpacked = await decompress(path, source);
       for await (const chunk of unpacked.stream) {
