@@ -499,7 +499,7 @@ describe('an attempt over the gateway', () => {
     const image = await fetch(`${server.url}/v1/worker/blobs/${assign.task.image.digest}`, {
       headers: { authorization: `Bearer ${blobToken}` },
     });
-    assert.equal(await image.text(), 'not read by the control server');
+    assert.equal(await image.text(), 'base: not read by the control server');
     assert.equal((await get(assign.task.code.digest, blobToken)).status, 200);
     assert.equal((await get(other.body.digest, blobToken)).body.code, 'blob_not_found');
     assert.equal((await get(assign.task.code.digest, server.key)).body.code, 'unauthenticated');
