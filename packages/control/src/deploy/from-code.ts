@@ -1,6 +1,7 @@
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { type BlobRef, CocoreError, type FunctionSource, type Recipe } from '@cocore/protocol';
+import { OWN_DIRECTORY } from '../code/code-tree.ts';
 import type { HttpParts } from '../http/parts.ts';
 import { bootstrapPath, BUILT_IN_SURROUNDINGS, processOf, type Surroundings } from '../runtimes/recipe.ts';
 import { importRoot } from './import-root.ts';
@@ -36,7 +37,12 @@ export async function fromCode(
   const image = await parts.imager.make(
     async (directory) => {
       await code.write(directory);
-      if (handler !== null) await placeFile(join(directory, bootstrapPath(recipe)), bootstrap!);
+      if (handler !== null) {
+        const own = join(directory, OWN_DIRECTORY);
+        await mkdir(own);
+        await chmod(own, 0o755);
+        await placeFile(join(directory, bootstrapPath(recipe)), bootstrap!);
+      }
     },
     async (blob) => parts.store.addBlob(projectId, blob, parts.limits),
   );
@@ -53,7 +59,6 @@ export async function fromCode(
 
 /** Executable, and readable by all. */
 export async function placeFile(path: string, content: Uint8Array): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o755 });
   await writeFile(path, content);
   await chmod(path, 0o555);
 }
