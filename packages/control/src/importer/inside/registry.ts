@@ -1,4 +1,4 @@
-import { mkdir, chown, lstat, readdir, readFile, stat, symlink, writeFile, rm } from 'node:fs/promises';
+import { mkdir, chown, lchown, lstat, readdir, readFile, stat, symlink, writeFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ImportFailure, shown } from './failure.ts';
 import {
@@ -99,6 +99,11 @@ export class Registry {
       if (!ok) throw failureOf(stderr);
     } finally {
       clearInterval(watch);
+    }
+    // An ordinary user's control server takes over only what has its own id, and from directories that have it.
+    const pulled = await readdir(blobs);
+    for (const path of [directory, join(directory, 'blobs'), blobs, ...pulled.map((name) => join(blobs, name))]) {
+      await lchown(path, 0, 0);
     }
   }
 
