@@ -132,6 +132,12 @@ const STAGES: Stage[] = [
   endToEnd('gvisor'),
   tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 1, leakCheck: true }),
   endToEnd('crun', { onDemand: true }),
+  tests('runtimes', 'tests/e2e/runtimes/*.test.ts', {
+    concurrency: 1,
+    leakCheck: true,
+    onDemand: true,
+    env: { COCORE_TEST_ISOLATION: 'gvisor' },
+  }),
   endToEnd('firecracker', { onDemand: true, env: FIRECRACKER }),
 ];
 

@@ -32,6 +32,7 @@ export interface DevOptions {
   readonly port: number | undefined;
   readonly dataDir: string;
   readonly isolation: DevDriver;
+  readonly serverArgs: readonly string[];
   readonly workerArgs: readonly string[];
   readonly logLevel: string;
   /** Settles when the user wants it to end, which may be before it is ready. */
@@ -152,6 +153,7 @@ export class DevStack implements AsyncDisposable {
       DEV_ISOLATION[options.isolation],
       // A server for one's own machine takes the images that one builds there.
       '--loopback-registries',
+      ...options.serverArgs,
     ];
     const server = owned.use(
       new Daemon('control', startDaemon('control', serverArgs, { env, stdio: ['ignore', 'pipe', 'pipe'] }), 'signal'),

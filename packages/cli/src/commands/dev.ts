@@ -11,6 +11,7 @@ interface Options {
   cpus?: string;
   memory?: string;
   disk?: string;
+  runtimes?: string;
   verbose?: true;
 }
 
@@ -32,6 +33,7 @@ export function devCommand(): Command {
     .option('--cpus <n>', 'how many processors are leased')
     .option('--memory <MiB>', 'how much memory is leased')
     .option('--disk <MiB>', 'how much disk is leased')
+    .option('--runtimes <directory>', 'recipes of more runtimes, or of others for the ones that are built in')
     .option('--verbose', 'show what the daemons log')
     .action(async (options: Options) => {
       const stop = Promise.withResolvers<void>();
@@ -44,6 +46,7 @@ export function devCommand(): Command {
         port: options.port,
         dataDir: options.dataDir ?? dataDir(process.env),
         isolation: options.isolation,
+        serverArgs: options.runtimes === undefined ? [] : ['--runtimes', options.runtimes],
         workerArgs: ['--pool', options.pool, ...lease],
         logLevel: process.env['COCORE_LOG_LEVEL'] ?? (options.verbose === true ? 'info' : 'error'),
         stopped: stop.promise,
