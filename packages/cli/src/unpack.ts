@@ -36,6 +36,8 @@ export async function* entriesOf(archive: ReadableStream<Uint8Array>): AsyncGene
       const { name, type, size, mode } = entry.header;
       count += 1;
       if (count > MAX_ARTIFACT_ENTRIES) refuse(`it has more than ${MAX_ARTIFACT_ENTRIES} entries`);
+      // The parser would wait for ever for a length that is no number.
+      if (!Number.isSafeInteger(size ?? 0)) refuse(`${JSON.stringify(name)} has no length`);
       if (type !== 'file' && type !== 'directory') refuse(`${JSON.stringify(name)} is a ${type}`);
       yield {
         path: safePath(name),

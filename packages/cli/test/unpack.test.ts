@@ -48,6 +48,7 @@ describe('unpacking', () => {
     ['a path upwards in its middle', [{ name: 'a/../../outside', text: 'x' }]],
     ['an absolute path', [{ name: `/${'x'.repeat(4)}`, text: 'x' }]],
     ['a path of a point', [{ name: 'a/./b', text: 'x' }]],
+    ['a length that is no number', [{ name: 'f1', text: 'x', pax: { size: 'NaN' } }]],
     ['a symbolic link', [{ name: 'link', type: 'symlink', linkname: '..' }]],
     ['a hard link', [{ name: 'link', type: 'link', linkname: '/etc/passwd' }]],
     ['a device', [{ name: 'device', type: 'character-device' }]],
