@@ -189,7 +189,7 @@ export function ociConfinement(runtime: OciRuntime, tag: string): void {
       const exited = new Promise((resolve) => child.once('exit', resolve));
       child.kill('SIGKILL');
       await exited;
-      await eventually('its processes are gone', () => !held.pids.some(alive), 2_000);
+      await eventually('its processes are gone', () => !held.pids.some(alive), 10_000);
       await eventually('its mounts are gone', async () => (await loopsBelow(held.path)).length === 0, 2_000);
       const cgroups = await openCgroups();
       const ours = async () => (await cgroups.list()).filter((name) => name === `${tag}.held`);
