@@ -28,11 +28,14 @@ export class TestServer implements AsyncDisposable {
   }
 
   static async start(options: Partial<ServerOptions> = {}): Promise<TestServer> {
-    const directory = temporaryDirectory();
+    using scope = new DisposableStack();
+    const directory = scope.use(temporaryDirectory());
     for (const name of ['base', 'node']) {
       writeFileSync(join(directory.path, `${name}.erofs`), `${name}: not read by the control server`);
     }
-    return new TestServer(directory, await start(directory, options), options);
+    const server = new TestServer(directory, await start(directory, options), options);
+    scope.move();
+    return server;
   }
 
   get server(): ControlServer {
