@@ -21,6 +21,7 @@ import {
 } from '@cocore/protocol';
 import { z } from 'zod';
 import type { EventHub } from '../events.ts';
+import { shownAttempt } from '../output/follower.ts';
 import type { NewStdin } from '../store/store.ts';
 import type { HttpParts } from './parts.ts';
 import { type Answer, type Route, route } from './route.ts';
@@ -254,6 +255,3 @@ async function inlineBytes(
   if (text !== null) return { encoding: 'utf8', data: text, complete };
   return { encoding: 'base64', data: Buffer.from(data).toString('base64'), complete };
 }
-
-/** The attempt whose output stands for the execution's. */
-export const shownAttempt = (record: ExecutionRecord): string => record.decidingAttempt ?? record.attempts.at(-1)!.id;

@@ -1,14 +1,11 @@
-import { CocoreError, type ExecutionRecord, type FollowEvent, isTerminal, type StreamName } from '@cocore/protocol';
+import { CocoreError, type ExecutionRecord, type FollowEvent } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
 import type { EventHub } from '../events.ts';
+import { type Cursor, followExecution, shownAttempt } from '../output/follower.ts';
 import type { OutputStore } from '../output/output-store.ts';
 import { EventStream } from './event-stream.ts';
-import { shownAttempt } from './executions.ts';
 
 const KEEP_ALIVE_MS = 15_000;
-const STREAMS = ['stdout', 'stderr'] as const;
-/** Sent from one stream before the other has its turn. */
-const TURN_BYTES = 256 * 1024;
 
 export interface FollowParts {
   readonly hub: EventHub;
@@ -20,13 +17,6 @@ export interface FollowParts {
   readonly reply: FastifyReply;
   readonly signal: AbortSignal;
   readonly keepAliveMs?: number;
-}
-
-/** Where a follower is: the attempt whose output it was sent, and how much of each stream. */
-interface Cursor {
-  readonly attemptId: string;
-  readonly stdout: number;
-  readonly stderr: number;
 }
 
 const formatCursor = (cursor: Cursor): string => `${cursor.attemptId}.${cursor.stdout}.${cursor.stderr}`;
@@ -44,101 +34,26 @@ function parseCursor(text: string, record: ExecutionRecord): Cursor {
 }
 
 /**
- * Sends server-sent events until the end is sent or the client has gone. It reads output only as fast as the client takes it, so a slow
- * client costs one piece of memory.
+ * Sends server-sent events until the end is sent or the client has gone.
  *
  * @throws CocoreError `invalid_request` before anything is sent
  */
-export async function follow(parts: FollowParts): Promise<void> {
-  const { hub, output, first, read, reply, signal, projectId } = parts;
-  let record = first;
-  let cursor: Cursor =
-    parts.lastEventId === null
-      ? { attemptId: shownAttempt(record), stdout: 0, stderr: 0 }
-      : parseCursor(parts.lastEventId, record);
-  const news = new News(hub, record.id, signal);
-  using _subscription = news;
-  record = await read();
-
-  const events = new EventStream(reply, signal);
+export async function follow({ first, lastEventId, reply, keepAliveMs, ...parts }: FollowParts): Promise<void> {
+  const from = lastEventId === null ? null : parseCursor(lastEventId, first);
+  const followed = followExecution({ ...parts, executionId: first.id, from, idleMs: keepAliveMs ?? KEEP_ALIVE_MS });
+  const events = new EventStream(reply, parts.signal);
   const send = (event: FollowEvent) => events.send(event);
-  const sendOutput = async (stream: StreamName, until: number): Promise<void> => {
-    const attempt = { projectId, attemptId: cursor.attemptId };
-    for await (const bytes of output.read(attempt, stream, cursor[stream], until)) {
-      if (signal.aborted) return;
-      const offset = cursor[stream];
-      cursor = { ...cursor, [stream]: offset + bytes.length };
+  for await (const news of followed) {
+    if (news.kind === 'idle') {
+      await events.keepAlive();
+      continue;
+    }
+    const id = formatCursor(news.cursor);
+    if (news.kind === 'output') {
+      const { cursor, stream, offset, bytes } = news;
       const data = { attemptId: cursor.attemptId, stream, offset, base64: Buffer.from(bytes).toString('base64') };
-      await send({ event: 'output', id: formatCursor(cursor), data });
-    }
-  };
-
-  let isNew = true;
-  while (!signal.aborted) {
-    const ended = isTerminal(record.state);
-    if (isNew) await send({ event: 'execution', id: formatCursor(cursor), data: record });
-    while (!signal.aborted && STREAMS.some((stream) => cursor[stream] < record.output[stream].bytes)) {
-      for (const stream of STREAMS) {
-        const until = Math.min(record.output[stream].bytes, cursor[stream] + TURN_BYTES);
-        if (cursor[stream] < until) await sendOutput(stream, until);
-      }
-    }
-    if (ended) {
-      await send({ event: 'end', id: formatCursor(cursor), data: record });
-      break;
-    }
-    while (!(await news.next(parts.keepAliveMs ?? KEEP_ALIVE_MS)) && !signal.aborted) await events.keepAlive();
-    isNew = news.take();
-    record = await read();
+      await send({ event: 'output', id, data });
+    } else await send({ event: news.kind, id, data: news.record });
   }
   events.end();
-}
-
-/** Gathers what is published while the follower is busy. */
-class News implements Disposable {
-  readonly #subscription: Disposable;
-  readonly #signal: AbortSignal;
-  #hasNews = false;
-  #hasChange = false;
-  #wake: (() => void) | null = null;
-
-  constructor(hub: EventHub, executionId: string, signal: AbortSignal) {
-    this.#signal = signal;
-    this.#subscription = hub.subscribe(executionId, (what) => {
-      this.#hasNews = true;
-      this.#hasChange ||= what !== 'output';
-      this.#wake?.();
-    });
-  }
-
-  /** Waits for news. False when there was none in the time. */
-  async next(timeoutMs: number): Promise<boolean> {
-    if (!this.#hasNews && !this.#signal.aborted) {
-      await new Promise<void>((resolve) => {
-        const done = () => {
-          clearTimeout(timer);
-          this.#signal.removeEventListener('abort', done);
-          this.#wake = null;
-          resolve();
-        };
-        const timer = setTimeout(done, timeoutMs);
-        this.#signal.addEventListener('abort', done);
-        this.#wake = done;
-      });
-    }
-    const hadNews = this.#hasNews;
-    this.#hasNews = false;
-    return hadNews;
-  }
-
-  /** Whether the record has changed since it was last asked. */
-  take(): boolean {
-    const hadChange = this.#hasChange;
-    this.#hasChange = false;
-    return hadChange;
-  }
-
-  [Symbol.dispose](): void {
-    this.#subscription[Symbol.dispose]();
-  }
 }

@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream';
 import { CocoreError, OutputQuery, StreamName } from '@cocore/protocol';
-import { readExecution, shownAttempt } from './executions.ts';
+import { shownAttempt } from '../output/follower.ts';
+import { readExecution } from './executions.ts';
 import { follow } from './follow.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
