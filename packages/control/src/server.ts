@@ -126,6 +126,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     dispatcher,
     output,
     blobs,
+    temporaryDirectory: dataDir.file('tmp'),
     imager: new CodeImager(dataDir.file('tmp'), blobs),
     builtInImages,
     recipes,

@@ -5,13 +5,14 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { CocoreError, MAX_ARCHIVE_BYTES, MAX_ARCHIVE_DEPTH, MAX_ARCHIVE_ENTRIES } from '@cocore/protocol';
 import { readArchive } from '../src/code/code-archive.ts';
+import { Content } from '../src/code/content.ts';
 import { writeTree } from '../src/code/write-tree.ts';
 import { pax, type RawEntry, tar } from './support/tar.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 
-function refusal(archive: Buffer): string {
+async function refusal(archive: Buffer): Promise<string> {
   try {
-    readArchive(archive);
+    await readArchive(Content.of(archive));
   } catch (error) {
     assert.ok(error instanceof CocoreError && error.code === 'code_invalid', String(error));
     return error.message;
@@ -33,7 +34,7 @@ describe('an archive of code', () => {
     for (const format of ['gnu', 'pax', 'ustar']) {
       using directory = temporaryDirectory();
       const archive = execFileSync('tar', ['--format', format, '-C', source.path, '-cf', '-', '.']);
-      const tree = readArchive(archive);
+      const tree = await readArchive(Content.of(archive));
       await writeTree(tree, join(directory.path, 'tree'));
       const at = (...path: string[]) => join(directory.path, 'tree', ...path);
       assert.equal(readFileSync(at('a'.repeat(60), 'b'.repeat(60), 'größe.txt'), 'utf8'), 'long', format);
@@ -142,24 +143,23 @@ describe('an archive of code', () => {
     ['an archive without its end', tar([file('a')]).subarray(0, 1024), /ends in the middle/],
   ];
   for (const [what, entries, message] of hostile) {
-    test(`${what}, is refused`, () => {
-      assert.match(refusal(Buffer.isBuffer(entries) ? entries : tar(entries)), message);
+    test(`${what}, is refused`, async () => {
+      assert.match(await refusal(Buffer.isBuffer(entries) ? entries : tar(entries)), message);
     });
   }
 
-  test('a name whose bytes are not UTF-8 in a header that is right, is refused', () => {
+  test('a name whose bytes are not UTF-8 in a header that is right, is refused', async () => {
     const archive = tar([{ name: 'aX', content: 'x' }]);
     // The sum of the header stays what it is.
     archive[0] = 0xb9;
     archive[1] = 0x00;
-    assert.match(refusal(archive), /not UTF-8/);
+    assert.match(await refusal(archive), /not UTF-8/);
   });
 
   test('links that lead to what is not there, and directories named after what is in them, are taken', async () => {
     using directory = temporaryDirectory();
-    const tree = readArchive(
-      tar([file('a/b/x'), { name: 'a/b/', flag: '5' }, { name: 'l', flag: '2', link: 'a/../missing' }]),
-    );
+    const archive = tar([file('a/b/x'), { name: 'a/b/', flag: '5' }, { name: 'l', flag: '2', link: 'a/../missing' }]);
+    const tree = await readArchive(Content.of(archive));
     await writeTree(tree, join(directory.path, 'tree'));
     assert.equal(readlinkSync(join(directory.path, 'tree', 'l')), 'a/../missing');
   });

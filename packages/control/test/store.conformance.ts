@@ -216,10 +216,10 @@ export function storeConformance(
         await create({ stdin: { blob: used! } });
         clock.advance(1000);
         await add(projectId, renewed!);
-        await store.forgetUnusedBlobs(1000);
+        await store.forgetUnusedBlobs({ layersMs: 1000, blobsMs: 1000 });
         assert.equal(await store.isBlobNeeded(unused!), true, 'not yet');
         clock.advance(1);
-        await store.forgetUnusedBlobs(1000);
+        await store.forgetUnusedBlobs({ layersMs: 1000, blobsMs: 1000 });
         assert.equal(await code(create({ stdin: { blob: unused! } })), 'blob_not_found');
         assert.equal(await store.isBlobNeeded(unused!), false);
         for (const digest of [used!, renewed!]) await create({ stdin: { blob: digest } });

@@ -197,6 +197,8 @@ export const DeployProgress = z.object({
   totalBytes: Count.optional(),
   layers: Count.optional(),
   totalLayers: Count.optional(),
+  /** Why no worker has taken the build, in words. */
+  waiting: z.string().optional(),
 });
 export type DeployProgress = z.infer<typeof DeployProgress>;
 
@@ -331,7 +333,8 @@ export type Waiting = z.infer<typeof Waiting>;
 export const ExecutionRecord = z.object({
   id: ExecutionId,
   functionId: FunctionId,
-  functionName: FunctionName,
+  /** Of a build: the name of the function that it is for, and `:build`. */
+  functionName: z.string(),
   version: z.int().min(1),
   state: ExecutionState,
   phase: ExecutionPhase.nullable(),

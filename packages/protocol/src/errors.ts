@@ -72,6 +72,12 @@ export const ERRORS = {
     retryable: false,
     remedy: 'Deploy a regular, non-empty file, or a directory without what the message names.',
   },
+  build_failed: {
+    status: 422,
+    retryable: false,
+    remedy:
+      'Read what the build printed, with `cocore logs` and the id that the message names; then mend the code or its lock file.',
+  },
   // Images
   image_unknown: {
     status: 404,

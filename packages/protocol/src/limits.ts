@@ -32,6 +32,14 @@ export const MAX_ARCHIVE_BYTES = 64 * MiB;
 export const MAX_ARCHIVE_ENTRIES = 10_000;
 /** How deep directories of code may lie in one another. */
 export const MAX_ARCHIVE_DEPTH = 32;
+/** What a build makes, unpacked: twice as much has room on the disk of its sandbox. */
+export const MAX_LAYER_BYTES = 192 * MiB;
+/** Files, directories and links of what a build makes. */
+export const MAX_LAYER_ENTRIES = 50_000;
+/** From the start of a build's process. */
+export const BUILD_TIMEOUT_MS = 15 * 60_000;
+/** A build has the memory of its function, and this at least. */
+export const BUILD_MEMORY_MIB = 512;
 /** Output given inside an answer (`?wait=`), for each stream. */
 export const MAX_INLINE_OUTPUT_BYTES = 256 * KiB;
 export const MAX_IDEMPOTENCY_KEY_BYTES = 255;

@@ -13,6 +13,38 @@ const FileName = z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$/, 'must be
 export const BuiltInImage = z.enum(['base', 'node']);
 export type BuiltInImage = z.infer<typeof BuiltInImage>;
 
+/** An image of a registry is pinned by each version that is deployed. */
+const RecipeImage = z.union([
+  z.strictObject({ builtIn: BuiltInImage }),
+  /** As `docker pull` takes it; pulled without credentials. */
+  z.strictObject({ reference: z.string().min(1).max(512) }),
+]);
+export type RecipeImage = z.infer<typeof RecipeImage>;
+
+/** The file that a build leaves: a tar archive, of whatever the command put into it. */
+export const LAYER_NAME = 'layer.tar';
+
+/**
+ * What is done with code when it is deployed, before anything of it runs: dependencies are installed, a program is compiled. It is an execution
+ * in a sandbox of its own, that finds the code at `{code}` and leaves a tar archive at `$COCORE_OUT/layer.tar`. The same build is not done twice.
+ */
+const Build = z.strictObject({
+  /** It is done where the code has one of these files, with this field in it where one is named. Without it, it is always done. */
+  when: z
+    .array(z.strictObject({ file: FileName, field: z.string().min(1).max(64).optional() }))
+    .max(32)
+    .optional(),
+  /** Who brings one of these has done it. */
+  unless: z.array(CodePath).max(32).default([]),
+  /** What of the code it is shown, and is done anew for: paths with `*` for any part of a name; all that a directory holds. Without it, all of it. */
+  inputs: z.array(CodePath).max(64).optional(),
+  /** What it runs in, where that is another image than the function's. */
+  image: RecipeImage.optional(),
+  command: Command,
+  /** Where in the code's directory what it made is put, such as `node_modules`; without it, beside the code. */
+  into: CodePath.optional(),
+});
+
 export const Recipe = z.strictObject({
   $schema: z.string().optional(),
   name: RuntimeName,
@@ -27,12 +59,9 @@ export const Recipe = z.strictObject({
   entries: z.array(CodePath).max(32).default([]),
   /** A document in the directory with a field that names the file, where it is there: `package.json` and `main`. */
   manifest: z.strictObject({ file: FileName, field: z.string().min(1).max(64) }).optional(),
-  /** What it runs in. An image of a registry is pinned by each version that is deployed. */
-  image: z.union([
-    z.strictObject({ builtIn: BuiltInImage }),
-    /** As `docker pull` takes it; pulled without credentials. */
-    z.strictObject({ reference: z.string().min(1).max(512) }),
-  ]),
+  /** What it runs in. */
+  image: RecipeImage,
+  build: Build.optional(),
   /** Starts a file as a program; the execution's arguments follow. */
   program: Command,
   /** Starts a file as a handler; a language without it runs programs only. */

@@ -6,6 +6,8 @@ import type { BlobStore } from './blob-store.ts';
 
 /** How long a project may keep a blob that none of its versions and executions names. */
 export const UNUSED_BLOB_TTL_MS = 24 * 60 * 60_000;
+/** How long what a build made is kept after the last deployment that used it. */
+export const UNUSED_LAYER_TTL_MS = 30 * 24 * 60 * 60_000;
 /** How long bytes stay that no project has: what is being deployed may need them, and clocks of stores differ. */
 export const ORPHAN_TTL_MS = 60 * 60_000;
 const SWEEP_MS = 60 * 60_000;
@@ -37,7 +39,7 @@ export class BlobSweeper {
 
   async sweep(signal: AbortSignal): Promise<void> {
     const { store, blobs, clock, log } = this.#parts;
-    await store.forgetUnusedBlobs(UNUSED_BLOB_TTL_MS);
+    await store.forgetUnusedBlobs({ layersMs: UNUSED_LAYER_TTL_MS, blobsMs: UNUSED_BLOB_TTL_MS });
     let removed = 0;
     for await (const { digest, keptAtMs } of blobs.list()) {
       if (signal.aborted) return;

@@ -1,19 +1,24 @@
 import { CocoreError } from '@cocore/protocol';
 import { BLOCK_BYTES, decodeHeader, decodePax, padded, type RawHeader } from '../importer/inside/tar-entry.ts';
-import { type CodeNode, CodeTree, shown } from './code-tree.ts';
+import { type CodeLimits, type CodeNode, CodeTree, shown, SOURCE_LIMITS } from './code-tree.ts';
+import type { Content } from './content.ts';
 
 /** A path and a link's target with room for both, in an extended header. */
 const MAX_META_BYTES = 16 * 1024;
+/** Read at a time: headers of small files lie close to each other. */
+const WINDOW_BYTES = 64 * 1024;
 
 /**
- * Reads a tar archive of code. What is not understood is refused, not skipped.
+ * Reads the headers of a tar archive of code; what its files hold stays where it is. What is not understood is refused, not skipped.
  *
  * @throws CocoreError `code_invalid`
  */
-export function readArchive(archive: Buffer): CodeTree {
+export async function readArchive(archive: Content, limits: CodeLimits = SOURCE_LIMITS): Promise<CodeTree> {
   const reader = new Reader(archive);
-  const tree = new CodeTree();
-  for (let entry = nextEntry(reader); entry !== null; entry = nextEntry(reader)) tree.add(entry.name, entry.node);
+  const tree = new CodeTree(limits);
+  for (let entry = await nextEntry(reader); entry !== null; entry = await nextEntry(reader)) {
+    tree.add(entry.name, entry.node);
+  }
   tree.checkLinks();
   return tree;
 }
@@ -24,19 +29,19 @@ interface Entry {
 }
 
 /** Null at the archive's end. */
-function nextEntry(reader: Reader): Entry | null {
+async function nextEntry(reader: Reader): Promise<Entry | null> {
   let name: string | null = null;
   let target: string | null = null;
   let size: number | null = null;
   for (;;) {
-    const block = reader.take(BLOCK_BYTES);
+    const block = await reader.take(BLOCK_BYTES);
     if (block.every((byte) => byte === 0)) return null;
     const header = decodeHeader(block);
     if (header === null) throw new CocoreError('code_invalid', 'the blob is not a tar archive');
     switch (header.flag) {
       case 'g':
       case 'x': {
-        const records = decodePax(meta(reader, header));
+        const records = decodePax(await meta(reader, header));
         const keys = [...(records?.keys() ?? [])];
         const changesAll = header.flag === 'g' && keys.some((key) => ['path', 'linkpath', 'size'].includes(key));
         if (records === null || changesAll || keys.some((key) => key.startsWith('GNU.sparse.'))) {
@@ -49,10 +54,10 @@ function nextEntry(reader: Reader): Entry | null {
         break;
       }
       case 'L':
-        name = untilNul(meta(reader, header));
+        name = untilNul(await meta(reader, header));
         break;
       case 'K':
-        target = untilNul(meta(reader, header));
+        target = untilNul(await meta(reader, header));
         break;
       default:
         return entryOf(
@@ -66,11 +71,11 @@ function nextEntry(reader: Reader): Entry | null {
   }
 }
 
-function meta(reader: Reader, header: RawHeader): Buffer {
+async function meta(reader: Reader, header: RawHeader): Promise<Buffer> {
   if (!(header.bytes > 0 && header.bytes <= MAX_META_BYTES)) {
     throw new CocoreError('code_invalid', `the archive has a name or a header of more than ${MAX_META_BYTES} bytes`);
   }
-  return reader.take(padded(header.bytes)).subarray(0, header.bytes);
+  return (await reader.take(padded(header.bytes))).subarray(0, header.bytes);
 }
 
 function entryOf(name: string, target: string, bytes: number, header: RawHeader, reader: Reader): Entry {
@@ -81,8 +86,8 @@ function entryOf(name: string, target: string, bytes: number, header: RawHeader,
     case '7': {
       if (!Number.isSafeInteger(bytes) || bytes < 0) throw refuse('of a size that makes no sense');
       if (name.endsWith('/')) throw refuse('a file with the name of a directory');
-      const content = reader.take(bytes);
-      reader.take(padded(bytes) - bytes);
+      const content = reader.part(bytes);
+      reader.part(padded(bytes) - bytes);
       return { name, node: { kind: 'file', content, isExecutable: (header.mode & 0o111) !== 0 } };
     }
     case '5':
@@ -118,16 +123,40 @@ function text(latin1: string): string {
 }
 
 class Reader {
-  readonly #bytes: Buffer;
+  readonly #archive: Content;
   #at = 0;
+  #window = Buffer.alloc(0);
+  #windowAt = 0;
 
-  constructor(bytes: Buffer) {
-    this.#bytes = bytes;
+  constructor(archive: Content) {
+    this.#archive = archive;
   }
 
-  take(bytes: number): Buffer {
-    if (bytes > this.#bytes.length - this.#at) throw new CocoreError('code_invalid', 'the archive ends in the middle');
+  /** The next bytes, as they are. */
+  async take(bytes: number): Promise<Buffer> {
+    const at = this.#advance(bytes);
+    if (at < this.#windowAt || at + bytes > this.#windowAt + this.#window.length) {
+      const pieces: Uint8Array[] = [];
+      for await (const piece of this.#rest(at, Math.max(bytes, WINDOW_BYTES)).pieces(WINDOW_BYTES)) pieces.push(piece);
+      this.#window = Buffer.concat(pieces);
+      this.#windowAt = at;
+    }
+    return this.#window.subarray(at - this.#windowAt, at - this.#windowAt + bytes);
+  }
+
+  /** The next bytes, where they lie. */
+  part(bytes: number): Content {
+    return this.#archive.slice(this.#advance(bytes), bytes);
+  }
+
+  #advance(bytes: number): number {
+    const at = this.#at;
+    if (bytes > this.#archive.bytes - at) throw new CocoreError('code_invalid', 'the archive ends in the middle');
     this.#at += bytes;
-    return this.#bytes.subarray(this.#at - bytes, this.#at);
+    return at;
+  }
+
+  #rest(at: number, mostBytes: number): Content {
+    return this.#archive.slice(at, Math.min(mostBytes, this.#archive.bytes - at));
   }
 }

@@ -3,16 +3,17 @@ import { createReadStream } from 'node:fs';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { type BlobRef, CocoreError, MAX_ARCHIVE_BYTES, MAX_ARCHIVE_ENTRIES } from '@cocore/protocol';
+import { type BlobRef, CocoreError } from '@cocore/protocol';
 import type { AdmitBlob, BlobStore } from '../blobs/blob-store.ts';
+import type { CodeTree } from './code-tree.ts';
+import { writeTree } from './write-tree.ts';
 
 const run = promisify(execFile);
 
 /** Fixed, so that the same code makes the same image and so the same digest. */
 const IMAGE_UUID = 'c0c04e00-0000-4000-8000-000000000000';
-/** Every file of the largest directory takes a block more at most. */
-const MAX_IMAGE_BYTES = MAX_ARCHIVE_BYTES + 2 * MAX_ARCHIVE_ENTRIES * 4096;
-const MAKE_TIMEOUT_MS = 30_000;
+const BLOCK_BYTES = 4096;
+const MAKE_TIMEOUT_MS = 120_000;
 
 /** Makes source code into the small read-only file system that a sandbox sees at `/function`. */
 export class CodeImager {
@@ -26,18 +27,17 @@ export class CodeImager {
   }
 
   /**
-   * Files owned by root, with fixed times.
+   * Files owned by root, with fixed times: the same tree makes the same bytes.
    *
-   * @param write puts them into an empty directory
-   * @throws CocoreError `artifact_missing` when the host has no mkfs.erofs, and what `write` throws
+   * @throws CocoreError `artifact_missing` when the host has no mkfs.erofs
    */
-  async make(write: (directory: string) => Promise<void>, admit: AdmitBlob): Promise<BlobRef> {
+  async make(code: CodeTree, admit: AdmitBlob): Promise<BlobRef> {
     await mkdir(this.#directory, { recursive: true });
     const work = await mkdtemp(join(this.#directory, 'code-'));
     try {
       const tree = join(work, 'tree');
       await mkdir(tree);
-      await write(tree);
+      await writeTree(code, tree);
       await chmod(tree, 0o755);
       const image = join(work, 'code.erofs');
       await run('mkfs.erofs', ['-T0', `-U${IMAGE_UUID}`, '--all-root', '--quiet', image, tree], {
@@ -49,7 +49,9 @@ export class CodeImager {
         }
         throw cause;
       });
-      return await this.#blobs.put(createReadStream(image), MAX_IMAGE_BYTES, admit);
+      const { bytes, entries } = code.limits;
+      // Every file takes a block more at most, and what the file system says of it another.
+      return await this.#blobs.put(createReadStream(image), bytes + 2 * entries * BLOCK_BYTES, admit);
     } finally {
       await rm(work, { recursive: true, force: true });
     }

@@ -1,4 +1,5 @@
 import { CocoreError, MAX_ARCHIVE_BYTES, MAX_ARCHIVE_DEPTH, MAX_ARCHIVE_ENTRIES, utf8Length } from '@cocore/protocol';
+import type { Content } from './content.ts';
 
 const MAX_NAME_BYTES = 255;
 const MAX_PATH_BYTES = 1024;
@@ -11,16 +12,31 @@ export const OWN_DIRECTORY = '.cocore';
 
 export type CodeNode =
   | { readonly kind: 'directory' }
-  | { readonly kind: 'file'; readonly content: Uint8Array; readonly isExecutable: boolean }
+  | { readonly kind: 'file'; readonly content: Content; readonly isExecutable: boolean }
   | { readonly kind: 'link'; readonly target: string };
+
+/** How much a directory may hold. */
+export interface CodeLimits {
+  readonly bytes: number;
+  /** Files, directories and links together. */
+  readonly entries: number;
+}
+
+/** Of what is deployed. */
+export const SOURCE_LIMITS: CodeLimits = { bytes: MAX_ARCHIVE_BYTES, entries: MAX_ARCHIVE_ENTRIES };
 
 /** What a directory of code holds, counted and judged before any of it is written. */
 export class CodeTree {
   readonly #nodes = new Map<string, CodeNode>();
   /** Directories that are there because something is in them; an archive may still name them once. */
   readonly #implied = new Set<string>();
+  readonly limits: CodeLimits;
   #bytes = 0;
   #links = 0;
+
+  constructor(limits: CodeLimits = SOURCE_LIMITS) {
+    this.limits = limits;
+  }
 
   /**
    * Takes one node up.
@@ -29,24 +45,29 @@ export class CodeTree {
    * @throws CocoreError `code_invalid`
    */
   add(name: string, node: CodeNode): void {
-    if (name.startsWith('/')) throw refused(name, 'has an absolute path');
-    const parts = name.split('/').filter((part) => part !== '' && part !== '.');
-    if (parts.includes('..')) throw refused(name, 'leads out of the directory');
+    const parts = partsOf(name);
     if (parts.length === 0) {
       if (node.kind === 'directory') return;
       throw refused(name, 'takes the place of the directory itself');
     }
     if (parts[0] === OWN_DIRECTORY) throw refused(name, `has a place that is CoCore's own`);
-    if (parts.length > MAX_ARCHIVE_DEPTH) throw refused(name, `lies deeper than ${MAX_ARCHIVE_DEPTH} directories`);
-    if (parts.some((part) => utf8Length(part) > MAX_NAME_BYTES) || utf8Length(name) > MAX_PATH_BYTES) {
-      throw refused(name, `has a name longer than ${MAX_NAME_BYTES} bytes, or a path longer than ${MAX_PATH_BYTES}`);
-    }
-    const path = parts.join('/');
-    for (let depth = 1; depth < parts.length; depth += 1) this.#imply(parts.slice(0, depth).join('/'), name);
-    if (this.#nodes.has(path) && !(node.kind === 'directory' && this.#implied.delete(path))) {
-      throw refused(name, 'is there twice');
-    }
-    this.#set(path, node);
+    this.#put(name, parts, node);
+  }
+
+  /** A file that CoCore puts beside the code. */
+  addOwn(name: string, content: Content): void {
+    this.#put(name, [OWN_DIRECTORY, name], { kind: 'file', content, isExecutable: true });
+  }
+
+  /**
+   * Puts what another tree holds below a directory of this one.
+   *
+   * @param into empty for the directory itself; it may be CoCore's own
+   * @throws CocoreError `code_invalid` where something is there
+   */
+  lay(layer: CodeTree, into: string): void {
+    const below = partsOf(into);
+    for (const [path, node] of layer.nodes) this.#put(path, [...below, ...path.split('/')], node);
   }
 
   /** By path. */
@@ -66,13 +87,26 @@ export class CodeTree {
   requireFile(path: string): void {
     const at = this.#leadsTo(path);
     const node = at === null ? undefined : this.#nodes.get(at);
-    if (node?.kind === 'file' && node.content.length > 0) return;
+    if (node?.kind === 'file' && node.content.bytes > 0) return;
     throw new CocoreError(
       'code_invalid',
       node === undefined
         ? `the directory has no file ${shown(path)}`
         : `${shown(path)} is ${node.kind === 'file' ? 'an empty file' : 'not a file'}`,
     );
+  }
+
+  #put(name: string, parts: readonly string[], node: CodeNode): void {
+    if (parts.length > MAX_ARCHIVE_DEPTH) throw refused(name, `lies deeper than ${MAX_ARCHIVE_DEPTH} directories`);
+    const path = parts.join('/');
+    if (parts.some((part) => utf8Length(part) > MAX_NAME_BYTES) || utf8Length(path) > MAX_PATH_BYTES) {
+      throw refused(name, `has a name longer than ${MAX_NAME_BYTES} bytes, or a path longer than ${MAX_PATH_BYTES}`);
+    }
+    for (let depth = 1; depth < parts.length; depth += 1) this.#imply(parts.slice(0, depth).join('/'), name);
+    if (this.#nodes.has(path) && !(node.kind === 'directory' && this.#implied.delete(path))) {
+      throw refused(name, 'is there twice');
+    }
+    this.#set(path, node);
   }
 
   #imply(path: string, name: string): void {
@@ -87,13 +121,12 @@ export class CodeTree {
 
   #set(path: string, node: CodeNode): void {
     this.#nodes.set(path, node);
-    if (this.#nodes.size > MAX_ARCHIVE_ENTRIES) {
-      throw new CocoreError('code_invalid', `the directory has more than ${MAX_ARCHIVE_ENTRIES} files and directories`);
+    const { bytes, entries } = this.limits;
+    if (this.#nodes.size > entries) {
+      throw new CocoreError('code_invalid', `the directory has more than ${entries} files and directories`);
     }
-    if (node.kind === 'file') this.#bytes += node.content.length;
-    if (this.#bytes > MAX_ARCHIVE_BYTES) {
-      throw new CocoreError('code_invalid', `the directory has more than ${MAX_ARCHIVE_BYTES} bytes`);
-    }
+    if (node.kind === 'file') this.#bytes += node.content.bytes;
+    if (this.#bytes > bytes) throw new CocoreError('code_invalid', `the directory has more than ${bytes} bytes`);
     if (node.kind !== 'link') return;
     this.#links += 1;
     if (this.#links > MAX_LINKS)
@@ -125,6 +158,14 @@ export class CodeTree {
     }
     return at.join('/');
   }
+}
+
+/** @throws CocoreError `code_invalid` for a path that leads out of the directory */
+function partsOf(name: string): string[] {
+  if (name.startsWith('/')) throw refused(name, 'has an absolute path');
+  const parts = name.split('/').filter((part) => part !== '' && part !== '.');
+  if (parts.includes('..')) throw refused(name, 'leads out of the directory');
+  return parts;
 }
 
 const refused = (name: string, why: string) => new CocoreError('code_invalid', `${shown(name)} ${why}`);

@@ -1,9 +1,10 @@
-import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, open, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { CodeTree } from './code-tree.ts';
 
 /** Files that are written at a time. */
 const WRITERS = 8;
+const PIECE_BYTES = 1024 * 1024;
 
 /**
  * Writes code into an empty directory. Nothing is written through a link, because links are made last. Modes are those of code: readable by all,
@@ -21,8 +22,9 @@ export async function writeTree(tree: CodeTree, directory: string): Promise<void
   const write = async () => {
     for (const [path, node] of left) {
       if (node.kind !== 'file') continue;
-      await writeFile(place(path), node.content, { flag: 'wx' });
-      await chmod(place(path), node.isExecutable ? 0o755 : 0o644);
+      await using file = await open(place(path), 'wx');
+      for await (const piece of node.content.pieces(PIECE_BYTES)) await file.writeFile(piece);
+      await file.chmod(node.isExecutable ? 0o755 : 0o644);
     }
   };
   await Promise.all(Array.from({ length: WRITERS }, write));

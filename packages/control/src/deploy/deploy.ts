@@ -29,11 +29,10 @@ async function makeVersion(
   body: FunctionDeploy,
   listener: DeployListener,
 ): Promise<MadeVersion> {
-  const { file, archive, image, handler = null } = body;
+  const { file, archive, image } = body;
   if (image !== undefined) return fromImage(parts, projectId, image, listener);
-  const code =
-    archive === undefined ? codeOfFile(file!) : await codeOfArchive(parts, projectId, archive, listener.signal);
-  return fromCode(parts, projectId, code, { runtime: body.runtime!, handler }, listener);
+  const code = archive === undefined ? codeOfFile(file!) : await codeOfArchive(parts, projectId, archive);
+  return fromCode(parts, projectId, code, body, listener);
 }
 
 function checkEnvironment(env: Readonly<Record<string, string>>): void {

@@ -1,9 +1,16 @@
-import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type BlobRef, CocoreError, type FunctionSource, type Recipe } from '@cocore/protocol';
-import { OWN_DIRECTORY } from '../code/code-tree.ts';
+import {
+  type BlobRef,
+  CocoreError,
+  type FunctionDeploy,
+  type FunctionSource,
+  type RecipeImage,
+} from '@cocore/protocol';
+import { CodeTree, SOURCE_LIMITS } from '../code/code-tree.ts';
+import { Content } from '../code/content.ts';
 import type { HttpParts } from '../http/parts.ts';
-import { bootstrapPath, BUILT_IN_SURROUNDINGS, processOf, type Surroundings } from '../runtimes/recipe.ts';
+import { inputsOf, isBuilt } from '../runtimes/build-inputs.ts';
+import { BUILT_IN_SURROUNDINGS, processOf, type Surroundings } from '../runtimes/recipe.ts';
+import { buildLayer, LAYER_LIMITS } from './build.ts';
 import { importRoot } from './import-root.ts';
 import type { DeployListener, MadeVersion } from './job.ts';
 
@@ -12,41 +19,53 @@ export interface Code {
   readonly source: FunctionSource;
   /** The file that is run. */
   readonly entry: string;
-  /** Writes it into an empty directory. @throws CocoreError `code_invalid` */
-  write(directory: string): Promise<void>;
+  /** What it is kept in meanwhile is released with `scope`. @throws CocoreError `code_invalid` */
+  read(scope: AsyncDisposableStack): Promise<CodeTree>;
 }
 
-/**
- * Source code, run by a recipe.
- *
- * @param handler the name of the handler; null for a program
- * @throws CocoreError
- */
+/** A root file system, and what it brings to whatever runs in it. */
+export interface Root {
+  readonly image: BlobRef;
+  readonly surroundings: Surroundings;
+}
+
+/** What source code may become with what was built for it. */
+const BUILT_LIMITS = {
+  bytes: SOURCE_LIMITS.bytes + LAYER_LIMITS.bytes,
+  entries: SOURCE_LIMITS.entries + LAYER_LIMITS.entries,
+};
+
+/** Source code, built and run by a recipe. @throws CocoreError */
 export async function fromCode(
   parts: HttpParts,
   projectId: string,
   code: Code,
-  { runtime, handler }: { readonly runtime: string; readonly handler: string | null },
+  body: FunctionDeploy,
   listener: DeployListener,
 ): Promise<MadeVersion> {
-  const { recipe, bootstrap } = parts.recipes.named(runtime);
+  const { handler = null } = body;
+  const { recipe, bootstrap } = parts.recipes.named(body.runtime!);
   if (handler !== null && bootstrap === null) {
     throw new CocoreError('code_invalid', `the runtime ${recipe.name} runs programs, and no handlers`);
   }
+  await using scope = new AsyncDisposableStack();
   listener.progress({ step: 'packing' });
-  const image = await parts.imager.make(
-    async (directory) => {
-      await code.write(directory);
-      if (handler !== null) {
-        const own = join(directory, OWN_DIRECTORY);
-        await mkdir(own);
-        await chmod(own, 0o755);
-        await placeFile(join(directory, bootstrapPath(recipe)), bootstrap!);
-      }
-    },
-    async (blob) => parts.store.addBlob(projectId, blob, parts.limits),
-  );
-  const root = await rootOf(parts, projectId, recipe, listener);
+  const source = await code.read(scope);
+  source.requireFile(code.entry);
+  const root = await rootOf(parts, projectId, recipe.image, listener);
+  const tree = new CodeTree(BUILT_LIMITS);
+  tree.lay(source, '');
+  if (handler !== null) tree.addOwn(recipe.handler!.bootstrap, Content.of(bootstrap!));
+  const { build } = recipe;
+  if (build !== undefined && (await isBuilt(build, source))) {
+    const buildRoot = build.image === undefined ? root : await rootOf(parts, projectId, build.image, listener);
+    const inputs = inputsOf(build, source);
+    const request = { projectId, body, recipe, build, inputs, entry: code.entry, root: buildRoot };
+    tree.lay(await buildLayer(parts, request, scope, listener), build.into ?? '');
+    tree.checkLinks();
+    listener.progress({ step: 'packing' });
+  }
+  const image = await parts.imager.make(tree, async (blob) => parts.store.addBlob(projectId, blob, parts.limits));
   return {
     runtime: recipe.name,
     source: code.source,
@@ -57,18 +76,12 @@ export async function fromCode(
   };
 }
 
-/** Executable, and readable by all. */
-export async function placeFile(path: string, content: Uint8Array): Promise<void> {
-  await writeFile(path, content);
-  await chmod(path, 0o555);
-}
-
 async function rootOf(
   parts: HttpParts,
   projectId: string,
-  { image }: Recipe,
+  image: RecipeImage,
   listener: DeployListener,
-): Promise<{ readonly image: BlobRef; readonly surroundings: Surroundings }> {
+): Promise<Root> {
   if ('reference' in image) return importRoot(parts, projectId, image.reference, undefined, listener);
   return { image: await parts.builtInImages.keep(image.builtIn), surroundings: BUILT_IN_SURROUNDINGS };
 }

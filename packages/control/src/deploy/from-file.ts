@@ -1,6 +1,7 @@
-import { join } from 'node:path';
 import { CocoreError, fromBase64, type FunctionDeploy, MAX_CODE_BYTES } from '@cocore/protocol';
-import { type Code, placeFile } from './from-code.ts';
+import { CodeTree } from '../code/code-tree.ts';
+import { Content } from '../code/content.ts';
+import type { Code } from './from-code.ts';
 
 /** One file, as the request carries it. @throws CocoreError `code_invalid`, `input_too_large` */
 export function codeOfFile({ name, contentBase64 }: NonNullable<FunctionDeploy['file']>): Code {
@@ -15,6 +16,10 @@ export function codeOfFile({ name, contentBase64 }: NonNullable<FunctionDeploy['
   return {
     source: { kind: 'file', name },
     entry: name,
-    write: async (directory) => placeFile(join(directory, name), content),
+    read: () => {
+      const tree = new CodeTree();
+      tree.add(name, { kind: 'file', content: Content.of(content), isExecutable: true });
+      return Promise.resolve(tree);
+    },
   };
 }

@@ -6,6 +6,7 @@ import {
   type FunctionDeploy,
   type RegistryAuth,
 } from '@cocore/protocol';
+import { CodeTree } from '../code/code-tree.ts';
 import type { HttpParts } from '../http/parts.ts';
 import type { FunctionProcess } from '../store/store.ts';
 import { importRoot, surroundingsOf } from './import-root.ts';
@@ -59,10 +60,8 @@ export async function fromImage(
 ): Promise<MadeVersion> {
   const { image, manifestDigest, config } = await importRoot(parts, projectId, reference, auth, listener);
   const process = processOfImage(config, command);
-  const code = await parts.imager.make(
-    () => Promise.resolve(),
-    async (blob) => parts.store.addBlob(projectId, blob, parts.limits),
-  );
+  const nothing = new CodeTree();
+  const code = await parts.imager.make(nothing, async (blob) => parts.store.addBlob(projectId, blob, parts.limits));
   const source = { kind: 'image', reference, digest: manifestDigest } as const;
   return { runtime: null, source, handler: null, process, code, image };
 }

@@ -1,4 +1,4 @@
-import { ARTIFACTS_LIMIT_BYTES, CocoreError, MAX_TOLD_BLOBS, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
+import { CocoreError, MAX_TOLD_BLOBS, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
@@ -295,9 +295,9 @@ export class Dispatcher {
 }
 
 /** As the task says it. */
-const limitsOf = ({ outputLimitBytes }: { outputLimitBytes: number }): StreamLimits => ({
-  outputBytes: outputLimitBytes,
-  artifactsBytes: ARTIFACTS_LIMIT_BYTES,
+const limitsOf = (task: Pick<AssignedTask, 'outputLimitBytes' | 'artifactsLimitBytes'>): StreamLimits => ({
+  outputBytes: task.outputLimitBytes,
+  artifactsBytes: task.artifactsLimitBytes,
 });
 
 /** What the scheduler knows of an attempt. */

@@ -1,12 +1,5 @@
 import { type AssignedTask } from '../store/store.ts';
-import {
-  ARTIFACTS_LIMIT_BYTES,
-  ARTIFACTS_PATH,
-  PREPARE_TIMEOUT_MS,
-  RESULT_PATH,
-  SCRATCH_MIB,
-  type TaskSpec,
-} from '@cocore/protocol';
+import { ARTIFACTS_PATH, PREPARE_TIMEOUT_MS, RESULT_PATH, SCRATCH_MIB, type TaskSpec } from '@cocore/protocol';
 
 /** What a worker is told to run. The execution's own variables win over the function's; CoCore's names win over both. */
 export function taskSpec(task: AssignedTask): TaskSpec {
@@ -37,7 +30,7 @@ export function taskSpec(task: AssignedTask): TaskSpec {
     prepareTimeoutMs: PREPARE_TIMEOUT_MS,
     runTimeoutMs: task.timeoutMs,
     outputLimitBytes: task.outputLimitBytes,
-    artifactsLimitBytes: ARTIFACTS_LIMIT_BYTES,
+    artifactsLimitBytes: task.artifactsLimitBytes,
     network: 'none',
   };
 }

@@ -22,6 +22,8 @@ export interface HttpParts {
   readonly dispatcher: Dispatcher;
   readonly output: OutputStore;
   readonly blobs: BlobStore;
+  /** For files of requests that are under way. */
+  readonly temporaryDirectory: string;
   readonly imager: CodeImager;
   readonly builtInImages: BuiltInImages;
   readonly recipes: Recipes;

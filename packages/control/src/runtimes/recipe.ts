@@ -1,5 +1,4 @@
 import { type ContainerUser, type Recipe, ROOT_USER } from '@cocore/protocol';
-import { OWN_DIRECTORY } from '../code/code-tree.ts';
 import type { FunctionProcess } from '../store/store.ts';
 
 /** Where a function's code is in the sandbox. */
@@ -34,14 +33,28 @@ export function processOf(
   recipe: Recipe,
   entry: string,
   handler: string | null,
-  { env, cwd, user }: Surroundings,
+  surroundings: Surroundings,
 ): FunctionProcess {
-  const words: Record<string, string> = {
-    entry: `${CODE_DIRECTORY}/${entry}`,
-    code: CODE_DIRECTORY,
-    handler: handler ?? '',
-  };
   const command = handler === null ? recipe.program : recipe.handler!.command;
+  return processIn(surroundings, recipe, command, entry, handler ?? '');
+}
+
+/** How a recipe's build is started. */
+export const buildProcessOf = (
+  recipe: Recipe,
+  command: readonly string[],
+  entry: string,
+  surroundings: Surroundings,
+): FunctionProcess => processIn(surroundings, recipe, command, entry, '');
+
+function processIn(
+  { env, cwd, user }: Surroundings,
+  recipe: Recipe,
+  command: readonly string[],
+  entry: string,
+  handler: string,
+): FunctionProcess {
+  const words: Record<string, string> = { entry: `${CODE_DIRECTORY}/${entry}`, code: CODE_DIRECTORY, handler };
   return {
     argv: command.map((word) => word.replaceAll(/\{(entry|code|handler)\}/g, (_, name: string) => words[name]!)),
     env: { ...env, ...recipe.env },
@@ -50,6 +63,3 @@ export function processOf(
     stopSignal: null,
   };
 }
-
-/** Where a recipe's bootstrap is put beside the code. */
-export const bootstrapPath = (recipe: Recipe): string => `${OWN_DIRECTORY}/${recipe.handler!.bootstrap}`;

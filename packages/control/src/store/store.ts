@@ -29,7 +29,7 @@ import type { Limits } from '../admission.ts';
  * A verb about an attempt is guarded by the attempt's id and, where a worker asks, by the session's id: a write from a session that is
  * no longer the attempt's answers `stale` and changes nothing. Times are set by the store's own clock.
  */
-export interface Store extends AccessStore, FunctionStore, ExecutionStore, AttemptStore {
+export interface Store extends AccessStore, FunctionStore, BuildStore, ExecutionStore, AttemptStore {
   /** Commits what was asked for; nothing may be asked after it. */
   close(): Promise<void>;
 }
@@ -142,12 +142,25 @@ export interface FunctionStore {
   readFunction(projectId: string, idOrName: string): Promise<FunctionRecord | null>;
   /** Gives the project the right to name the digest. @throws CocoreError `quota_exceeded` */
   addBlob(projectId: string, blob: BlobRef, limits: Limits): Promise<void>;
-  /** Takes from projects their right to blobs that no version and no execution of theirs needs, and that they got so long ago. */
-  forgetUnusedBlobs(olderThanMs: number): Promise<void>;
+  /** Takes from projects layers that were not used, and their right to blobs that nothing of theirs needs and that they got, so long ago. */
+  forgetUnusedBlobs(unused: { readonly layersMs: number; readonly blobsMs: number }): Promise<void>;
   /** Whether a project or a version of any project has the blob. */
   isBlobNeeded(digest: string): Promise<boolean>;
   /** Whether the project may name the digest. */
   hasBlob(projectId: string, digest: string): Promise<boolean>;
+}
+
+export interface BuildStore {
+  /**
+   * An execution that builds for a function of this name. It is of a hidden function, which no user can name.
+   *
+   * @throws CocoreError `quota_exceeded`
+   */
+  createBuild(build: NewFunctionVersion, limits: Limits): Promise<CreatedExecution>;
+  /** What a build with this key made. @throws CocoreError `quota_exceeded` */
+  keepLayer(projectId: string, key: string, blob: BlobRef, limits: Limits): Promise<void>;
+  /** Null when there is none. It counts as used now. */
+  useLayer(projectId: string, key: string): Promise<BlobRef | null>;
 }
 
 export type NewStdin = { readonly inline: Uint8Array } | { readonly blob: string } | null;
@@ -197,6 +210,7 @@ export interface LiveAttemptRow extends QueuedAttempt {
   readonly deadlineAtMs: number | null;
   readonly cancelRequestedAtMs: number | null;
   readonly outputLimitBytes: number;
+  readonly artifactsLimitBytes: number;
   /** Committed. */
   readonly bytes: OfStreams<number>;
 }
@@ -242,6 +256,7 @@ export interface AssignedTask {
   readonly cpus: number;
   readonly timeoutMs: number;
   readonly outputLimitBytes: number;
+  readonly artifactsLimitBytes: number;
 }
 
 export interface Beat {

@@ -22,6 +22,7 @@ interface TaskRow {
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
+  readonly artifacts_limit_bytes: number;
   readonly isolation: IsolationClass;
 }
 
@@ -47,7 +48,7 @@ export function assign(
   const row = db.get<TaskRow>(
     `SELECT e.execution_id, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
-       e.timeout_ms, e.output_limit_bytes, v.isolation
+       e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation
      FROM attempts a
      JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
      JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
@@ -95,6 +96,7 @@ export function assign(
     cpus: row.cpus,
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
+    artifactsLimitBytes: row.artifacts_limit_bytes,
   };
 }
 

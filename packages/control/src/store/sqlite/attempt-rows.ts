@@ -24,6 +24,7 @@ export interface JoinedRow extends StatusRow {
   readonly cpus: number;
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
+  readonly artifacts_limit_bytes: number;
   readonly deadline_at: number | null;
   readonly state: ExecutionState;
   readonly phase: ExecutionPhase | null;
@@ -34,7 +35,7 @@ export interface JoinedRow extends StatusRow {
 export const SELECT_JOINED = `
   SELECT a.project_id, a.execution_id, a.attempt_id, a.state AS attempt_state, a.worker_id, a.session_id, a.driver, a.isolation,
     a.created_at AS queued_at, a.assigned_at, a.accepted_at AS attempt_accepted_at, a.started_at AS attempt_started_at,
-    a.stdout_bytes, a.stderr_bytes, a.result_bytes, a.artifacts_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.deadline_at,
+    a.stdout_bytes, a.stderr_bytes, a.result_bytes, a.artifacts_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, e.deadline_at,
     e.cancel_requested_at, e.state, e.phase, e.reason
   FROM attempts a JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id`;
 
@@ -79,6 +80,7 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     deadlineAtMs: row.deadline_at,
     cancelRequestedAtMs: row.cancel_requested_at,
     outputLimitBytes: row.output_limit_bytes,
+    artifactsLimitBytes: row.artifacts_limit_bytes,
     bytes: committedBytes(row),
     blobs: [
       ...[row.image_digest, row.code_digest, ...(row.stdin_digest === null ? [] : [row.stdin_digest])],

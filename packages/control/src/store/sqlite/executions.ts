@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import {
+  ARTIFACTS_LIMIT_BYTES,
   type BlobRef,
   CocoreError,
   type ExecutionList,
@@ -99,12 +100,23 @@ export function createExecutions(
 }
 
 function createExecution(context: Context, execution: NewExecution, limits: Limits): CreatedExecution {
-  const { db } = context;
-  const { projectId } = execution;
-  const version = findFunction(context, projectId, execution.function);
+  const version = findFunction(context, execution.projectId, execution.function);
   if (version === undefined) {
     throw new CocoreError('function_not_found', `there is no function ${execution.function} in this project`);
   }
+  return createExecutionOf(context, execution, version, limits, ARTIFACTS_LIMIT_BYTES);
+}
+
+/** @throws CocoreError as `createExecutions`, when its function is found */
+export function createExecutionOf(
+  context: Context,
+  execution: NewExecution,
+  version: FunctionRow,
+  limits: Limits,
+  artifactsLimitBytes: number,
+): CreatedExecution {
+  const { db } = context;
+  const { projectId } = execution;
   const digest = inputDigest(execution);
   if (execution.idempotencyKey !== null) {
     const earlier = db.get<{ execution_id: string; input_digest: string }>(
@@ -128,7 +140,15 @@ function createExecution(context: Context, execution: NewExecution, limits: Limi
     projectId,
   );
   admit({ liveExecutions: project!.live + 1 }, limits);
-  return insertExecution(context, execution, version, digest, stdin, files);
+  return insertExecution(context, execution, version, { digest, stdin, files, artifactsLimitBytes });
+}
+
+interface InsertedColumns {
+  /** Of the input. */
+  readonly digest: string;
+  readonly stdin: StdinColumns;
+  readonly files: string | null;
+  readonly artifactsLimitBytes: number;
 }
 
 const INSERT_INPUT = 'INSERT INTO execution_blobs (project_id, digest, execution_id) VALUES (?, ?, ?)';
@@ -137,9 +157,7 @@ function insertExecution(
   context: Context,
   execution: NewExecution,
   version: FunctionRow,
-  digest: string,
-  stdin: StdinColumns,
-  files: string | null,
+  { digest, stdin, files, artifactsLimitBytes }: InsertedColumns,
 ): CreatedExecution {
   const { db } = context;
   const { projectId } = execution;
@@ -148,8 +166,9 @@ function insertExecution(
   const nowMs = context.now();
   db.run(
     `INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, stdin_inline, stdin_digest,
-       stdin_bytes, files, memory_mib, cpus, timeout_ms, output_limit_bytes, input_digest, idempotency_key, created_at, queue_expires_at)
-     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       stdin_bytes, files, memory_mib, cpus, timeout_ms, output_limit_bytes, artifacts_limit_bytes, input_digest, idempotency_key, created_at,
+       queue_expires_at)
+     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     executionId,
     version.function_id,
@@ -164,6 +183,7 @@ function insertExecution(
     version.cpus,
     execution.timeoutMs ?? version.timeout_ms,
     execution.outputLimitBytes ?? version.output_limit_bytes,
+    artifactsLimitBytes,
     digest,
     execution.idempotencyKey,
     nowMs,

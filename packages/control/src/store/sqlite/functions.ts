@@ -7,13 +7,16 @@ import { functionRecord, type FunctionRow, SELECT_FUNCTION } from './records.ts'
 const FIND_BY_ID = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.function_id = ?`;
 const FIND_BY_NAME = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.name = ?`;
 
+/** As a user names it: a build is none. */
 export function findFunction({ db }: Context, projectId: string, idOrName: string): FunctionRow | undefined {
-  return db.get<FunctionRow>(isIdOf('function', idOrName) ? FIND_BY_ID : FIND_BY_NAME, projectId, idOrName);
+  const find = isIdOf('function', idOrName) ? FIND_BY_ID : FIND_BY_NAME;
+  const row = db.get<FunctionRow>(find, projectId, idOrName);
+  return row?.is_build === 1 ? undefined : row;
 }
 
 export function listFunctions({ db }: Context, projectId: string): FunctionRecord[] {
   return db
-    .all<FunctionRow>(`${SELECT_FUNCTION} WHERE f.project_id = ? ORDER BY f.name`, projectId)
+    .all<FunctionRow>(`${SELECT_FUNCTION} WHERE f.project_id = ? AND f.is_build = 0 ORDER BY f.name`, projectId)
     .map(functionRecord);
 }
 
@@ -50,16 +53,32 @@ export function addBlob(context: Context, projectId: string, blob: BlobRef, limi
 }
 
 export function createFunctionVersion(context: Context, version: NewFunctionVersion, limits: Limits): FunctionRecord {
+  return functionRecord(insertVersion(context, version, limits, false));
+}
+
+/** The first version of a function of this name, or its next. */
+export function insertVersion(
+  context: Context,
+  version: NewFunctionVersion,
+  limits: Limits,
+  isBuild: boolean,
+): FunctionRow {
   const { db } = context;
   const { projectId, name } = version;
   const nowMs = context.now();
-  const earlier = findFunction(context, projectId, name);
+  const earlier = db.get<FunctionRow>(FIND_BY_NAME, projectId, name);
   const functionId = earlier?.function_id ?? newId(context, 'function');
   const number = (earlier?.version ?? 0) + 1;
   if (earlier === undefined) {
-    const held = db.get<{ count: number }>('SELECT count(*) AS count FROM functions WHERE project_id = ?', projectId);
-    admit({ functions: held!.count + 1 }, limits);
-    db.run('INSERT INTO functions VALUES (?, ?, ?, ?, ?)', projectId, functionId, name, number, nowMs);
+    const held = db.get<{ count: number }>(
+      'SELECT count(*) AS count FROM functions WHERE project_id = ? AND is_build = 0',
+      projectId,
+    );
+    if (!isBuild) admit({ functions: held!.count + 1 }, limits);
+    db.run(
+      'INSERT INTO functions (project_id, function_id, name, newest_version, created_at, is_build) VALUES (?, ?, ?, ?, ?, ?)',
+      ...[projectId, functionId, name, number, nowMs, isBuild ? 1 : 0],
+    );
   } else {
     db.run(
       'UPDATE functions SET newest_version = ? WHERE project_id = ? AND function_id = ?',
@@ -92,5 +111,5 @@ export function createFunctionVersion(context: Context, version: NewFunctionVers
     JSON.stringify(version.env),
     nowMs,
   );
-  return functionRecord(findFunction(context, projectId, functionId)!);
+  return db.get<FunctionRow>(FIND_BY_ID, projectId, functionId)!;
 }

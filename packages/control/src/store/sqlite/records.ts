@@ -37,13 +37,14 @@ export interface FunctionRow {
   readonly output_limit_bytes: number;
   readonly isolation: IsolationClass;
   readonly env: string;
+  readonly is_build: 0 | 1;
   readonly created_at: number;
   readonly deployed_at: number;
 }
 
 /** A function joined with its newest version. */
 export const SELECT_FUNCTION = `
-  SELECT f.project_id, f.function_id, f.name, f.created_at, v.version, v.runtime, v.source, v.handler, v.code_digest, v.code_bytes,
+  SELECT f.project_id, f.function_id, f.name, f.created_at, f.is_build, v.version, v.runtime, v.source, v.handler, v.code_digest, v.code_bytes,
     v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.deployed_at
   FROM functions f
   JOIN function_versions v

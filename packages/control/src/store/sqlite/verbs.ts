@@ -1,6 +1,7 @@
 import * as access from './access.ts';
 import * as assignments from './assignments.ts';
 import * as rows from './attempt-rows.ts';
+import * as builds from './builds.ts';
 import type { Context } from './context.ts';
 import * as ends from './ends.ts';
 import * as executions from './executions.ts';
@@ -19,6 +20,9 @@ export const WRITE_VERBS = {
   recordBeat: access.recordBeat,
   createFunctionVersion: functions.createFunctionVersion,
   addBlob: functions.addBlob,
+  createBuild: builds.createBuild,
+  keepLayer: builds.keepLayer,
+  useLayer: builds.useLayer,
   forgetUnusedBlobs: unusedBlobs.forgetUnusedBlobs,
   createExecutions: executions.createExecutions,
   requestCancel: executions.requestCancel,

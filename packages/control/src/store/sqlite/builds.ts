@@ -1,0 +1,46 @@
+import { type BlobRef, MAX_ARTIFACTS_LIMIT_BYTES } from '@cocore/protocol';
+import type { Limits } from '../../admission.ts';
+import type { CreatedExecution, NewFunctionVersion } from '../store.ts';
+import type { Context } from './context.ts';
+import { createExecutionOf } from './executions.ts';
+import { addBlob, insertVersion } from './functions.ts';
+
+export function createBuild(context: Context, build: NewFunctionVersion, limits: Limits): CreatedExecution {
+  const { projectId, name } = build;
+  const version = insertVersion(context, { ...build, name: `${name}:build` }, limits, true);
+  const execution = {
+    projectId,
+    function: version.function_id,
+    args: [],
+    env: {},
+    stdin: null,
+    files: [],
+    timeoutMs: null,
+    outputLimitBytes: null,
+    idempotencyKey: null,
+  };
+  return createExecutionOf(context, execution, version, limits, MAX_ARTIFACTS_LIMIT_BYTES);
+}
+
+export function keepLayer(context: Context, projectId: string, key: string, blob: BlobRef, limits: Limits): void {
+  addBlob(context, projectId, blob, limits);
+  context.db.run(
+    'INSERT OR REPLACE INTO layers (project_id, layer_key, digest, bytes, used_at) VALUES (?, ?, ?, ?, ?)',
+    projectId,
+    key,
+    blob.digest,
+    blob.bytes,
+    context.now(),
+  );
+}
+
+export function useLayer({ db, now }: Context, projectId: string, key: string): BlobRef | null {
+  const layer = db.get<{ digest: string; bytes: number }>(
+    'SELECT digest, bytes FROM layers WHERE project_id = ? AND layer_key = ?',
+    projectId,
+    key,
+  );
+  if (layer === undefined) return null;
+  db.run('UPDATE layers SET used_at = ? WHERE project_id = ? AND layer_key = ?', now(), projectId, key);
+  return { digest: layer.digest, bytes: layer.bytes };
+}
