@@ -52,10 +52,15 @@ export function makeCertificate(hosts: readonly string[], nowMs: number): { cert
   const serial = randomBytes(16);
   serial[0] = (serial[0]! & 0x7f) | 0x01;
   const subjectAltName = sequence(...hosts.map(generalName));
+  const spki = publicKey.export({ type: 'spki', format: 'der' });
+  const keyId = createHash('sha256').update(spki).digest().subarray(0, 20);
   const extensions = sequence(
     sequence(oid(0x55, 0x1d, 0x11), der(0x04, subjectAltName)),
     // Not an authority: it can vouch for nothing but itself.
     sequence(oid(0x55, 0x1d, 0x13), der(0x01, Buffer.from([0xff])), der(0x04, sequence())),
+    // Every server's certificate has the same subject: who trusts two of them tells them apart by these.
+    sequence(oid(0x55, 0x1d, 0x0e), der(0x04, der(0x04, keyId))),
+    sequence(oid(0x55, 0x1d, 0x23), der(0x04, sequence(der(0x80, keyId)))),
   );
   const statement = sequence(
     der(0xa0, der(0x02, Buffer.from([2]))),
@@ -64,7 +69,7 @@ export function makeCertificate(hosts: readonly string[], nowMs: number): { cert
     name,
     sequence(time(nowMs - 24 * 3_600_000), time(end.getTime())),
     name,
-    publicKey.export({ type: 'spki', format: 'der' }),
+    spki,
     der(0xa3, extensions),
   );
   const signature = createSign('sha256').update(statement).sign(privateKey);
