@@ -1,4 +1,5 @@
 import type { BuildOutput, DeployProgress } from '@cocore/protocol';
+import { plain } from './print.ts';
 
 interface Terminal {
   readonly isTTY?: boolean;
@@ -11,14 +12,15 @@ const SAID: Record<DeployProgress['step'], string> = {
   pulling: 'pulling the image',
   unpacking: 'unpacking the image',
   packing: 'making the root file system',
-  building: 'installing dependencies',
+  building: 'building',
 };
 
 const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /** One line of what is going on. */
-export function progressLine({ step, bytes, totalBytes, layers, totalLayers }: DeployProgress): string {
+export function progressLine({ step, bytes, totalBytes, layers, totalLayers, waiting }: DeployProgress): string {
   const parts = [SAID[step]];
+  if (waiting !== undefined) parts.push(plain(waiting));
   if (layers !== undefined && totalLayers !== undefined && totalLayers > 0)
     parts.push(`layer ${layers}/${totalLayers}`);
   if (bytes !== undefined && bytes > 0) {
@@ -27,10 +29,10 @@ export function progressLine({ step, bytes, totalBytes, layers, totalLayers }: D
   return parts.join(', ');
 }
 
-/** Says on standard error how far a deployment is: a line that changes on a terminal, elsewhere one line a step. */
+/** Says on standard error how far a deployment is: a line that changes on a terminal, elsewhere a line for each step. */
 export class DeployProgressPrinter {
   readonly #out: Terminal;
-  #step: DeployProgress['step'] | null = null;
+  #said = '';
   #isLineOpen = false;
 
   constructor(out: Terminal) {
@@ -41,10 +43,12 @@ export class DeployProgressPrinter {
     if (this.#out.isTTY === true) {
       this.#out.write(`\r\u001b[K${progressLine(progress)}`);
       this.#isLineOpen = true;
-    } else if (progress.step !== this.#step) {
-      this.#out.write(`${SAID[progress.step]}\n`);
+      return;
     }
-    this.#step = progress.step;
+    const { step, waiting } = progress;
+    const line = progressLine({ step, ...(waiting === undefined ? {} : { waiting }) });
+    if (line !== this.#said) this.#out.write(`${line}\n`);
+    this.#said = line;
   }
 
   output({ base64 }: BuildOutput): void {

@@ -9,7 +9,8 @@ import { type Headers, pack } from 'tar-stream';
 import { unpack } from '../src/unpack.ts';
 
 /** What an archive has in it; `pax` are extended attributes as they are written, whatever they say. */
-type Item = Pick<Headers, 'name'> & Partial<Headers> & { readonly text?: string; readonly pax?: Readonly<Record<string, string>> };
+type Item = Pick<Headers, 'name'> &
+  Partial<Headers> & { readonly text?: string; readonly pax?: Readonly<Record<string, string>> };
 
 function archiveOf(items: readonly Item[]): ReadableStream<Uint8Array> {
   const archive = pack();

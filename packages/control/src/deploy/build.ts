@@ -177,7 +177,7 @@ async function keepArchive(parts: HttpParts, projectId: string, record: Executio
       details,
     });
   }
-  return parts.blobs.put(node.content.pieces(PIECE_BYTES), MAX_ARTIFACTS_LIMIT_BYTES, async (blob) =>
+  return await parts.blobs.put(node.content.pieces(PIECE_BYTES), MAX_ARTIFACTS_LIMIT_BYTES, async (blob) =>
     parts.store.addBlob(projectId, blob, parts.limits),
   );
 }
