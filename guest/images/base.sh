@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes the base images: the root file systems of functions that bring only their source. They are the host's own distribution, from
-# the host's own package sources, with bash and Python; the second has Node beside them.
+# the host's own package sources, with bash and Python; the second has Node beside them. Their pip and npm install what functions depend on.
 #
 #   base.sh --resolve               prints a hash of the versions that the images would get now; nothing when apt does not know
-#   base.sh SUITE DIRECTORY NODE    makes base.erofs and node.erofs in DIRECTORY; NODE is the program that goes into the second; needs root
+#   base.sh SUITE DIRECTORY NODE NPM
+#                                   makes base.erofs and node.erofs in DIRECTORY; the program NODE and the package NPM go into the second; needs root
 #
 # Node is not taken from the distribution: Debian 12 has 18, which gets no more fixes and runs no TypeScript.
 #
@@ -13,7 +14,7 @@ export LC_ALL=C PATH="$PATH:/usr/sbin:/sbin"
 umask 022
 
 # libstdc++6 is what Node and most of Python's compiled packages need of a system.
-wanted='bash ca-certificates libstdc++6 python3'
+wanted='bash ca-certificates libstdc++6 python3 python3-pip'
 
 if [ "$1" = --resolve ]; then
   essential=$(dpkg-query -W -f='${Essential} ${Package}\n' | sed -n 's/^yes //p')
@@ -30,6 +31,7 @@ fi
 suite=$1
 directory=$2
 node=$3
+npm=$4
 
 # On the disk: the tree is too large for a /tmp in memory.
 work=$(TMPDIR=${TMPDIR:-/var/tmp} mktemp -d)
@@ -91,5 +93,9 @@ image() {
 }
 image base
 install -m 755 -- "$node" "$work/tree/usr/local/bin/node"
-chroot "$work/tree" /usr/local/bin/node --version
+modules=$work/tree/usr/local/lib/node_modules
+mkdir -p -- "$modules"
+cp -R --no-preserve=ownership -- "$npm" "$modules/npm"
+ln -s ../lib/node_modules/npm/bin/npm-cli.js "$work/tree/usr/local/bin/npm"
+for program in node npm; do chroot "$work/tree" "/usr/local/bin/$program" --version; done
 image node
