@@ -32,8 +32,10 @@ test('no terminal, one line a step, and what a build prints between them', () =>
   const text = printed(false, (printer) => {
     printer.progress({ step: 'pulling', bytes: 1 });
     printer.progress({ step: 'pulling', bytes: 2 });
+    printer.progress({ step: 'building', waiting: 'no worker is online' });
+    printer.progress({ step: 'building' });
     printer.progress({ step: 'building' });
     printer.output({ stream: 'stdout', base64: Buffer.from('done\n').toString('base64') });
   });
-  assert.equal(text, 'pulling the image\ninstalling dependencies\ndone\n');
+  assert.equal(text, 'pulling the image\nbuilding, no worker is online\nbuilding\ndone\n');
 });
