@@ -210,18 +210,30 @@ describe('an attempt over the gateway', () => {
     assert.match((await worker.closed).reason, /protocol_violation/);
   });
 
+  test('a worker of a later release, what it says beyond this one’s words is ignored', async () => {
+    await using server = await TestServer.start();
+    const later = { protocol: { min: 1, max: 2 }, mood: 'good' };
+    await using worker = await ScriptedWorker.connect(server, { change: () => later });
+    await server.deploy('later');
+    const { id } = await server.run('later');
+    const assigned = await worker.startNext();
+    worker.socket.send(JSON.stringify({ type: 'AttemptPondered', attemptId: assigned.attemptId, depth: 3 }));
+    worker.end(assigned, { kind: 'exited', code: 0 }, {}, { mood: 'better' } as object);
+    assert.equal((await server.execution(id, '10s')).state, 'success');
+  });
+
   const FAULTS: Record<string, (worker: ScriptedWorker, channel: number) => void> = {
     'a gap in the output': (worker, channel) => worker.output(channel, 'stdout', 1, 'x'),
     'output past the limit': (worker, channel) => worker.output(channel, 'stdout', 0, 'x'.repeat(101)),
     'a channel that was never given': (worker) => worker.output(99, 'stdout', 0, 'x'),
     'text that is not JSON': (worker) => worker.socket.send('{'),
-    'a message with an unknown field': (worker) =>
-      worker.socket.send('{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"x":1}'),
+    'a message with a field of another kind': (worker) =>
+      worker.socket.send('{"type":"WorkerHeartbeat","sequence":"1","attempts":[]}'),
     'a second hello': (worker) => worker.socket.send('{"type":"WorkerHello"}'),
     'a server’s message': (worker) => worker.socket.send('{"type":"HeartbeatAck","sequence":1}'),
     'a binary frame that is too short': (worker) => worker.socket.send(Buffer.alloc(3)),
-    'an unknown field with a long name in another script': (worker) =>
-      worker.socket.send(`{"type":"WorkerHeartbeat","sequence":1,"attempts":[],"${'é'.repeat(200)}":1}`),
+    'a server’s message with a long text in another script': (worker) =>
+      worker.socket.send(`{"type":"HeartbeatAck","sequence":"${'é'.repeat(200)}"}`),
     'a binary frame of unknown type': (worker) => worker.socket.send(Buffer.alloc(32, 9)),
   };
   for (const [what, misbehave] of Object.entries(FAULTS)) {

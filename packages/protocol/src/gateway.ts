@@ -15,6 +15,8 @@ import { invalidRequest } from './problem.ts';
  * `ServerRefusal` and closes. After that: text frames are the JSON messages below, binary frames carry the
  * streams of attempts.
  * Reports (`Attempt…` from the worker) are idempotent facts keyed by attempt: the same fact again is acknowledged again.
+ *
+ * Both sides may be of different releases: fields and messages that one does not know are ignored by it (`docs/reference/compatibility.md`).
  */
 export const GATEWAY_SUBPROTOCOL = 'cocore.worker.v1';
 export const GATEWAY_PATH = '/v1/worker/session';
@@ -30,14 +32,14 @@ const Base64Url = z.string().regex(/^[A-Za-z0-9_-]+$/);
 
 // --- The handshake
 
-export const ServerChallenge = z.strictObject({
+export const ServerChallenge = z.object({
   type: z.literal('ServerChallenge'),
   /** Random, made once for each data directory; the worker remembers the one it joined. */
   serverId: z.string().min(1).max(128),
   nonce: Base64Url.length(43),
 });
 
-export const Capabilities = z.strictObject({
+export const Capabilities = z.object({
   driver: z.string().min(1).max(32),
   isolation: IsolationClass,
   /** What the owner leases, not what the host has. */
@@ -49,11 +51,11 @@ export const Capabilities = z.strictObject({
 });
 export type Capabilities = z.infer<typeof Capabilities>;
 
-export const InventoryEntry = z.strictObject({ attemptId: AttemptId, started: z.boolean() });
+export const InventoryEntry = z.object({ attemptId: AttemptId, started: z.boolean() });
 
-export const WorkerHello = z.strictObject({
+export const WorkerHello = z.object({
   type: z.literal('WorkerHello'),
-  protocol: z.strictObject({ min: z.int().min(1), max: z.int().min(1) }),
+  protocol: z.object({ min: z.int().min(1), max: z.int().min(1) }),
   daemonVersion: z.string().min(1).max(64),
   platform: z.string().min(1).max(200),
   name: z.string().min(1).max(128),
@@ -76,7 +78,7 @@ export function helloStatement(of: { serverId: string; authority: string; nonce:
   return [GATEWAY_SUBPROTOCOL, 'hello', of.serverId, of.authority, of.nonce, of.publicKey].join('\n');
 }
 
-export const ServerWelcome = z.strictObject({
+export const ServerWelcome = z.object({
   type: z.literal('ServerWelcome'),
   protocol: z.int().min(1),
   workerId: WorkerId,
@@ -87,10 +89,10 @@ export const ServerWelcome = z.strictObject({
   leaseMs: z.int().positive(),
   /** Attempts of the inventory that go on, and the committed length of their streams to send on from. */
   resume: z.array(
-    z.strictObject({
+    z.object({
       attemptId: AttemptId,
       channel: Channel,
-      offsets: z.strictObject({ stdout: Offset, stderr: Offset, result: Offset, artifacts: Offset }),
+      offsets: z.object({ stdout: Offset, stderr: Offset, result: Offset, artifacts: Offset }),
     }),
   ),
   /** Attempts of the inventory that are no longer this worker's: destroy them, report nothing. */
@@ -98,7 +100,7 @@ export const ServerWelcome = z.strictObject({
 });
 export type ServerWelcome = z.infer<typeof ServerWelcome>;
 
-export const ServerRefusal = z.strictObject({
+export const ServerRefusal = z.object({
   type: z.literal('ServerRefusal'),
   code: z.string(),
   message: z.string(),
@@ -106,11 +108,11 @@ export const ServerRefusal = z.strictObject({
 
 // --- Work
 
-export const BlobRef = z.strictObject({ digest: Sha256, bytes: z.int().min(0) });
+export const BlobRef = z.object({ digest: Sha256, bytes: z.int().min(0) });
 export type BlobRef = z.infer<typeof BlobRef>;
 
 /** Ids inside the container. */
-export const ContainerUser = z.strictObject({
+export const ContainerUser = z.object({
   uid: z.int().min(0).max(65_535),
   gid: z.int().min(0).max(65_535),
   additionalGids: z.array(z.int().min(0).max(65_535)).max(64),
@@ -120,13 +122,13 @@ export const ROOT_USER: ContainerUser = { uid: 0, gid: 0, additionalGids: [] };
 
 /** A file that a function is given, and its bytes or where they are. */
 export const TaskFile = z.union([
-  z.strictObject({ name: FileName, base64: z.base64() }),
-  z.strictObject({ name: FileName, digest: Sha256, bytes: z.int().min(0) }),
+  z.object({ name: FileName, base64: z.base64() }),
+  z.object({ name: FileName, digest: Sha256, bytes: z.int().min(0) }),
 ]);
 export type TaskFile = z.infer<typeof TaskFile>;
 
 /** All that a daemon needs to run one attempt. Paths are those inside the sandbox. */
-export const TaskSpec = z.strictObject({
+export const TaskSpec = z.object({
   /** The whole command: interpreter, file, arguments. */
   argv: z.array(z.string()).min(1),
   env: z.record(z.string(), z.string()),
@@ -136,7 +138,7 @@ export const TaskSpec = z.strictObject({
   image: BlobRef,
   /** The function's code, erofs, seen at `/function`. */
   code: BlobRef,
-  stdin: z.union([z.strictObject({ base64: z.base64() }), BlobRef]).nullable(),
+  stdin: z.union([z.object({ base64: z.base64() }), BlobRef]).nullable(),
   /** Put into the working directory before the start, as the user's. */
   files: z.array(TaskFile).max(MAX_FILES),
   memoryMiB: z.int().positive(),
@@ -151,7 +153,7 @@ export const TaskSpec = z.strictObject({
 });
 export type TaskSpec = z.infer<typeof TaskSpec>;
 
-export const AttemptAssign = z.strictObject({
+export const AttemptAssign = z.object({
   type: z.literal('AttemptAssign'),
   attemptId: AttemptId,
   executionId: ExecutionId,
@@ -161,47 +163,47 @@ export const AttemptAssign = z.strictObject({
 export type AttemptAssign = z.infer<typeof AttemptAssign>;
 
 /** The user wants it stopped. The worker still reports how it ended. */
-export const AttemptCancel = z.strictObject({ type: z.literal('AttemptCancel'), attemptId: AttemptId });
+export const AttemptCancel = z.object({ type: z.literal('AttemptCancel'), attemptId: AttemptId });
 /** It is no longer this worker's: destroy it, report nothing. */
-export const AttemptRevoke = z.strictObject({
+export const AttemptRevoke = z.object({
   type: z.literal('AttemptRevoke'),
   attemptId: AttemptId,
   why: z.string(),
 });
 /** The end is committed: the worker may forget the attempt. */
-export const AttemptEndedAck = z.strictObject({ type: z.literal('AttemptEndedAck'), attemptId: AttemptId });
+export const AttemptEndedAck = z.object({ type: z.literal('AttemptEndedAck'), attemptId: AttemptId });
 /** All bytes before the offset are durable; it is also the credit to send more. */
-export const OutputAck = z.strictObject({
+export const OutputAck = z.object({
   type: z.literal('OutputAck'),
   channel: Channel,
   stream: AttemptStream,
   offset: Offset,
 });
-export const HeartbeatAck = z.strictObject({ type: z.literal('HeartbeatAck'), sequence: z.int().min(0) });
+export const HeartbeatAck = z.object({ type: z.literal('HeartbeatAck'), sequence: z.int().min(0) });
 
-export const AttemptAccepted = z.strictObject({
+export const AttemptAccepted = z.object({
   type: z.literal('AttemptAccepted'),
   attemptId: AttemptId,
   driver: z.string().min(1).max(32),
   isolation: IsolationClass,
 });
-export const AttemptRefused = z.strictObject({
+export const AttemptRefused = z.object({
   type: z.literal('AttemptRefused'),
   attemptId: AttemptId,
   cause: z.enum(['no_capacity', 'stopping']),
 });
 /** The agent's word that the function's process runs. */
-export const AttemptStarted = z.strictObject({
+export const AttemptStarted = z.object({
   type: z.literal('AttemptStarted'),
   attemptId: AttemptId,
   /** How long ago, by the worker's clock: delivery may be late. */
   agoMs: DurationMs,
 });
 
-export const StreamEnd = z.strictObject({ bytes: Offset, sha256: Sha256, truncated: z.boolean() });
+export const StreamEnd = z.object({ bytes: Offset, sha256: Sha256, truncated: z.boolean() });
 export type StreamEnd = z.infer<typeof StreamEnd>;
 
-export const AttemptEnded = z.strictObject({
+export const AttemptEnded = z.object({
   type: z.literal('AttemptEnded'),
   attemptId: AttemptId,
   outcome: Outcome,
@@ -213,7 +215,7 @@ export const AttemptEnded = z.strictObject({
   artifacts: StreamEnd,
   /** Regular files among the artifacts, as the guest counted them. */
   artifactFiles: z.int().min(0).max(MAX_ARTIFACT_ENTRIES),
-  usage: z.strictObject({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
+  usage: z.object({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
   /** By the worker's identity key over `endStatement`; kept as evidence. */
   signature: Base64Url.length(86),
 });
@@ -241,12 +243,12 @@ export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'm
   return `${GATEWAY_SUBPROTOCOL}\nended\n${JSON.stringify(facts)}`;
 }
 
-export const WorkerHeartbeat = z.strictObject({
+export const WorkerHeartbeat = z.object({
   type: z.literal('WorkerHeartbeat'),
   sequence: z.int().min(0),
   attempts: z
     .array(
-      z.strictObject({
+      z.object({
         attemptId: AttemptId,
         /** How long ago the agent last answered; null before its first word. */
         agentAgeMs: z.int().min(0).nullable(),
@@ -256,7 +258,7 @@ export const WorkerHeartbeat = z.strictObject({
 });
 
 /** Large blobs that the worker has from now on, or has no more, since it last told; all that it has after a welcome. */
-export const WorkerBlobs = z.strictObject({
+export const WorkerBlobs = z.object({
   type: z.literal('WorkerBlobs'),
   added: z.array(Sha256).max(MAX_TOLD_BLOBS),
   removed: z.array(Sha256).max(MAX_TOLD_BLOBS),
@@ -287,8 +289,13 @@ export const WorkerMessage = z.discriminatedUnion('type', [
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessage>;
 
-/** @throws CocoreError `protocol_violation` */
-function parseMessage<T>(schema: z.ZodType<T>, text: string): T {
+const typesOf = (schema: typeof ServerMessage | typeof WorkerMessage): ReadonlySet<string> =>
+  new Set(schema.options.map(({ shape }) => shape.type.value));
+const SERVER_TYPES = typesOf(ServerMessage);
+const WORKER_TYPES = typesOf(WorkerMessage);
+
+/** Null for a type that neither side has here. @throws CocoreError `protocol_violation` */
+function parseMessage<T>(schema: z.ZodType<T>, text: string): T | null {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -296,14 +303,16 @@ function parseMessage<T>(schema: z.ZodType<T>, text: string): T {
     throw new CocoreError('protocol_violation', 'a message is not JSON', { cause });
   }
   const parsed = schema.safeParse(value);
-  if (!parsed.success) {
-    throw new CocoreError('protocol_violation', invalidRequest(parsed.error, 'a message').message);
-  }
-  return parsed.data;
+  if (parsed.success) return parsed.data;
+  const type = typeof value === 'object' && value !== null && 'type' in value ? value.type : null;
+  if (typeof type === 'string' && !SERVER_TYPES.has(type) && !WORKER_TYPES.has(type)) return null;
+  throw new CocoreError('protocol_violation', invalidRequest(parsed.error, 'a message').message);
 }
 
-export const parseServerMessage = (text: string): ServerMessage => parseMessage(ServerMessage, text);
-export const parseWorkerMessage = (text: string): WorkerMessage => parseMessage(WorkerMessage, text);
+/** Null for a message that another release knows. @throws CocoreError `protocol_violation` */
+export const parseServerMessage = (text: string): ServerMessage | null => parseMessage(ServerMessage, text);
+/** Null for a message that another release knows. @throws CocoreError `protocol_violation` */
+export const parseWorkerMessage = (text: string): WorkerMessage | null => parseMessage(WorkerMessage, text);
 
 // --- Output frames
 

@@ -40,7 +40,7 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts): Prom
   const answer = nextMessage(socket, parts.timeoutMs ?? HANDSHAKE_TIMEOUT_MS);
   socket.send(JSON.stringify({ type: 'ServerChallenge', serverId, nonce }));
   const hello = parseWorkerMessage(await answer);
-  if (hello.type !== 'WorkerHello')
+  if (hello?.type !== 'WorkerHello')
     throw new CocoreError('protocol_violation', 'the first message must be WorkerHello');
   const { min, max } = hello.protocol;
   if (min > GATEWAY_PROTOCOL_VERSION || max < GATEWAY_PROTOCOL_VERSION) {

@@ -80,6 +80,10 @@ export class WorkerSession implements WorkerLink {
     this.#log = log;
   }
 
+  get isBehind(): boolean {
+    return this.#socket.isPaused;
+  }
+
   get closed(): boolean {
     return this.#closed;
   }
@@ -195,7 +199,9 @@ export class WorkerSession implements WorkerLink {
     return Promise.resolve();
   }
 
-  #receiveMessage(message: WorkerMessage): Promise<void> {
+  #receiveMessage(message: WorkerMessage | null): Promise<void> {
+    // Of a later release; what must be understood needs a later version of the protocol.
+    if (message === null) return Promise.resolve();
     switch (message.type) {
       case 'AttemptAccepted':
       case 'AttemptRefused':

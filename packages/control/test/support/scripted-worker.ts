@@ -86,7 +86,7 @@ export class ScriptedWorker implements AsyncDisposable {
     });
     socket.on('error', () => undefined);
     socket.on('message', (data) => {
-      this.received.push(parseServerMessage((data as Buffer).toString('utf8')));
+      this.received.push(parseServerMessage((data as Buffer).toString('utf8'))!);
       this.#wake();
     });
   }
@@ -215,7 +215,7 @@ export class ScriptedWorker implements AsyncDisposable {
     this.socket.on('message', (data) => {
       const message = parseServerMessage((data as Buffer).toString('utf8'));
       this.received.length = 0;
-      if (message.type !== 'AttemptAssign') return;
+      if (message?.type !== 'AttemptAssign') return;
       const text = message.task.argv.slice(2).join(' ');
       this.accept(message);
       this.started(message);

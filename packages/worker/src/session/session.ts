@@ -142,7 +142,9 @@ export class Session {
     try {
       const bytes = data as Buffer;
       if (isBinary) throw new CocoreError('protocol_violation', 'the server sent what is not a text message');
-      this.#receive(parseServerMessage(bytes.toString('utf8')));
+      const message = parseServerMessage(bytes.toString('utf8'));
+      // Null is one of a later release; what must be understood needs a later version of the protocol.
+      if (message !== null) this.#receive(message);
     } catch (error) {
       this.#log.error({ err: error }, 'a message of the server is not accepted');
       this.#end(error instanceof Error ? error : new Error(String(error)));

@@ -32,7 +32,7 @@ export class Peer {
       const bytes = data as Buffer;
       const heard: Heard = isBinary
         ? { output: decodeOutputFrame(bytes) }
-        : { message: parseWorkerMessage(bytes.toString('utf8')) };
+        : { message: parseWorkerMessage(bytes.toString('utf8'))! };
       this.heard.push(heard);
       if (this.#isGenerous && 'message' in heard) this.#acknowledgeEnd(heard.message);
     });
