@@ -104,7 +104,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   metrics.observe('cocore_attempts_live', 'Attempts that a worker has', () => dispatcher.live.size);
 
   const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
-  const reports = new AttemptReports({ store, dispatcher, hub, metrics, log });
+  const reports = new AttemptReports({ store, dispatcher, hub, clock, metrics, log });
   const gateway = new Gateway({
     store,
     serverId,

@@ -41,6 +41,7 @@ class Link implements WorkerLink {
   readonly sessionId: string;
   readonly capabilities = CAPABILITIES;
   readonly lastBeatAtMs = 0;
+  readonly isBehind = false;
   readonly sent: ServerMessage[] = [];
 
   constructor({ workerId }: SessionOpened, sessionId: string) {

@@ -3,21 +3,10 @@ import { test } from 'node:test';
 import { CONTROL_GRACE_MS, LEASE_MS, PREPARE_TIMEOUT_MS } from '@cocore/protocol';
 import { CANCEL_DEADLINE_MS, CLAIM_DEADLINE_MS, SWEEP_MS, UNPLACEABLE_GRACE_MS } from '../src/dispatch/sweeper.ts';
 import { ManualClock } from './support/manual-clock.ts';
+import { executing, pass } from './support/pass.ts';
 import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
-
-/** Lets time pass, with a sweep for each second of it. */
-async function pass(server: TestServer, clock: ManualClock, ms: number): Promise<void> {
-  for (let passed = 0; passed < ms; passed += SWEEP_MS) {
-    clock.advance(SWEEP_MS);
-    await server.server.sweeper.sweep();
-  }
-}
-
-async function executing(server: TestServer, id: string): Promise<void> {
-  await until('it executes', async () => (await server.execution(id)).phase === 'executing');
-}
 
 test('the server restarted during a run, the worker comes back, its output is whole and it ends as success', async () => {
   await using server = await TestServer.start();

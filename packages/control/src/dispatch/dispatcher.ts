@@ -1,4 +1,4 @@
-import { CocoreError, MAX_TOLD_BLOBS, ofStreams, SCRATCH_MIB } from '@cocore/protocol';
+import { CocoreError, MAX_TOLD_BLOBS, ofStreams, PREPARE_TIMEOUT_MS, SCRATCH_MIB } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
@@ -13,7 +13,7 @@ import type {
   SessionOpened,
   Store,
 } from '../store/store.ts';
-import { type LiveAttempt, LiveAttempts, type WorkerLink } from './live-attempt.ts';
+import { deadlineUptimeMs, type LiveAttempt, LiveAttempts, type WorkerLink } from './live-attempt.ts';
 import { taskSpec } from './task.ts';
 
 /** A worker that refused for want of room is asked again after this long, if nothing it had ended before. */
@@ -228,12 +228,14 @@ export class Dispatcher {
         limitsOf(task),
       ),
       state: 'assigned',
+      timeoutMs: task.timeoutMs,
       link: this.#links.get(link.workerId) === link ? link : null,
-      assignedUptimeMs: this.#parts.clock.uptimeMs(),
+      linkedUptimeMs: this.#parts.clock.uptimeMs(),
       revokedUptimeMs: null,
-      deadlineAtMs: null,
+      deadlineUptimeMs: null,
       cancelRequestedUptimeMs: null,
       beat: null,
+      underWay: 0,
       over: false,
     };
     this.live.add(attempt);
@@ -255,7 +257,7 @@ export class Dispatcher {
     if (known !== undefined) {
       known.link = link;
       known.revokedUptimeMs = null;
-      known.assignedUptimeMs = clock.uptimeMs();
+      known.linkedUptimeMs = clock.uptimeMs();
       return known;
     }
     const attempt: LiveAttempt = {
@@ -263,12 +265,17 @@ export class Dispatcher {
       workerId: row.workerId!,
       writer: output.writer(row, row.bytes, limitsOf(row)),
       state: row.state === 'queued' ? 'assigned' : row.state,
+      timeoutMs: row.timeoutMs,
       link,
-      assignedUptimeMs: clock.uptimeMs(),
+      linkedUptimeMs: clock.uptimeMs(),
       revokedUptimeMs: null,
-      deadlineAtMs: row.deadlineAtMs,
+      deadlineUptimeMs:
+        row.deadlineAtMs === null
+          ? null
+          : deadlineUptimeMs(clock, row.deadlineAtMs, row.state === 'started' ? row.timeoutMs : PREPARE_TIMEOUT_MS),
       cancelRequestedUptimeMs: row.cancelRequestedAtMs === null ? null : clock.uptimeMs(),
       beat: null,
+      underWay: 0,
       over: false,
     };
     this.live.add(attempt);

@@ -1,4 +1,5 @@
 import type { AttemptState, Capabilities, IsolationClass, ServerMessage } from '@cocore/protocol';
+import type { Clock } from '../clock.ts';
 import type { OutputWriter } from '../output/output-store.ts';
 import type { AttemptKey, Beat } from '../store/store.ts';
 
@@ -9,6 +10,8 @@ export interface WorkerLink {
   readonly capabilities: Capabilities;
   /** By the store's clock. */
   readonly lastBeatAtMs: number;
+  /** It has sent more than is read: what it said of late is not heard yet. */
+  readonly isBehind: boolean;
   send(message: ServerMessage): void;
   /** Gives the attempt a channel number in this session. */
   bind(attempt: LiveAttempt): number;
@@ -31,20 +34,28 @@ export interface LiveAttempt extends AttemptKey {
   /** Digests that its worker may fetch. */
   readonly blobs: readonly string[];
   readonly writer: OutputWriter;
+  readonly timeoutMs: number;
   state: Exclude<AttemptState, 'queued' | 'ended'>;
   /** Null while its worker has no session. */
   link: WorkerLink | null;
-  /** By the uptime clock; when the worker was told. */
-  assignedUptimeMs: number;
+  /** By the uptime clock; since when its worker has it in this session: assigned, or resumed. */
+  linkedUptimeMs: number;
   /** By the uptime clock: the claim's deadline passed and the worker was told to drop it. */
   revokedUptimeMs: number | null;
-  /** By the store's clock. */
-  deadlineAtMs: number | null;
+  /** By the uptime clock, which nobody sets; null before acceptance. */
+  deadlineUptimeMs: number | null;
   /** By the uptime clock. */
   cancelRequestedUptimeMs: number | null;
   beat: Beat | null;
+  /** What its worker has said of it and is not worked off. */
+  underWay: number;
   /** No longer live: whatever is still under way about it is dropped. */
   over: boolean;
+}
+
+/** @param deadlineAtMs by the store's clock @param limitMs at most so long from now, whatever the time of day was set to meanwhile */
+export function deadlineUptimeMs(clock: Clock, deadlineAtMs: number, limitMs: number): number {
+  return clock.uptimeMs() + Math.min(Math.max(0, deadlineAtMs - clock.nowMs()), limitMs);
 }
 
 /** The live attempts of this server, by id and by worker. */

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
@@ -25,7 +26,7 @@ export interface SweeperParts {
 
 /**
  * Ends what nobody else will: leases of silent workers, claims that nobody answered, deadlines, queue times. A sweep that comes late
- * extends every lease by its lag, because then it was this server that did not listen.
+ * moves all of them but the last by its lag, because then it was this server that did not listen; and each sweep first hears what has arrived.
  */
 export class Sweeper {
   readonly #parts: SweeperParts;
@@ -68,16 +69,27 @@ export class Sweeper {
     const uptimeMs = clock.uptimeMs();
     const lagMs = uptimeMs - this.#lastSweepMs - SWEEP_MS;
     this.#lastSweepMs = uptimeMs;
-    if (lagMs > SWEEP_MS) this.#extendLeases(lagMs);
+    if (lagMs > SWEEP_MS) this.#extend(lagMs);
+    await turn();
     await this.#expireLeases(uptimeMs);
     await Promise.all([...this.#parts.dispatcher.live].map((attempt) => this.#sweepAttempt(attempt, uptimeMs)));
     await this.#expireQueue();
     await this.#endMisfits(uptimeMs);
   }
 
-  #extendLeases(lagMs: number): void {
-    this.#leaseFloorMs += lagMs;
-    for (const [workerId, beatMs] of this.#lastBeatMs) this.#lastBeatMs.set(workerId, beatMs + lagMs);
+  /** As if the clock had stood still for the time. What began meanwhile begins now at the latest. */
+  #extend(lagMs: number): void {
+    const uptimeMs = this.#lastSweepMs;
+    const moved = (sinceMs: number) => Math.min(sinceMs + lagMs, uptimeMs);
+    this.#leaseFloorMs = moved(this.#leaseFloorMs);
+    for (const [workerId, beatMs] of this.#lastBeatMs) this.#lastBeatMs.set(workerId, moved(beatMs));
+    for (const attempt of this.#parts.dispatcher.live) {
+      attempt.linkedUptimeMs = moved(attempt.linkedUptimeMs);
+      if (attempt.revokedUptimeMs !== null) attempt.revokedUptimeMs = moved(attempt.revokedUptimeMs);
+      if (attempt.deadlineUptimeMs !== null) attempt.deadlineUptimeMs += lagMs;
+      const cancelMs = attempt.cancelRequestedUptimeMs;
+      if (cancelMs !== null) attempt.cancelRequestedUptimeMs = moved(cancelMs);
+    }
   }
 
   async #expireLeases(uptimeMs: number): Promise<void> {
@@ -109,8 +121,7 @@ export class Sweeper {
       await this.#sweepClaim(attempt, uptimeMs);
       return;
     }
-    const nowMs = this.#parts.clock.nowMs();
-    const isLate = attempt.deadlineAtMs !== null && nowMs > attempt.deadlineAtMs + CONTROL_GRACE_MS;
+    const isLate = isOverDue(attempt, uptimeMs);
     const cancelMs = attempt.cancelRequestedUptimeMs;
     const cancelIsLate = cancelMs !== null && uptimeMs - cancelMs > CANCEL_DEADLINE_MS;
     if (!isLate && !cancelIsLate) return;
@@ -125,7 +136,7 @@ export class Sweeper {
   async #sweepClaim(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
     if (attempt.link === null) return;
     if (attempt.revokedUptimeMs === null) {
-      if (uptimeMs - attempt.assignedUptimeMs <= CLAIM_DEADLINE_MS) return;
+      if (uptimeMs - attempt.linkedUptimeMs <= CLAIM_DEADLINE_MS) return;
       attempt.revokedUptimeMs = uptimeMs;
       attempt.link.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'it was not answered in time' });
     } else if (uptimeMs - attempt.revokedUptimeMs > LEASE_MS) {
@@ -155,4 +166,15 @@ export class Sweeper {
       dispatcher.withdrawn(queued.executionId, attemptId);
     }
   }
+}
+
+/**
+ * Whether its worker should have said how it ended. A worker that is away, or was a moment ago, or whose word is not worked off yet, is waited for, and
+ * its lease decides; but none gains more than a lease by that.
+ */
+function isOverDue({ deadlineUptimeMs, link, linkedUptimeMs, underWay }: LiveAttempt, uptimeMs: number): boolean {
+  if (deadlineUptimeMs === null) return false;
+  if (uptimeMs > deadlineUptimeMs + LEASE_MS + CONTROL_GRACE_MS) return true;
+  if (link === null || link.isBehind || underWay > 0) return false;
+  return uptimeMs > Math.max(deadlineUptimeMs, linkedUptimeMs) + CONTROL_GRACE_MS;
 }

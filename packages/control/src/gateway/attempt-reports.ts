@@ -9,10 +9,12 @@ import {
   type OutputFrame,
   type ParsedResult,
   parseResult,
+  PREPARE_TIMEOUT_MS,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
-import type { LiveAttempt } from '../dispatch/live-attempt.ts';
+import { deadlineUptimeMs, type LiveAttempt } from '../dispatch/live-attempt.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Reported, Store } from '../store/store.ts';
@@ -27,6 +29,7 @@ export interface AttemptReportsParts {
   readonly store: Store;
   readonly dispatcher: Dispatcher;
   readonly hub: EventHub;
+  readonly clock: Clock;
   readonly metrics: Metrics;
   readonly log: Logger;
 }
@@ -65,6 +68,7 @@ export class AttemptReports {
   }
 
   #add(attempt: LiveAttempt, item: Item): void {
+    attempt.underWay += 1;
     const inbox = this.#inboxes.get(attempt);
     if (inbox !== undefined) {
       inbox.push(item);
@@ -84,11 +88,13 @@ export class AttemptReports {
       const items = takeNext(inbox);
       const [first] = items;
       const failed = (error: unknown) => {
+        attempt.underWay -= items.length;
         for (const item of items) item.failed(error);
       };
       try {
         const asked = this.#isCurrent(attempt, first!.session) ? await this.#ask(first!, attempt, items) : DROPPED;
         asked.committed.then(() => {
+          attempt.underWay -= items.length;
           for (const item of items) item.done();
         }, failed);
       } catch (error) {
@@ -160,7 +166,7 @@ export class AttemptReports {
     check(reported, report);
     if (reported !== 'recorded') return;
     attempt.state = 'accepted';
-    attempt.deadlineAtMs = deadlineAtMs;
+    attempt.deadlineUptimeMs = deadlineUptimeMs(this.#parts.clock, deadlineAtMs!, PREPARE_TIMEOUT_MS);
     this.#parts.hub.publish(attempt.executionId, 'changed');
   }
 
@@ -184,12 +190,12 @@ export class AttemptReports {
   }
 
   async #started(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptStarted'>): Promise<void> {
-    const { store, hub } = this.#parts;
+    const { store, hub, clock } = this.#parts;
     const { reported, deadlineAtMs } = await store.recordStarted(attempt, session.sessionId, report.agoMs);
     check(reported, report);
     if (reported !== 'recorded') return;
     attempt.state = 'started';
-    attempt.deadlineAtMs = deadlineAtMs;
+    attempt.deadlineUptimeMs = deadlineUptimeMs(clock, deadlineAtMs!, attempt.timeoutMs);
     hub.publish(attempt.executionId, 'changed');
   }
 

@@ -209,6 +209,7 @@ export interface LiveAttemptRow extends QueuedAttempt {
   readonly startedAtMs: number | null;
   readonly deadlineAtMs: number | null;
   readonly cancelRequestedAtMs: number | null;
+  readonly timeoutMs: number;
   readonly outputLimitBytes: number;
   readonly artifactsLimitBytes: number;
   /** Committed. */

@@ -51,9 +51,10 @@ export class TestServer implements AsyncDisposable {
   }
 
   /** Stops it and starts it again, on the same port and directory. */
-  async restart(): Promise<void> {
+  async restart(whileDown: () => void = () => undefined): Promise<void> {
     const port = Number(new URL(this.url).port);
     await this.#server[Symbol.asyncDispose]();
+    whileDown();
     this.#server = await start(this.directory, { ...this.#options, port });
   }
 

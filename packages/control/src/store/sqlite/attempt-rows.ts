@@ -79,6 +79,7 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     startedAtMs: row.attempt_started_at,
     deadlineAtMs: row.deadline_at,
     cancelRequestedAtMs: row.cancel_requested_at,
+    timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
     artifactsLimitBytes: row.artifacts_limit_bytes,
     bytes: committedBytes(row),

@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import type { ExecutionAnswer } from '@cocore/protocol';
+import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
+import { SWEEP_MS } from '../src/dispatch/sweeper.ts';
+import { ManualClock } from './support/manual-clock.ts';
+import { executing, pass } from './support/pass.ts';
+import { Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
+
+const HOUR_MS = 3_600_000;
+
+/** A server and a worker that executes one function, whose timeout is one minute. */
+class Scene implements AsyncDisposable {
+  readonly clock = new ManualClock();
+  readonly identity = new Identity();
+  readonly #scope = new AsyncDisposableStack();
+  server!: TestServer;
+  worker!: ScriptedWorker;
+  assign!: Message<'AttemptAssign'>;
+  #beats = 0;
+
+  static async start(): Promise<Scene> {
+    const scene = new Scene();
+    await using scope = new AsyncDisposableStack();
+    scope.use(scene);
+    scene.server = scene.#scope.use(await TestServer.start({ clock: scene.clock }));
+    const joinToken = await scene.server.joinToken();
+    const { identity } = scene;
+    scene.worker = scene.#scope.use(await ScriptedWorker.connect(scene.server, { identity, joinToken }));
+    await scene.server.deploy('minute', { timeoutMs: 60_000 });
+    await scene.server.run('minute');
+    scene.assign = await scene.worker.startNext();
+    await executing(scene.server, scene.assign.executionId);
+    scope.move();
+    return scene;
+  }
+
+  /** Lets time pass; its worker beats once a second of it. */
+  async live(ms: number): Promise<void> {
+    for (let passed = 0; passed < ms; passed += SWEEP_MS) {
+      this.#beats += 1;
+      this.worker.beat(this.#beats);
+      await this.worker.next('HeartbeatAck', (ack) => ack.sequence === this.#beats);
+      await pass(this.server, this.clock, SWEEP_MS);
+    }
+  }
+
+  /** The worker is there again, with what it had. */
+  async comeBack(): Promise<void> {
+    const inventory = [this.assign.attemptId];
+    const { identity } = this;
+    this.worker = this.#scope.use(await ScriptedWorker.connect(this.server, { identity, inventory }));
+  }
+
+  execution(wait?: string): Promise<ExecutionAnswer> {
+    return this.server.execution(this.assign.executionId, wait);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#scope.disposeAsync();
+  }
+}
+
+describe('rule 5: what this server did not hear counts against nobody', () => {
+  test('rule 5: a worker that is cut off over the deadline, the success that it brings back within the lease counts', async () => {
+    await using scene = await Scene.start();
+    await scene.live(50_000);
+    await scene.worker[Symbol.asyncDispose]();
+    await pass(scene.server, scene.clock, 25_000);
+    assert.equal((await scene.execution()).state, 'running');
+    await scene.comeBack();
+    await pass(scene.server, scene.clock, CONTROL_GRACE_MS - 2 * SWEEP_MS);
+    scene.worker.end(scene.assign);
+    assert.equal((await scene.execution('10s')).state, 'success');
+  });
+
+  test('rule 5: a server that is down over the deadline, it gives the worker its lease to come back with the success', async () => {
+    await using scene = await Scene.start();
+    await scene.live(50_000);
+    await scene.server.restart(() => scene.clock.advance(10 * 60_000));
+    await pass(scene.server, scene.clock, LEASE_MS - SWEEP_MS);
+    assert.equal((await scene.execution()).state, 'running');
+    await scene.comeBack();
+    await pass(scene.server, scene.clock, CONTROL_GRACE_MS - 2 * SWEEP_MS);
+    scene.worker.end(scene.assign);
+    assert.equal((await scene.execution('10s')).state, 'success');
+  });
+
+  test('rule 5: a server that stood still over the deadline, it hears what was sent to it before it ends anything', async () => {
+    await using scene = await Scene.start();
+    await scene.live(50_000);
+    scene.worker.end(scene.assign);
+    scene.clock.advance(10 * 60_000);
+    await scene.server.server.sweeper.sweep();
+    assert.equal((await scene.execution('10s')).state, 'success');
+  });
+
+  test('rule 5: a time of day that is set otherwise, deadlines stay where they were', async () => {
+    for (const jumpMs of [HOUR_MS, -HOUR_MS]) {
+      await using scene = await Scene.start();
+      scene.clock.jump(jumpMs);
+      await scene.live(60_000 + CONTROL_GRACE_MS - SWEEP_MS);
+      assert.equal((await scene.execution()).state, 'running', `${jumpMs} ms`);
+      await scene.live(2 * SWEEP_MS);
+      assert.equal((await scene.execution()).state, 'timeout', `${jumpMs} ms`);
+    }
+  });
+
+  test('rule 5: a worker that comes and goes over the deadline and never says the end, it gains no more than a lease', async () => {
+    await using scene = await Scene.start();
+    for (let passedMs = 0; passedMs <= 60_000 + LEASE_MS + CONTROL_GRACE_MS; passedMs += 5_000) {
+      assert.equal((await scene.execution()).state, 'running', `after ${passedMs} ms`);
+      await scene.worker[Symbol.asyncDispose]();
+      await scene.comeBack();
+      await pass(scene.server, scene.clock, 5_000);
+    }
+    assert.equal((await scene.execution()).state, 'timeout');
+  });
+});
