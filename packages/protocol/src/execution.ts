@@ -9,14 +9,15 @@ import type { Outcome } from './outcome.ts';
  *   It leaves by a worker's acceptance, by the user's cancellation, by its queue time running out, or because no worker could ever
  *   run it.
  * - `running`: a worker's acceptance is committed. `phase` says more: `preparing` (blobs, microVM, image), `executing`
- *   (the agent said that the process runs), `stopping` (cancellation was asked for). It leaves by the attempt's end,
- *   by the loss of the attempt, or because its deadline passed and the worker did not say so.
+ *   (the agent said that the process runs), `stopping` (cancellation was asked for), `requeued` (an attempt has ended and the next
+ *   one waits, which `afterAttempt` decided). It leaves by the attempt's end, by the loss of the attempt, because its deadline passed and the worker did not say
+ *   so, or from `requeued` as from `open`.
  * - `success`, `failure`, `timeout`, `cancelled`: ended. Nothing leaves them: the first end decides.
  */
 export const ExecutionState = z.enum(['open', 'running', 'success', 'failure', 'timeout', 'cancelled']);
 export type ExecutionState = z.infer<typeof ExecutionState>;
 
-export const ExecutionPhase = z.enum(['preparing', 'executing', 'stopping']);
+export const ExecutionPhase = z.enum(['preparing', 'executing', 'stopping', 'requeued']);
 export type ExecutionPhase = z.infer<typeof ExecutionPhase>;
 
 /** Why an execution ended, for every end but success. */
@@ -118,6 +119,8 @@ export type ExecutionEvent =
   | { type: 'attempt_ended'; outcome: Outcome }
   /** The control server gave up on the worker that had it. */
   | { type: 'attempt_lost'; cause: 'host_lost' | 'output_lost' }
+  /** An attempt ended, and the execution goes on with another one. */
+  | { type: 'attempt_requeued' }
   | { type: 'cancel_requested' }
   | { type: 'queue_expired' }
   | { type: 'found_unplaceable' }
@@ -158,6 +161,12 @@ const ended = (status: ExecutionStatus, end: End): Transition => ({
   next: { state: end.state, phase: null, reason: end.reason, cancelRequested: status.cancelRequested },
 });
 const always = (transition: Transition) => () => transition;
+const cancelledBeforeItRan = always({
+  kind: 'changed',
+  next: { state: 'cancelled', phase: null, reason: 'user_cancel', cancelRequested: true },
+});
+const QUEUE_EXPIRED: End = { state: 'timeout', reason: 'queue_ttl' };
+const UNPLACEABLE: End = { state: 'failure', reason: 'unplaceable' };
 
 const OPEN: Row = {
   attempt_accepted: (status) => ({
@@ -169,12 +178,10 @@ const OPEN: Row = {
   attempt_ended: always(IMPOSSIBLE),
   // Assigned, never accepted: nothing ran, the attempt is queued again.
   attempt_lost: always(ALREADY),
-  cancel_requested: () => ({
-    kind: 'changed',
-    next: { state: 'cancelled', phase: null, reason: 'user_cancel', cancelRequested: true },
-  }),
-  queue_expired: (status) => ended(status, { state: 'timeout', reason: 'queue_ttl' }),
-  found_unplaceable: (status) => ended(status, { state: 'failure', reason: 'unplaceable' }),
+  attempt_requeued: always(IMPOSSIBLE),
+  cancel_requested: cancelledBeforeItRan,
+  queue_expired: (status) => ended(status, QUEUE_EXPIRED),
+  found_unplaceable: (status) => ended(status, UNPLACEABLE),
   deadline_passed: always(IMPOSSIBLE),
 };
 
@@ -192,6 +199,9 @@ const RUNNING: Row = {
         ? { state: 'cancelled', reason: 'user_cancel' }
         : { state: 'failure', reason: event.cause },
     ),
+  // What is being stopped never runs again.
+  attempt_requeued: (status) =>
+    status.cancelRequested ? IMPOSSIBLE : { kind: 'changed', next: { ...status, phase: 'requeued' } },
   cancel_requested: (status) =>
     status.cancelRequested
       ? ALREADY
@@ -207,22 +217,30 @@ const RUNNING: Row = {
     ),
 };
 
+/** Running, and no worker has it: as `open`, but for the state, which never goes back. */
+const REQUEUED: Row = {
+  ...OPEN,
+  attempt_accepted: (status) => ({ kind: 'changed', next: { ...status, phase: 'preparing' } }),
+};
+
 const TERMINAL: Row = {
   attempt_accepted: always(ENDED),
   attempt_refused: always(ENDED),
   attempt_started: always(ENDED),
   attempt_ended: always(ENDED),
   attempt_lost: always(ENDED),
+  attempt_requeued: always(ENDED),
   cancel_requested: always(ENDED),
   queue_expired: always(ENDED),
   found_unplaceable: always(ENDED),
   deadline_passed: always(ENDED),
 };
 
-/** The one table: every state by every event. */
-export const TRANSITIONS: Record<ExecutionState, Row> = {
+/** The one table: every state by every event; `running` has a row of its own for the phase in which no worker has it. */
+export const TRANSITIONS: Record<ExecutionState | 'requeued', Row> = {
   open: OPEN,
   running: RUNNING,
+  requeued: REQUEUED,
   success: TERMINAL,
   failure: TERMINAL,
   timeout: TERMINAL,
@@ -231,7 +249,8 @@ export const TRANSITIONS: Record<ExecutionState, Row> = {
 
 /** Applies one event to one status. The only function that decides a state. */
 export function transition(status: ExecutionStatus, event: ExecutionEvent): Transition {
-  return (TRANSITIONS[status.state][event.type] as Cell)(status, event as never);
+  const row = status.phase === 'requeued' ? 'requeued' : status.state;
+  return (TRANSITIONS[row][event.type] as Cell)(status, event as never);
 }
 
 export function isTerminal(state: ExecutionState): boolean {

