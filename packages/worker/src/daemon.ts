@@ -29,6 +29,8 @@ const SNAPSHOTS_OF_DISK = 1 / 8;
 /** The part of the host's memory that sandboxes which only wait leave free. */
 const HOST_RESERVE = 1 / 10;
 
+const BOUNDLESS: Share = { cpus: Infinity, memoryMiB: Infinity, diskMiB: Infinity };
+
 /** A running daemon. Disposing it ends its attempts as reclaimed, reports them, and leaves nothing. */
 export interface Daemon extends AsyncDisposable {
   /** The worker's id, once the control server has welcomed it. */
@@ -52,7 +54,9 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     throw new CocoreError('join_token_invalid', 'this worker has not joined a server yet, and was given no join token');
   }
   const resources = hostResources(config.dataDir);
-  const lease = leaseOf(config.lease, resources);
+  // What the fake driver leases is on no host.
+  const total = config.isolation === 'fake' ? BOUNDLESS : resources.total;
+  const lease = leaseOf(config.lease, { ...resources, total });
   const artifacts = config.isolation === 'fake' ? null : readArtifacts(config.artifacts);
   const chosen = await chooseDriver(config, artifacts, identity, lease, log);
   const prepared = scope.use(chosen.driver);

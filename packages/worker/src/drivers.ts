@@ -3,6 +3,7 @@ import { dirname, join } from 'node:path';
 import type { Logger } from 'pino';
 import type { BlankSandboxes, SandboxDriver } from './sandbox/driver.ts';
 import { FakeDriver } from './sandbox/fake/fake-driver.ts';
+import { openLedger } from './sandbox/fake/ledger.ts';
 import { FirecrackerDriver } from './sandbox/firecracker/firecracker-driver.ts';
 import { findTools } from './sandbox/firecracker/tools.ts';
 import { trialBoot } from './sandbox/firecracker/trial-boot.ts';
@@ -90,10 +91,16 @@ const makers: Record<DriverName, Maker> = {
   qemu: async (parts) => makeQemu(parts, (await kvmVerdict(parts)).works ? 'kvm' : 'tcg'),
   gvisor: (parts) => only(new OciDriver({ ...parts, runtime: GVISOR })),
   crun: (parts) => only(new OciDriver({ ...parts, runtime: CRUN })),
-  fake: () => only(new FakeDriver()),
+  fake: makeFake,
 };
 
 const only = (driver: SandboxDriver): ChosenDriver => ({ driver, blanks: null });
+
+/** `COCORE_FAKE_LEDGER` names the file that side effects go to. */
+function makeFake({ env }: DriverParts): ChosenDriver {
+  const path = env['COCORE_FAKE_LEDGER'];
+  return only(new FakeDriver(path === undefined ? {} : { ledger: openLedger(path) }));
+}
 
 async function prepared(chosen: ChosenDriver): Promise<ChosenDriver> {
   await orDispose(chosen.driver, () => chosen.driver.prepare());

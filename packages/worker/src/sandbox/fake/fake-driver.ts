@@ -5,6 +5,7 @@ import { awakeClock } from '../../host/clock.ts';
 import { ConsoleRing } from '../console-ring.ts';
 import type { DriverCapabilities, Sandbox, SandboxDriver, SandboxExit, SandboxHandle, SandboxSpec } from '../driver.ts';
 import { FakeGuest } from './fake-guest.ts';
+import type { WriteLedger } from './ledger.ts';
 
 /** What stands in the place of the machine: it speaks on the guest's end of the stream until it is disposed of. */
 export interface GuestDouble extends Disposable {
@@ -16,6 +17,8 @@ export interface FakeDriverOptions {
   /** Makes the guest; a test may give a hostile one. */
   readonly guest?: (stream: Duplex, console: (text: string) => void, spec: SandboxSpec) => GuestDouble;
   readonly bootDeadlineMs?: number;
+  /** Where the side effects of its functions go; the default is nowhere. */
+  readonly ledger?: WriteLedger;
 }
 
 class FakeSandbox implements Sandbox {
@@ -27,9 +30,11 @@ class FakeSandbox implements Sandbox {
   readonly #ring = new ConsoleRing();
   readonly #exit = Promise.withResolvers<SandboxExit>();
   readonly #beganMs = awakeClock();
+  readonly #onGone: () => void;
   #wallMs: number | null = null;
 
-  constructor(spec: SandboxSpec, makeGuest: NonNullable<FakeDriverOptions['guest']>) {
+  constructor(spec: SandboxSpec, makeGuest: NonNullable<FakeDriverOptions['guest']>, onGone: () => void) {
+    this.#onGone = onGone;
     this.handle = { version: 1, driver: 'fake', name: spec.name };
     this.exited = this.#exit.promise;
     [this.agent, this.#guestEnd] = duplexPair();
@@ -59,6 +64,7 @@ class FakeSandbox implements Sandbox {
   }
 
   #end(exit: SandboxExit): void {
+    if (this.#wallMs === null) this.#onGone();
     this.#wallMs ??= awakeClock() - this.#beganMs;
     this.#guestEnd.destroy();
     this.#exit.resolve(exit);
@@ -72,10 +78,16 @@ class FakeSandbox implements Sandbox {
 export class FakeDriver implements SandboxDriver {
   readonly capabilities: DriverCapabilities;
   readonly #makeGuest: NonNullable<FakeDriverOptions['guest']>;
+  readonly #ledger: WriteLedger;
   readonly #alive = new Set<FakeSandbox>();
 
   constructor(options: FakeDriverOptions = {}) {
-    this.#makeGuest = options.guest ?? ((stream, console) => new FakeGuest(stream, console));
+    const ledger = options.ledger ?? (() => undefined);
+    this.#ledger = ledger;
+    this.#makeGuest =
+      options.guest ??
+      ((stream, console, { name }) =>
+        new FakeGuest(stream, console, (text) => ledger({ what: 'effect', attemptId: name, text })));
     this.capabilities = {
       name: 'fake',
       isolation: 'container',
@@ -97,7 +109,9 @@ export class FakeDriver implements SandboxDriver {
 
   async start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox> {
     signal.throwIfAborted();
-    const sandbox = new FakeSandbox(spec, this.#makeGuest);
+    const row = { attemptId: spec.name, text: '' };
+    this.#ledger({ what: 'begun', ...row });
+    const sandbox = new FakeSandbox(spec, this.#makeGuest, () => this.#ledger({ what: 'gone', ...row }));
     this.#alive.add(sandbox);
     void sandbox.exited.then(() => this.#alive.delete(sandbox));
     return sandbox;

@@ -15,6 +15,7 @@ import {
   type Refused,
   STREAM_WINDOW_BYTES,
 } from '@cocore/protocol';
+import { createHash } from 'node:crypto';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
@@ -23,6 +24,8 @@ import type { GuestDouble } from './fake-driver.ts';
 
 /** What `outbytes` repeats: 16 bytes a line. */
 const PATTERN = '0123456789abcde\n';
+/** Lines of `lines` that are written together when none is to be waited for. */
+const LINES_AT_ONCE = 512;
 
 /** Thrown inside the script when its process or its machine has ended. */
 class Over extends Error {}
@@ -37,11 +40,14 @@ interface Config {
  * steps, in order: `out:TEXT`, `err:TEXT`, `outbytes:N`, `cat` (stdin to stdout), `sleep:MS`, `flood` (for ever), `silent` (the agent
  * stops answering), `vanish` (the machine dies without a report), `garbage` (a bad frame), `signal:N`, `oom`, `exit:N`. The end of the
  * steps is exit 0. `result:TEXT` and `artifact:NAME:TEXT` say what is left at an exit; `resultbytes:N` and `artifactbytes:N` leave N bytes.
- * `file:PATH` writes an input file to stdout.
+ * `file:PATH` writes an input file to stdout. `lines:TAG:N:MS` writes N lines, MS apart, that say themselves whether one is missing, doubled or
+ * damaged: the number from 1, and the first 16 hexadecimal digits of the SHA-256 of `TAG/NUMBER`. `effect:TEXT` does something to the world
+ * that cannot be undone: it is written to the ledger.
  */
 export class FakeGuest implements GuestDouble {
   readonly ended: Promise<void>;
   readonly #stream: Duplex;
+  readonly #effect: (text: string) => void;
   readonly #decoder = hostFrameDecoder();
   readonly #ended = Promise.withResolvers<void>();
   readonly #sent: OfStreams<number> = ofStreams(() => 0);
@@ -62,8 +68,9 @@ export class FakeGuest implements GuestDouble {
   /** Resolves, and is made anew, at each change that the script may wait for. */
   #change = Promise.withResolvers<void>();
 
-  constructor(stream: Duplex, console: (text: string) => void) {
+  constructor(stream: Duplex, console: (text: string) => void, effect: (text: string) => void = () => undefined) {
     this.#stream = stream;
+    this.#effect = effect;
     this.ended = this.#ended.promise;
     stream.on('data', (bytes: Uint8Array) => {
       for (const frame of this.#decoder.push(bytes)) this.#receive(frame);
@@ -139,6 +146,10 @@ export class FakeGuest implements GuestDouble {
         return this.#writePattern(Number(argument));
       case 'flood':
         return this.#writePattern(Infinity);
+      case 'lines':
+        return this.#writeLines(rest[0]!, Number(rest[1]), Number(rest[2]));
+      case 'effect':
+        return this.#effect(argument);
       case 'cat':
         return this.#cat();
       case 'sleep':
@@ -214,6 +225,18 @@ export class FakeGuest implements GuestDouble {
       await this.#write('stdout', page.subarray(0, left));
       // Both ends are in one process: without a pause the conversation would never leave the microtask queue.
       await setImmediate();
+      if (this.#over || this.#exited) throw new Over();
+    }
+  }
+
+  async #writeLines(tag: string, count: number, pauseMs: number): Promise<void> {
+    const line = (number: number) =>
+      `${number} ${createHash('sha256').update(`${tag}/${number}`).digest('hex').slice(0, 16)}\n`;
+    const atOnce = pauseMs === 0 ? LINES_AT_ONCE : 1;
+    for (let from = 1; from <= count; from += atOnce) {
+      const many = Math.min(atOnce, count - from + 1);
+      await this.#write('stdout', Buffer.from(Array.from({ length: many }, (_, at) => line(from + at)).join('')));
+      await (pauseMs === 0 ? setImmediate() : this.#sleep(pauseMs));
       if (this.#over || this.#exited) throw new Over();
     }
   }
