@@ -51,7 +51,12 @@ export const Capabilities = z.object({
 });
 export type Capabilities = z.infer<typeof Capabilities>;
 
-export const InventoryEntry = z.object({ attemptId: AttemptId, started: z.boolean() });
+export const InventoryEntry = z.object({
+  attemptId: AttemptId,
+  started: z.boolean(),
+  /** Its end is known and comes after the welcome. */
+  ended: z.boolean().optional(),
+});
 
 export const WorkerHello = z.object({
   type: z.literal('WorkerHello'),

@@ -1,4 +1,4 @@
-import { CocoreError, type ErrorCode } from '@cocore/protocol';
+import { CocoreError, endStatement, type ErrorCode } from '@cocore/protocol';
 import { mkdir, stat } from 'node:fs/promises';
 import { arch, release } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +10,7 @@ import { CapacityLedger, type Share } from './capacity/ledger.ts';
 import type { WorkerConfig } from './config.ts';
 import { type ChosenDriver, driverNamed, strongestDriver } from './drivers.ts';
 import { Attempts } from './execution/attempts.ts';
+import { EndJournal } from './execution/end-journal.ts';
 import { takeHostLock } from './host/lock.ts';
 import { hostResources } from './host/resources.ts';
 import { Identity } from './identity.ts';
@@ -53,6 +54,11 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   if (identity.joined === null && joinToken === null) {
     throw new CocoreError('join_token_invalid', 'this worker has not joined a server yet, and was given no join token');
   }
+  const { journal, left } = await EndJournal.open({
+    directory: join(config.dataDir, 'ends'),
+    isOurs: (ended) => identity.hasSigned(endStatement(ended), ended.signature),
+    log,
+  });
   const resources = hostResources(config.dataDir);
   // What the fake driver leases is on no host.
   const total = config.isolation === 'fake' ? BOUNDLESS : resources.total;
@@ -90,17 +96,19 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   const ledger = new CapacityLedger(share);
   const driver =
     chosen.blanks === null || !config.pool ? prepared : scope.use(pooled(chosen.blanks, ledger, config, log));
-  const attempts = new Attempts(ledger, {
+  const parts = {
     driver,
     blobs,
+    journal,
     log,
-    sign: (statement) => identity.sign(statement),
+    sign: (statement: string) => identity.sign(statement),
     onNews: () => link.wake(),
     onBootRetry: () => {
       bootRetries += 1;
       log.warn({ bootRetries }, 'boots repeated since the start');
     },
-  });
+  };
+  const attempts = new Attempts(ledger, parts, left);
   scope.use(link);
   scope.defer(async () => {
     await attempts.reclaim();

@@ -1,5 +1,13 @@
 import { CocoreError, WorkerId } from '@cocore/protocol';
-import { createHash, createPrivateKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+  sign,
+  verify,
+} from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
@@ -72,6 +80,11 @@ export class Identity {
   /** base64url, 86 characters. */
   sign(statement: string): string {
     return sign(null, Buffer.from(statement), this.#key).toString('base64url');
+  }
+
+  /** Whether this key has signed the statement. */
+  hasSigned(statement: string, signature: string): boolean {
+    return verify(null, Buffer.from(statement), createPublicKey(this.#key), Buffer.from(signature, 'base64url'));
   }
 
   /** Remembers the server for good. */

@@ -6,6 +6,7 @@ import { type Duplex, Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { BlobCache } from '../src/blobs/blob-cache.ts';
 import type { BlobSource } from '../src/blobs/download.ts';
+import { EndJournal } from '../src/execution/end-journal.ts';
 import { Execution, type ExecutionParts } from '../src/execution/execution.ts';
 import { FakeDriver, type FakeDriverOptions, type GuestDouble } from '../src/sandbox/fake/fake-driver.ts';
 import { FakeGuest } from '../src/sandbox/fake/fake-guest.ts';
@@ -51,6 +52,7 @@ describe('one attempt', () => {
         source: source ?? (async () => Readable.from([FILE])),
       }),
     );
+    const { journal } = await EndJournal.open({ directory: join(path, 'ends'), isOurs: () => true, log: silent });
     const output = ofStreams<Buffer[]>(() => []);
     const take = () => {
       for (let piece = execution.output.take(65_536); piece !== null; piece = execution.output.take(65_536)) {
@@ -85,6 +87,7 @@ describe('one attempt', () => {
       {
         driver,
         blobs,
+        journal,
         log: silent,
         sign: (statement) => sha256(Buffer.from(statement)),
         onNews: () => (acknowledge ? setImmediate(take) : undefined),

@@ -18,12 +18,18 @@ export interface OutputPiece {
 
 /** One stream: kept bytes from what the server acknowledged on, and how far the guest may be told that it is kept. */
 class OutputStream {
-  readonly window = new ByteWindow(STREAM_WINDOW_BYTES);
+  readonly window: ByteWindow;
   readonly hash = createHash('sha256');
-  sent = 0;
+  sent: number;
   /** Bytes that came after the limit: counted, not kept. */
   discarded = 0;
   digest: string | null = null;
+
+  /** @param start how many bytes came in an earlier life of the daemon, and are not here */
+  constructor(start = 0) {
+    this.window = new ByteWindow(STREAM_WINDOW_BYTES, start);
+    this.sent = start;
+  }
 
   /** What the guest may be told is kept. What was cut is no burden to anybody once the rest is acknowledged. */
   get credit(): number {
@@ -42,7 +48,7 @@ class OutputStream {
  * again from where the server says after a reconnection. It holds at most the window of each stream.
  */
 export class AttemptOutput {
-  readonly #streams: OfStreams<OutputStream> = ofStreams(() => new OutputStream());
+  readonly #streams = ofStreams(() => new OutputStream());
   readonly #onReady: () => void;
   readonly #onCredit: (stream: AttemptStream, offset: number) => void;
   #leftBytes: number;
@@ -61,6 +67,13 @@ export class AttemptOutput {
     this.#leftBytes = limitBytes;
     this.#onReady = onReady;
     this.#onCredit = onCredit;
+  }
+
+  /** That of an attempt whose bytes are not here any more. */
+  static spent(ends: OfStreams<StreamEnd>): AttemptOutput {
+    const output = new AttemptOutput(0, () => undefined);
+    for (const name of ATTEMPT_STREAMS) output.#streams[name] = new OutputStream(ends[name].bytes);
+    return output;
   }
 
   /** The next bytes of a stream, from the guest. */

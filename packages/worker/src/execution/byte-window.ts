@@ -5,11 +5,14 @@
 export class ByteWindow {
   readonly #capacity: number;
   #ring = Buffer.alloc(0);
-  #start = 0;
-  #end = 0;
+  #start: number;
+  #end: number;
 
-  constructor(capacity: number) {
+  /** @param start the offset of the first byte that comes */
+  constructor(capacity: number, start = 0) {
     this.#capacity = capacity;
+    this.#start = start;
+    this.#end = start;
   }
 
   /** The first byte held. */

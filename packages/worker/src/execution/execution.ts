@@ -20,9 +20,10 @@ import { ociConfig } from '../guest/oci-config.ts';
 import { type StdinSource, stdinOfBytes, stdinOfFile } from '../guest/stdin.ts';
 import { awakeClock, type Clock, deadline, uptimeClock } from '../host/clock.ts';
 import type { Sandbox, SandboxDriver } from '../sandbox/driver.ts';
-import type { Attempt, AttemptEnd, StopCause } from './attempt.ts';
+import type { Acceptance, Attempt, AttemptEnd, StopCause } from './attempt.ts';
 import { AttemptOutput } from './attempt-output.ts';
 import { boot } from './boot.ts';
+import type { EndJournal } from './end-journal.ts';
 
 export interface ExecutionParts {
   readonly driver: SandboxDriver;
@@ -30,6 +31,7 @@ export interface ExecutionParts {
   readonly log: Logger;
   /** Signs an end with the worker's key. */
   readonly sign: (statement: string) => string;
+  readonly journal: Pick<EndJournal, 'write'>;
   /** Something is ready to be reported or sent. */
   readonly onNews: () => void;
   /** A sandbox did not answer by its deadline and is started once more. */
@@ -50,10 +52,12 @@ class Decided extends Error {}
 
 /**
  * One attempt from assignment to end. It owns a stack of everything the attempt has (blobs in use, sandbox, conversation,
- * timers), released in reverse order before the end is told. The end is decided once: the first cause wins.
+ * timers). The end is decided once: the first cause wins. It is written down, then the stack is released in reverse order, then the end
+ * is told.
  */
 export class Execution implements Attempt {
   readonly attemptId: string;
+  readonly acceptance: Acceptance;
   readonly output: AttemptOutput;
   /** Resolves when the sandbox is gone and, unless it was revoked, `ended` is set. It never rejects. */
   readonly done: Promise<void>;
@@ -72,7 +76,9 @@ export class Execution implements Attempt {
   #artifactFiles = 0;
 
   constructor(assign: Pick<AttemptAssign, 'attemptId' | 'task'>, parts: ExecutionParts) {
+    const { name, isolation } = parts.driver.capabilities;
     this.attemptId = assign.attemptId;
+    this.acceptance = { driver: name, isolation };
     this.#task = assign.task;
     this.#parts = parts;
     this.#uptime = parts.uptime ?? uptimeClock();
@@ -129,11 +135,12 @@ export class Execution implements Attempt {
     const channel = this.#channel;
     this.#channel = null;
     channel?.[Symbol.dispose]();
+    const ended = await this.#conclude();
     await scope.disposeAsync().catch((error: unknown) => {
       // The end stands; what is left is told, and reclaimed at the next start.
       this.#parts.log.error({ err: error, attemptId: this.attemptId }, 'a sandbox could not be removed whole');
     });
-    await this.#conclude();
+    if (!this.#isRevoked()) this.#ended = ended;
     this.#parts.onNews();
   }
 
@@ -246,10 +253,14 @@ export class Execution implements Attempt {
     this.#decide({ kind: 'lost', cause }, error instanceof Error ? error.message : null);
   }
 
-  /** Writes the end down, once the sandbox is gone. */
-  async #conclude(): Promise<void> {
-    if (this.#end === null || this.#end === 'revoked') return;
+  #isRevoked(): boolean {
+    return this.#end === 'revoked';
+  }
+
+  /** Signs the end and writes it down, while the sandbox is still there. */
+  async #conclude(): Promise<AttemptEnded | null> {
     const host = this.#sandbox === null ? null : await this.#sandbox.usage().catch(() => null);
+    if (this.#end === null || this.#end === 'revoked') return null;
     const facts = {
       attemptId: this.attemptId,
       outcome: this.#end.outcome,
@@ -258,7 +269,11 @@ export class Execution implements Attempt {
       usage: { host, guest: this.#guest },
     };
     const signature = this.#parts.sign(endStatement(facts));
-    this.#ended = { type: 'AttemptEnded', ...facts, message: this.#end.message, signature };
+    const ended: AttemptEnded = { type: 'AttemptEnded', ...facts, message: this.#end.message, signature };
+    const agoMs = this.#startedAtMs === null ? null : Math.max(0, this.#uptime() - this.#startedAtMs);
+    const startedAtMs = agoMs === null ? null : Date.now() - agoMs;
+    await this.#parts.journal.write({ version: 1, ...this.acceptance, startedAtMs, ended });
+    return ended;
   }
 }
 

@@ -206,7 +206,11 @@ export class Session {
       authority,
       ...(identity.joined === null && joinToken !== null ? { joinToken: joinToken.text } : {}),
       capabilities: this.#parts.capabilities,
-      inventory: attempts.list().map(({ attemptId, startedAtMs }) => ({ attemptId, started: startedAtMs !== null })),
+      inventory: attempts.list().map(({ attemptId, startedAtMs, ended }) => ({
+        attemptId,
+        started: startedAtMs !== null,
+        ...(ended === null ? {} : { ended: true }),
+      })),
     });
   }
 
@@ -250,9 +254,8 @@ export class Session {
 
   /** Binds an attempt to this session's channel and tells what is known of it, again or for the first time. */
   #open(channel: number, attempt: Attempt): void {
-    const { driver, isolation } = this.#parts.capabilities;
     this.#channels.set(channel, attempt.attemptId);
-    this.#outbox.send({ type: 'AttemptAccepted', attemptId: attempt.attemptId, driver, isolation });
+    this.#outbox.send({ type: 'AttemptAccepted', attemptId: attempt.attemptId, ...attempt.acceptance });
     this.#outbox.add(channel, attempt.output);
     this.#tell(channel, attempt);
   }

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { BlobCache } from '../../src/blobs/blob-cache.ts';
+import { EndJournal } from '../../src/execution/end-journal.ts';
 import { Execution, type ExecutionParts } from '../../src/execution/execution.ts';
 import type { Sandbox, SandboxDriver } from '../../src/sandbox/driver.ts';
 import { silent } from './run-program.ts';
@@ -20,6 +21,8 @@ export interface AttemptSetup {
   readonly codePath: string;
   readonly task?: Partial<TaskSpec>;
   readonly parts?: Partial<Pick<ExecutionParts, 'pingMs' | 'agentLostMs'>>;
+  /** Where its end is written down; the default is a directory of its own. */
+  readonly endsPath?: string;
   /** Take and acknowledge output as it comes, as a control server does. */
   readonly acknowledges?: boolean;
 }
@@ -56,6 +59,8 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
   const blobs = scope.use(
     await BlobCache.open({ directory: join(path, 'blobs'), budgetBytes: 2 ** 30, source, given }),
   );
+  const directory = setup.endsPath ?? join(path, 'ends');
+  const { journal } = await EndJournal.open({ directory, isOurs: () => true, log: silent });
   const sandboxes: Sandbox[] = [];
   const attemptId = makeId('attempt', Date.now(), randomBytes(10));
   const [image, code] = await Promise.all(given.map(refOf));
@@ -92,6 +97,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
     {
       driver: watched(driver, bootDeadlineMs, sandboxes),
       blobs,
+      journal,
       log: silent,
       sign: () => 'A'.repeat(86),
       onNews: () => {

@@ -97,6 +97,8 @@ export interface TlsFiles {
 export class ScriptedServer implements AsyncDisposable {
   readonly peers: Peer[] = [];
   readonly blobs = new Map<string, Buffer>();
+  /** Whoever dials is turned away. */
+  refuses = false;
   readonly #http: Server;
   readonly #scheme: string;
   readonly #sockets: WebSocketServer;
@@ -111,7 +113,10 @@ export class ScriptedServer implements AsyncDisposable {
     this.#scheme = tls === null ? 'http' : 'https';
     this.#http = tls === null ? createServer(answer) : createSecureServer(tls, answer);
     this.#sockets = new WebSocketServer({ server: this.#http, handleProtocols: () => GATEWAY_SUBPROTOCOL });
-    this.#sockets.on('connection', (socket) => this.peers.push(new Peer(socket)));
+    this.#sockets.on('connection', (socket) => {
+      if (this.refuses) socket.terminate();
+      else this.peers.push(new Peer(socket));
+    });
   }
 
   static async start(tls: TlsFiles | null = null): Promise<ScriptedServer> {

@@ -1,0 +1,143 @@
+import { type AttemptEnded, ofStreams } from '@cocore/protocol';
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { FakeDriver } from '../src/sandbox/fake/fake-driver.ts';
+import type { SandboxDriver } from '../src/sandbox/driver.ts';
+import { runAttempt } from './support/run-attempt.ts';
+import { assignment, type Peer, ScriptedServer, SERVER_ID } from './support/scripted-server.ts';
+import { eventually, workspace } from './support/workspace.ts';
+
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+const BLOB = Buffer.from('an image');
+const REF = { digest: `sha256:${createHash('sha256').update(BLOB).digest('hex')}`, bytes: BLOB.length };
+const ONE = 'at_01m8515c5dec3ssmk0fssmppb1';
+const TOKEN = `cj_${Buffer.from(JSON.stringify({ serverId: SERVER_ID, certificateSha256: null, secret: 's' })).toString('base64url')}`;
+const SUCCESS: AttemptEnded['outcome'] = { kind: 'exited', code: 0 };
+
+/** The worker's part of the rules in `docs/design.md`, each by its number. */
+describe('the rules, at the worker', () => {
+  let scope: AsyncDisposableStack;
+  let server: ScriptedServer;
+  let dataDir: string;
+  beforeEach(async () => {
+    scope = new AsyncDisposableStack();
+    dataDir = join(scope.use(await workspace()).path, 'data');
+    server = scope.use(await ScriptedServer.start());
+    server.blobs.set(REF.digest, BLOB);
+  });
+  afterEach(() => scope.disposeAsync());
+
+  /** A life of the daemon as a process. Disposing it kills the process. */
+  function live() {
+    const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'fake', '--join-token-file', '-'];
+    const env = { ...process.env, COCORE_LOG_LEVEL: 'error' };
+    const child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ['pipe', 'ignore', 'inherit'] });
+    child.stdin.end(`${TOKEN}\n`);
+    const exited = new Promise<number | string | null>((resolve) =>
+      child.once('close', (code, signal) => resolve(signal ?? code)),
+    );
+    const kill = async (signal: NodeJS.Signals) => {
+      child.kill(signal);
+      return exited;
+    };
+    scope.defer(() => kill('SIGKILL').then(() => undefined));
+    return { kill, exited };
+  }
+
+  const journaled = () => readdirSync(join(dataDir, 'ends'));
+  const resumeAt = (stdout: number) => ({
+    resume: [{ attemptId: ONE, channel: 5, offsets: { ...ofStreams(() => 0), stdout } }],
+  });
+
+  /** Killed after the control server has heard of the end, before it acknowledged it. */
+  async function killedBeforeTheAcknowledgement(steps: readonly string[]): Promise<AttemptEnded> {
+    const first = live();
+    const peer = await server.peer(0);
+    await peer.welcome();
+    peer.send(assignment(ONE, 1, REF, steps));
+    const ended = await peer.next('AttemptEnded');
+    assert.equal(await first.kill('SIGKILL'), 'SIGKILL');
+    return ended;
+  }
+
+  /** The next life, as far as the welcome. */
+  async function nextLife(welcome: Parameters<Peer['welcome']>[0]) {
+    const life = live();
+    const peer = await server.peer(server.peers.length);
+    const hello = await peer.welcome(welcome);
+    return { ...life, peer, hello };
+  }
+
+  test('rule 10: an end is on the disk while its sandbox is still there', async () => {
+    const { path } = scope.use(await workspace());
+    const ends = join(path, 'ends');
+    const seen: boolean[] = [];
+    const inner = scope.use(new FakeDriver());
+    const driver: SandboxDriver = {
+      capabilities: inner.capabilities,
+      probe: () => inner.probe(),
+      prepare: () => inner.prepare(),
+      recover: () => inner.recover(),
+      start: async (spec, signal) => {
+        const sandbox = await inner.start(spec, signal);
+        const dispose = sandbox[Symbol.asyncDispose].bind(sandbox);
+        sandbox[Symbol.asyncDispose] = () => {
+          seen.push(existsSync(join(ends, `${spec.name}.json`)));
+          return dispose();
+        };
+        return sandbox;
+      },
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    };
+    const { ended } = await runAttempt({ driver, imagePath: MAIN, codePath: MAIN, endsPath: ends });
+    assert.deepEqual(ended.outcome, SUCCESS);
+    assert.deepEqual(seen, [true]);
+  });
+
+  test('rule 10: a daemon that is killed before its success is acknowledged, its next life delivers it', async () => {
+    const ended = await killedBeforeTheAcknowledgement(['out:hello', 'exit:0']);
+    assert.deepEqual(ended.outcome, SUCCESS);
+    const { peer, hello } = await nextLife(resumeAt(5));
+    assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true, ended: true }]);
+    assert.deepEqual(await peer.next('AttemptEnded'), ended);
+    assert.deepEqual(
+      peer.messages('AttemptAccepted').map(({ attemptId, driver, isolation }) => [attemptId, driver, isolation]),
+      [[ONE, 'fake', 'container']],
+    );
+    const started = await peer.next('AttemptStarted');
+    assert.ok(started.agoMs >= 0 && started.agoMs < 600_000, `${started.agoMs} ms ago`);
+    assert.deepEqual(peer.outputs(), []);
+    peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+    await eventually('the entry is removed', () => journaled().length === 0);
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+  });
+
+  test('rule 10: a daemon that is killed while the control server is away, its next life delivers the success', async () => {
+    const first = live();
+    const peer = await server.peer(0);
+    await peer.welcome();
+    peer.send(assignment(ONE, 1, REF, ['sleep:200', 'exit:0']));
+    await peer.next('AttemptStarted');
+    server.refuses = true;
+    peer.socket.terminate();
+    await eventually('the end is written down', () => journaled().includes(`${ONE}.json`));
+    await first.kill('SIGKILL');
+    server.refuses = false;
+    const { peer: second } = await nextLife(resumeAt(0));
+    assert.deepEqual((await second.next('AttemptEnded')).outcome, SUCCESS);
+  });
+
+  test('rule 10: an end that the control server takes back, it is removed and never told', async () => {
+    await killedBeforeTheAcknowledgement(['exit:0']);
+    const { peer } = await nextLife({ revoke: [ONE] });
+    await eventually('the entry is removed', () => journaled().length === 0);
+    await eventually('empty beats', () => peer.messages('WorkerHeartbeat').length > 2);
+    assert.deepEqual(peer.messages('AttemptEnded'), []);
+    assert.ok(peer.messages('WorkerHeartbeat').every(({ attempts }) => attempts.length === 0));
+  });
+});
