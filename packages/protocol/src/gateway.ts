@@ -223,11 +223,13 @@ export const AttemptEnded = z.object({
   usage: z.object({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
   /** By the worker's identity key over `endStatement`; kept as evidence. */
   signature: Base64Url.length(86),
+  /** The worker has no more of the streams than it sent: what is missing will not come. Not part of what is signed. */
+  final: z.boolean().optional(),
 });
 export type AttemptEnded = z.infer<typeof AttemptEnded>;
 
 /** What a worker signs about an end. */
-export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message'>): string {
+export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message' | 'final'>): string {
   const { attemptId, outcome, stdout, stderr, result, artifacts, artifactFiles, usage } = ended;
   const stream = (end: StreamEnd) => [end.bytes, end.sha256, end.truncated];
   const meter = (reading: MeterReading | null) =>

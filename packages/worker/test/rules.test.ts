@@ -15,7 +15,7 @@ import { eventually, workspace } from './support/workspace.ts';
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 const BLOB = Buffer.from('an image');
 const REF = { digest: `sha256:${createHash('sha256').update(BLOB).digest('hex')}`, bytes: BLOB.length };
-const ONE = 'at_01m8515c5dec3ssmk0fssmppb1';
+const [ONE, TWO] = ['at_01m8515c5dec3ssmk0fssmppb1', 'at_01m8515c5dec3ssmk0fssmppb2'] as const;
 const TOKEN = `cj_${Buffer.from(JSON.stringify({ serverId: SERVER_ID, certificateSha256: null, secret: 's' })).toString('base64url')}`;
 const SUCCESS: AttemptEnded['outcome'] = { kind: 'exited', code: 0 };
 
@@ -130,6 +130,41 @@ describe('the rules, at the worker', () => {
     server.refuses = false;
     const { peer: second } = await nextLife(resumeAt(0));
     assert.deepEqual((await second.next('AttemptEnded')).outcome, SUCCESS);
+  });
+
+  test('rule 9: a daemon that was killed with output in memory, its next life says that no more of it will come', async () => {
+    const ended = await killedBeforeTheAcknowledgement(['out:hello', 'exit:0']);
+    const { peer } = await nextLife(resumeAt(2));
+    assert.deepEqual(await peer.next('AttemptEnded'), { ...ended, final: true });
+    assert.deepEqual(peer.outputs(), []);
+  });
+
+  test('rule 9: a control server that lost what it had acknowledged, the end comes at once, says so, and no output before', async () => {
+    live();
+    const first = await server.peer(0);
+    await first.welcome();
+    first.send(assignment(ONE, 1, REF, ['out:0123456789', 'sleep:60000']));
+    await eventually('output', () => first.outputs().length === 1);
+    first.send({ type: 'OutputAck', channel: 1, stream: 'stdout', offset: 10 });
+    // What comes after the acknowledgement is answered after it.
+    first.send(assignment(TWO, 2, REF, ['exit:0']));
+    await eventually(
+      'an answer',
+      () => first.messages('AttemptEnded').length + first.messages('AttemptRefused').length > 0,
+    );
+    first.socket.terminate();
+    const second = await server.peer(1);
+    await second.welcome({ ...resumeAt(4), revoke: [TWO] });
+    const ended = await second.next('AttemptEnded');
+    assert.deepEqual(ended.outcome, { kind: 'lost', cause: 'output_lost' });
+    assert.equal(ended.final, true);
+    assert.equal(ended.stdout.bytes, 10);
+    assert.deepEqual(second.outputs(), []);
+    second.socket.terminate();
+    const third = await server.peer(2);
+    await third.welcome(resumeAt(4));
+    assert.deepEqual(await third.next('AttemptEnded'), ended);
+    assert.deepEqual(third.outputs(), []);
   });
 
   test('rule 10: an end that the control server takes back, it is removed and never told', async () => {

@@ -53,6 +53,7 @@ export class AttemptOutput {
   readonly #onCredit: (stream: AttemptStream, offset: number) => void;
   #leftBytes: number;
   #turn = 0;
+  #isGivenUp = false;
 
   /**
    * @param limitBytes of both output streams together; what the function left has limits that the guest must keep
@@ -78,6 +79,7 @@ export class AttemptOutput {
 
   /** The next bytes of a stream, from the guest. */
   push(name: AttemptStream, data: Uint8Array): void {
+    if (this.#isGivenUp) return;
     const stream = this.#streams[name];
     const isOutput = name === 'stdout' || name === 'stderr';
     const kept = isOutput ? data.subarray(0, this.#leftBytes) : data;
@@ -93,7 +95,7 @@ export class AttemptOutput {
 
   /** Up to `maxBytes` that were not sent yet, the streams in turn; null when all is sent. */
   take(maxBytes: number): OutputPiece | null {
-    for (let tries = 0; tries < ATTEMPT_STREAMS.length; tries += 1) {
+    for (let tries = 0; tries < ATTEMPT_STREAMS.length && !this.#isGivenUp; tries += 1) {
       const name = ATTEMPT_STREAMS[this.#turn]!;
       this.#turn = (this.#turn + 1) % ATTEMPT_STREAMS.length;
       const stream = this.#streams[name];
@@ -107,7 +109,7 @@ export class AttemptOutput {
   }
 
   get allSent(): boolean {
-    return Object.values(this.#streams).every((stream) => stream.sent === stream.window.end);
+    return this.#isGivenUp || Object.values(this.#streams).every((stream) => stream.sent === stream.window.end);
   }
 
   /** The server has everything before the offset. An offset that it cannot have is not believed. */
@@ -119,12 +121,21 @@ export class AttemptOutput {
     this.#onCredit(name, stream.credit);
   }
 
-  /** A new session: the server has everything before the offset, and wants the rest (again). */
-  resume(name: AttemptStream, offset: number): void {
+  /**
+   * A new session: the server has everything before the offset, and wants the rest (again). False when bytes that it wants are not here any
+   * more.
+   */
+  resume(name: AttemptStream, offset: number): boolean {
     this.acknowledge(name, offset);
     const stream = this.#streams[name];
     stream.sent = stream.window.start;
     if (!this.allSent) this.#onReady();
+    return offset >= stream.window.start;
+  }
+
+  /** Nothing more is taken or sent: what the server has is all that it gets. */
+  giveUp(): void {
+    this.#isGivenUp = true;
   }
 
   /** Lengths and digests of what was kept. After the first call nothing may be pushed. */

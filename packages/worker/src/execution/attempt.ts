@@ -18,6 +18,8 @@ export interface Attempt {
   readonly ended: AttemptEnded | null;
   /** How long ago the agent last answered; null before its first word and after its end. */
   agentAgeMs(): number | null;
+  /** The control server asks for bytes that are not here any more: the end comes without them, and says so. */
+  loseOutput(): void;
 }
 
 /** How an attempt ended, before it is signed. The first cause decides. */

@@ -74,6 +74,7 @@ export class Execution implements Attempt {
   #runningSinceMs: number | null = null;
   #guest: MeterReading | null = null;
   #artifactFiles = 0;
+  #isFinal = false;
 
   constructor(assign: Pick<AttemptAssign, 'attemptId' | 'task'>, parts: ExecutionParts) {
     const { name, isolation } = parts.driver.capabilities;
@@ -93,7 +94,7 @@ export class Execution implements Attempt {
   }
 
   get ended(): AttemptEnded | null {
-    return this.#ended;
+    return this.#ended === null || !this.#isFinal ? this.#ended : { ...this.#ended, final: true };
   }
 
   agentAgeMs(): number | null {
@@ -115,6 +116,12 @@ export class Execution implements Attempt {
       default:
         return assertNever(cause);
     }
+  }
+
+  loseOutput(): void {
+    this.output.giveUp();
+    this.#isFinal = true;
+    this.#decide({ kind: 'lost', cause: 'output_lost' }, 'the control server lost output that it had acknowledged');
   }
 
   #decide(outcome: Outcome, message: string | null = null): void {

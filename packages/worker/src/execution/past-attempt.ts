@@ -10,18 +10,27 @@ export class PastAttempt implements Attempt {
   readonly acceptance: Acceptance;
   readonly output: AttemptOutput;
   readonly startedAtMs: number | null;
-  readonly ended: AttemptEnded;
+  #ended: AttemptEnded;
 
   constructor({ driver, isolation, startedAtMs, ended }: EndRecord, uptime: Clock) {
     this.attemptId = ended.attemptId;
     this.acceptance = { driver, isolation };
     this.output = AttemptOutput.spent(ended);
-    this.ended = ended;
+    this.#ended = ended;
     // The host may have been started anew: then this is before the clock's beginning.
     this.startedAtMs = startedAtMs === null ? null : uptime() - Math.max(0, Date.now() - startedAtMs);
   }
 
+  get ended(): AttemptEnded {
+    return this.#ended;
+  }
+
   agentAgeMs(): null {
     return null;
+  }
+
+  loseOutput(): void {
+    this.output.giveUp();
+    this.#ended = { ...this.#ended, final: true };
   }
 }

@@ -231,7 +231,11 @@ export class Session {
     for (const { attemptId, channel, offsets } of welcome.resume) {
       const attempt = attempts.get(attemptId);
       if (attempt === undefined) continue;
-      for (const stream of ATTEMPT_STREAMS) attempt.output.resume(stream, offsets[stream]);
+      const gone = ATTEMPT_STREAMS.filter((stream) => !attempt.output.resume(stream, offsets[stream]));
+      if (gone.length > 0) {
+        this.#log.error({ attemptId, streams: gone, offsets }, 'the server asks for output that is not here any more');
+        attempt.loseOutput();
+      }
       this.#open(channel, attempt);
     }
     this.tellBlobs();

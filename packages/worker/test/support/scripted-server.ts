@@ -132,7 +132,7 @@ export class ScriptedServer implements AsyncDisposable {
 
   /** The connection with this number, counted from 0, when it is there. */
   async peer(index: number): Promise<Peer> {
-    await eventually(`connection ${index}`, () => this.peers.length > index);
+    await eventually(`connection ${index}`, () => this.peers.length > index, 60_000);
     return this.peers[index]!;
   }
 
