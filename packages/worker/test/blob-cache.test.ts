@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { BlobCache } from '../src/blobs/blob-cache.ts';
-import type { BlobSource } from '../src/blobs/download.ts';
+import { type BlobSource, SourceAway } from '../src/blobs/download.ts';
 import { eventually, workspace } from './support/workspace.ts';
 
 const bytesOf = (text: string) => Buffer.from(text.repeat(100));
@@ -349,4 +349,35 @@ test('a server that fails for a moment, the blob is asked for again', async () =
   using lease = await cache.use(refOf(bytes), never);
   assert.ok((await readFile(lease.path)).equals(bytes));
   assert.equal(asked, 3);
+});
+
+test('a server that is away for longer than a blob is tried, it is waited for', async () => {
+  await using directory = await workspace();
+  const bytes = bytesOf('a');
+  let asked = 0;
+  const source: BlobSource = async (_digest, _signal, from) => {
+    asked += 1;
+    if (asked !== 3 && asked < 20) throw new SourceAway('there is no session with the control server');
+    return Readable.from([bytes.subarray(from, asked === 3 ? 40 : bytes.length)]);
+  };
+  await using cache = await BlobCache.open({ directory: directory.path, budgetBytes: 1000, source, retryDelayMs: 1 });
+  using lease = await cache.use(refOf(bytes), never);
+  assert.ok((await readFile(lease.path)).equals(bytes));
+  assert.equal(asked, 20);
+});
+
+test('a server that stays away, whoever waits may give up at once', async () => {
+  await using directory = await workspace();
+  const asked = Promise.withResolvers<void>();
+  const source: BlobSource = () => {
+    asked.resolve();
+    return Promise.reject(new SourceAway('there is no session with the control server'));
+  };
+  const options = { directory: directory.path, budgetBytes: 1000, source, retryDelayMs: 60_000 };
+  await using cache = await BlobCache.open(options);
+  const giveUp = new AbortController();
+  const use = cache.use(refOf(bytesOf('a')), giveUp.signal);
+  await asked.promise;
+  giveUp.abort(new Error('the preparation takes too long'));
+  await assert.rejects(use, /the preparation takes too long/);
 });

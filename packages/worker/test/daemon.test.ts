@@ -233,6 +233,20 @@ describe('the daemon and a scripted server', () => {
     assert.equal(ended.stdout.bytes, 16);
   });
 
+  test('a control server that goes away while a blob is fetched, the attempt waits for it and runs', async () => {
+    const { peer } = await welcomed();
+    server.refuses = true;
+    peer.send(assignment(ONE, 1, REF, ['exit:0']));
+    await peer.next('AttemptAccepted');
+    peer.socket.terminate();
+    // Longer than a blob is tried when there is somebody to ask.
+    await eventually('the daemon is turned away', () => server.turnedAway >= 4, 60_000);
+    server.refuses = false;
+    const second = await server.peer(1);
+    await second.welcome({ resume: [{ attemptId: ONE, channel: 1, offsets: NOTHING }] });
+    assert.deepEqual((await second.next('AttemptEnded')).outcome, { kind: 'exited', code: 0 });
+  });
+
   test('a large blob that was fetched, the server is told of it, and after each welcome again', async () => {
     const { peer } = await welcomed();
     const large = Buffer.alloc(1024 * 1024, 'large');

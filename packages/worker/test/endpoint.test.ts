@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type RequestListener, type Server }
 import type { AddressInfo } from 'node:net';
 import { buffer } from 'node:stream/consumers';
 import { test } from 'node:test';
+import { SourceAway } from '../src/blobs/download.ts';
 import { Endpoint } from '../src/session/endpoint.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
@@ -103,4 +104,24 @@ test('an answer that does not go on where it was asked to, it is refused', async
     await using server = await serve(listener);
     await assert.rejects(blob(server.url, 4), /the server answered (?:200|206|416|302)/);
   }
+});
+
+test('a server that cannot be asked now, it is away; another answer is an answer', async () => {
+  const answerOf = async (status: number): Promise<unknown> => {
+    await using server = await serve((_request, response) => void response.writeHead(status).end());
+    return await blob(server.url).then(
+      () => null,
+      (error: unknown) => error,
+    );
+  };
+  for (const status of [401, 502, 503, 504]) assert.ok((await answerOf(status)) instanceof SourceAway, `${status}`);
+  for (const status of [404, 500]) {
+    const error = await answerOf(status);
+    assert.ok(error instanceof Error && !(error instanceof SourceAway), `${status}`);
+  }
+  const { url } = await (async () => {
+    await using server = await serve(store);
+    return server;
+  })();
+  await assert.rejects(blob(url), SourceAway);
 });

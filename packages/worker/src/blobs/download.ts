@@ -7,8 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /** Gives a blob's bytes from `from` on. What it yields is not believed. */
 export type BlobSource = (digest: string, signal: AbortSignal, from: number) => Promise<Readable>;
 
-/** How often in a row a blob is asked for without getting on: the server may be restarted meanwhile. */
+/** The one who would give the blob cannot be asked now, which says nothing about the blob. */
+export class SourceAway extends Error {}
+
+/** How often in a row a blob is asked for without getting on. */
 const MAX_TRIES = 4;
+/** The pause grows to this many times the first one, while nobody can be asked. */
+const MAX_PAUSES = 4;
 /** What a broken-off try must have brought to count as getting on. */
 const GETTING_ON_BYTES = 1024 * 1024;
 
@@ -17,7 +22,7 @@ class WrongBytes extends Error {}
 
 /**
  * Writes a blob to a new file, synced, which has the blob's bytes once the promise resolves. A download that breaks off goes on
- * where it was.
+ * where it was. A source that is away is waited for, as long as the signal lets it.
  *
  * @throws Error what was wrong at the last try, or the signal's reason
  */
@@ -30,6 +35,7 @@ export async function download(
 ): Promise<void> {
   await using file = await open(path, 'wx', 0o600);
   const received = { bytes: 0, hash: createHash('sha256') };
+  let pauses = 1;
   for (let fruitless = 0; ;) {
     const from = received.bytes;
     try {
@@ -38,6 +44,12 @@ export async function download(
       return;
     } catch (error) {
       signal.throwIfAborted();
+      if (error instanceof SourceAway) {
+        await sleep(retryDelayMs * pauses, undefined, { signal });
+        pauses = Math.min(pauses * 2, MAX_PAUSES);
+        continue;
+      }
+      pauses = 1;
       const isWrong = error instanceof WrongBytes;
       fruitless = !isWrong && received.bytes - from >= GETTING_ON_BYTES ? 0 : fruitless + 1;
       if (fruitless === MAX_TRIES) throw error;

@@ -5,6 +5,7 @@ import { request as httpsRequest } from 'node:https';
 import type { Readable } from 'node:stream';
 import { connect as tlsConnect, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import { WebSocket } from 'ws';
+import { SourceAway } from '../blobs/download.ts';
 
 export interface EndpointOptions {
   /** `http(s)://` or `ws(s)://` and host; a path is not part of it. */
@@ -18,6 +19,9 @@ export interface EndpointOptions {
 /** How long the server may take to accept a connection, and to go on with an answer that it has begun. */
 const CONNECT_TIMEOUT_MS = 10_000;
 const IDLE_TIMEOUT_MS = 30_000;
+
+/** The session that the token was of is over, or what stands before the server does not reach it. */
+const AWAY: ReadonlySet<number> = new Set([401, 502, 503, 504]);
 
 const LOOPBACK = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/;
 
@@ -63,12 +67,12 @@ export class Endpoint {
    * The bytes of a blob from `from` on, of which nothing is checked yet. Where the server sends to another place, once, that place
    * is asked, without the token.
    *
-   * @throws Error when neither gives the bytes
+   * @throws SourceAway when the server cannot be asked now, Error when neither gives the bytes
    */
   async blob(digest: string, token: string, signal: AbortSignal, from: number): Promise<Readable> {
     const range = from === 0 ? {} : { range: `bytes=${from}-` };
     const connection = this.#connection();
-    const response = await answerOf(this.#secure, {
+    const asked = answerOf(this.#secure, {
       ...connection,
       // An agent would make the connection itself, past the pin.
       ...(connection.createConnection === undefined ? { agent: false } : {}),
@@ -78,6 +82,14 @@ export class Endpoint {
       headers: { host: this.#url.host, authorization: `Bearer ${token}`, ...range },
       signal,
     });
+    const response = await asked.catch((cause: unknown) => {
+      if (signal.aborted || cause instanceof CocoreError) throw cause;
+      throw new SourceAway('the server cannot be reached', { cause });
+    });
+    if (AWAY.has(response.statusCode ?? 0)) {
+      response.destroy();
+      throw new SourceAway(`the server answered ${response.statusCode}`);
+    }
     if (response.statusCode !== 307) return bytesOf(response, from, 'the server');
     response.destroy();
     const place = this.#elsewhere(response.headers.location ?? '');

@@ -1,6 +1,7 @@
 import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { SourceAway } from '../blobs/download.ts';
 import { Session, type SessionParts } from './session.ts';
 
 export interface LinkParts extends Omit<SessionParts, 'attempts'> {
@@ -56,10 +57,10 @@ export class Link implements AsyncDisposable {
     this.#session?.tellBlobs();
   }
 
-  /** A blob from a byte on, by the credential of the current session. */
+  /** A blob from a byte on, by the credential of the current session. @throws SourceAway while there is none */
   async blob(digest: string, signal: AbortSignal, from: number): Promise<Readable> {
     const token = this.#session?.blobToken ?? null;
-    if (token === null) throw new Error('there is no session with the control server');
+    if (token === null) throw new SourceAway('there is no session with the control server');
     return this.#parts.endpoint.blob(digest, token, signal, from);
   }
 

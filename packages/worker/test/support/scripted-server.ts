@@ -97,14 +97,16 @@ export interface TlsFiles {
 export class ScriptedServer implements AsyncDisposable {
   readonly peers: Peer[] = [];
   readonly blobs = new Map<string, Buffer>();
-  /** Whoever dials is turned away. */
+  /** Whoever dials is turned away, and no blob is given. */
   refuses = false;
+  turnedAway = 0;
   readonly #http: Server;
   readonly #scheme: string;
   readonly #sockets: WebSocketServer;
 
   private constructor(tls: TlsFiles | null) {
     const answer: RequestListener = (request, response) => {
+      if (this.refuses) return void response.destroy();
       const bytes = this.blobs.get(request.url?.split('/').at(-1) ?? '');
       const known = request.headers.authorization === 'Bearer token';
       response.statusCode = bytes === undefined || !known ? 404 : 200;
@@ -114,8 +116,9 @@ export class ScriptedServer implements AsyncDisposable {
     this.#http = tls === null ? createServer(answer) : createSecureServer(tls, answer);
     this.#sockets = new WebSocketServer({ server: this.#http, handleProtocols: () => GATEWAY_SUBPROTOCOL });
     this.#sockets.on('connection', (socket) => {
-      if (this.refuses) socket.terminate();
-      else this.peers.push(new Peer(socket));
+      if (!this.refuses) return void this.peers.push(new Peer(socket));
+      this.turnedAway += 1;
+      socket.terminate();
     });
   }
 
