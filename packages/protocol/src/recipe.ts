@@ -41,6 +41,8 @@ const Build = z.strictObject({
   /** What it runs in, where that is another image than the function's. */
   image: RecipeImage.optional(),
   command: Command,
+  /** A file beside this document that the command runs; it finds it as `{code}/.cocore/` and its name, which the function does not have. */
+  script: FileName.optional(),
   /** Where in the code's directory what it made is put, such as `node_modules`; without it, beside the code. */
   into: CodePath.optional(),
 });

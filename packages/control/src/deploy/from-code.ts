@@ -44,7 +44,7 @@ export async function fromCode(
   listener: DeployListener,
 ): Promise<MadeVersion> {
   const { handler = null } = body;
-  const { recipe, bootstrap } = parts.recipes.named(body.runtime!);
+  const { recipe, bootstrap, buildScript } = parts.recipes.named(body.runtime!);
   if (handler !== null && bootstrap === null) {
     throw new CocoreError('code_invalid', `the runtime ${recipe.name} runs programs, and no handlers`);
   }
@@ -59,7 +59,9 @@ export async function fromCode(
   const { build } = recipe;
   if (build !== undefined && (await isBuilt(build, source))) {
     const buildRoot = build.image === undefined ? root : await rootOf(parts, projectId, build.image, listener);
-    const inputs = inputsOf(build, source);
+    const inputs = new CodeTree(BUILT_LIMITS);
+    inputs.lay(inputsOf(build, source), '');
+    if (build.script !== undefined) inputs.addOwn(build.script, Content.of(buildScript!));
     const request = { projectId, body, recipe, build, inputs, entry: code.entry, root: buildRoot };
     tree.lay(await buildLayer(parts, request, scope, listener), build.into ?? '');
     tree.checkLinks();

@@ -5,10 +5,13 @@ import { CocoreError, Recipe, type RuntimeRecord } from '@cocore/protocol';
 
 const BUILT_IN = fileURLToPath(new URL('recipes', import.meta.url));
 
-/** A recipe with the bytes of its bootstrap, where it runs handlers. */
+/** A recipe with the bytes of the files that it names. */
 export interface Runtime {
   readonly recipe: Recipe;
+  /** Null where it runs no handlers. */
   readonly bootstrap: Uint8Array | null;
+  /** Null where its build needs none. */
+  readonly buildScript: Uint8Array | null;
 }
 
 /** The runtimes of a server: those that come with it, and its operator's, which win. */
@@ -81,13 +84,19 @@ function readRecipe(directory: string, path: string): Runtime {
     throw invalid(path, faults.join('; '));
   }
   const { data: recipe } = parsed;
-  const bootstrapFile = recipe.handler?.bootstrap;
-  if (bootstrapFile === undefined) return { recipe, bootstrap: null };
-  try {
-    return { recipe, bootstrap: readFileSync(join(directory, bootstrapFile)) };
-  } catch (cause) {
-    throw invalid(path, `its bootstrap ${bootstrapFile} cannot be read`, cause);
-  }
+  const readBeside = (what: string, name: string | undefined) => {
+    if (name === undefined) return null;
+    try {
+      return readFileSync(join(directory, name));
+    } catch (cause) {
+      throw invalid(path, `its ${what} ${name} cannot be read`, cause);
+    }
+  };
+  return {
+    recipe,
+    bootstrap: readBeside('bootstrap', recipe.handler?.bootstrap),
+    buildScript: readBeside('build script', recipe.build?.script),
+  };
 }
 
 const invalid = (path: string, why: string, cause?: unknown) =>
