@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict';
+import { mkdirSync, rmdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import type { ExecutionAnswer } from '@cocore/protocol';
 import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
 import { SWEEP_MS } from '../src/dispatch/sweeper.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/output/output-store.ts';
+import { breakStore, holdStore } from './support/broken-store.ts';
 import { ManualClock } from './support/manual-clock.ts';
 import { executing, pass } from './support/pass.ts';
 import { Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
@@ -116,5 +120,86 @@ describe('rule 5: what this server did not hear counts against nobody', () => {
       await pass(scene.server, scene.clock, 5_000);
     }
     assert.equal((await scene.execution()).state, 'timeout');
+  });
+});
+
+describe('rule 9: an end stands when all of its output is committed', () => {
+  const text = 'x'.repeat(INLINE_OUTPUT_BYTES + 10);
+
+  test('rule 9: output that the store could not commit once, the worker sends it again and the success counts', async () => {
+    await using scene = await Scene.start();
+    const broken = breakStore(scene.server, 'UPDATE OF stdout_bytes ON attempts');
+    const held = holdStore(scene.server);
+    scene.worker.output(scene.assign.channel, 'stdout', 0, text);
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
+    // The end is asked for before the store has answered about the output.
+    for (let beat = 0; beat < 20; beat += 1) {
+      scene.worker.beat(beat);
+      await scene.worker.next('HeartbeatAck');
+    }
+    held[Symbol.dispose]();
+    await scene.worker.closed;
+    broken[Symbol.dispose]();
+    await scene.comeBack();
+    const [resumed] = scene.worker.welcome.resume;
+    assert.deepEqual(resumed?.offsets, { stdout: 0, stderr: 0, result: 0, artifacts: 0 });
+    scene.worker.output(resumed.channel, 'stdout', 0, text);
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
+    const record = await scene.execution('10s');
+    assert.deepEqual([record.state, record.output.stdout.bytes], ['success', text.length]);
+  });
+
+  test('rule 9: output that the disk could not take once, the worker sends it again and the success counts', async () => {
+    await using scene = await Scene.start();
+    const { attemptId } = scene.assign;
+    // Where the file is to be is a directory.
+    const path = join(scene.server.directory.path, 'data/output', attemptId.slice(-2), `${attemptId}.stdout`);
+    mkdirSync(path, { recursive: true });
+    scene.worker.output(scene.assign.channel, 'stdout', 0, text);
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
+    await scene.worker.closed;
+    rmdirSync(path);
+    await scene.comeBack();
+    scene.worker.output(scene.worker.welcome.resume[0]!.channel, 'stdout', 0, text);
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
+    const record = await scene.execution('10s');
+    assert.deepEqual([record.state, record.output.stdout.bytes], ['success', text.length]);
+  });
+
+  test('rule 9: an end that came before its output, the worker begins again once and the success counts', async () => {
+    await using scene = await Scene.start();
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'late' });
+    assert.equal((await scene.worker.closed).code, 4003);
+    assert.equal((await scene.execution()).state, 'running');
+    await scene.comeBack();
+    scene.worker.output(scene.worker.welcome.resume[0]!.channel, 'stdout', 0, 'late');
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'late' });
+    assert.equal((await scene.execution('10s')).state, 'success');
+  });
+
+  test('rule 9: an end whose output never comes, or is other output, the execution ends as output_lost', async () => {
+    for (const claimed of ['longer than it is', 'hellO', 'hell']) {
+      await using scene = await Scene.start();
+      const end = () => scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: claimed });
+      scene.worker.output(scene.assign.channel, 'stdout', 0, 'hello');
+      end();
+      if (claimed.length > 'hello'.length) {
+        await scene.worker.closed;
+        await scene.comeBack();
+        end();
+      }
+      await scene.worker.next('AttemptEndedAck');
+      const { state, reason, fault } = await scene.execution();
+      assert.deepEqual([state, reason, fault], ['failure', 'output_lost', 'platform']);
+    }
+  });
+
+  test('rule 9: a worker that said that it ended, and says no more, the execution ends as output_lost, not as timeout', async () => {
+    await using scene = await Scene.start();
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'never sent' });
+    await scene.worker.closed;
+    await scene.comeBack();
+    await scene.live(60_000 + CONTROL_GRACE_MS + SWEEP_MS);
+    assert.equal((await scene.execution()).reason, 'output_lost');
   });
 });

@@ -42,6 +42,7 @@ export function reportedEnd(change: Partial<ReportedEnd> = {}): ReportedEnd {
     usage: { host: null, guest: null },
     signature: 'first',
     intact: true,
+    final: false,
     beat: null,
     ...change,
   };
@@ -449,15 +450,27 @@ export function storeConformance(
         assert.equal((await read(attempt)).state, 'success');
       });
 
-      test('an end whose lengths or digests do not fit, it is recorded as output_lost', async () => {
+      test('rule 9: an end before all of its output is committed, it is incomplete and changes nothing, unless it is final', async () => {
         const nothing = ofStreams(() => ({ bytes: 0, sha256: EMPTY, truncated: false }));
-        for (const [index, wrong] of [
-          { intact: false },
-          { streams: { ...nothing, stdout: { bytes: 4, sha256: EMPTY, truncated: false } } },
-          { streams: { ...nothing, artifacts: { bytes: 1024, sha256: EMPTY, truncated: false } } },
+        for (const [index, streams] of [
+          { ...nothing, stdout: { bytes: 4, sha256: EMPTY, truncated: false } },
+          { ...nothing, artifacts: { bytes: 1024, sha256: EMPTY, truncated: false } },
         ].entries()) {
           const { attempt } = await running(`s${index}`, `k${index}`);
-          assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd(wrong)), 'recorded');
+          assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd({ streams })), 'incomplete');
+          assert.equal((await read(attempt)).state, 'running');
+          assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd({ streams, final: true })), 'recorded');
+          assert.equal((await read(attempt)).reason, 'output_lost');
+        }
+      });
+
+      test('rule 9: an end that more output cannot make true, it is recorded as output_lost', async () => {
+        for (const [index, intact] of [false, true].entries()) {
+          const { attempt } = await running(`s${index}`, `k${index}`);
+          // With the last digest right, the output is longer than the end says.
+          const growth = { stream: 'stdout', from: 0, to: 1, inline: Buffer.from('x') } as const;
+          if (intact) await store.recordOutput(attempt, `s${index}`, [growth]);
+          assert.equal(await store.recordEnd(attempt, `s${index}`, reportedEnd({ intact })), 'recorded');
           assert.equal((await read(attempt)).reason, 'output_lost');
         }
       });
@@ -549,6 +562,9 @@ export function storeConformance(
         assert.equal(await store.endByControl(two.attempt, 'run_deadline', null), false);
         assert.equal((await read(one.attempt)).reason, 'prepare_timeout');
         assert.equal((await read(two.attempt)).state, 'timeout');
+        const three = await running('s3', 'k3');
+        assert.equal(await store.endByControl(three.attempt, 'output_lost', null), true);
+        assert.equal((await read(three.attempt)).reason, 'output_lost');
       });
 
       test('an execution that waited longer than its queue time, it ends; others stay', async () => {

@@ -235,6 +235,7 @@ export class Dispatcher {
       deadlineUptimeMs: null,
       cancelRequestedUptimeMs: null,
       beat: null,
+      incompleteEnds: 0,
       underWay: 0,
       over: false,
     };
@@ -275,6 +276,7 @@ export class Dispatcher {
           : deadlineUptimeMs(clock, row.deadlineAtMs, row.state === 'started' ? row.timeoutMs : PREPARE_TIMEOUT_MS),
       cancelRequestedUptimeMs: row.cancelRequestedAtMs === null ? null : clock.uptimeMs(),
       beat: null,
+      incompleteEnds: 0,
       underWay: 0,
       over: false,
     };

@@ -47,6 +47,8 @@ export interface LiveAttempt extends AttemptKey {
   /** By the uptime clock. */
   cancelRequestedUptimeMs: number | null;
   beat: Beat | null;
+  /** How often its worker said that it ended and had not sent all of its output. */
+  incompleteEnds: number;
   /** What its worker has said of it and is not worked off. */
   underWay: number;
   /** No longer live: whatever is still under way about it is dropped. */

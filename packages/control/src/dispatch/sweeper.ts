@@ -3,7 +3,7 @@ import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
-import type { Store } from '../store/store.ts';
+import type { ControlEnd, Store } from '../store/store.ts';
 import type { Dispatcher } from './dispatcher.ts';
 import type { LiveAttempt } from './live-attempt.ts';
 
@@ -125,7 +125,7 @@ export class Sweeper {
     const cancelMs = attempt.cancelRequestedUptimeMs;
     const cancelIsLate = cancelMs !== null && uptimeMs - cancelMs > CANCEL_DEADLINE_MS;
     if (!isLate && !cancelIsLate) return;
-    const why = attempt.state === 'accepted' && !cancelIsLate ? 'prepare_deadline' : 'run_deadline';
+    const why = whyEnded(attempt, cancelIsLate);
     const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat);
     if (!ended || attempt.over) return;
     attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its deadline passed' });
@@ -166,6 +166,11 @@ export class Sweeper {
       dispatcher.withdrawn(queued.executionId, attemptId);
     }
   }
+}
+
+function whyEnded({ state, incompleteEnds }: LiveAttempt, cancelIsLate: boolean): ControlEnd {
+  if (incompleteEnds > 0) return 'output_lost';
+  return state === 'accepted' && !cancelIsLate ? 'prepare_deadline' : 'run_deadline';
 }
 
 /**

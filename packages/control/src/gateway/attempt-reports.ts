@@ -24,6 +24,8 @@ import type { AttemptReport, WorkerSession } from './session.ts';
 
 /** Output frames that wait together are committed together, up to this. */
 const MAX_BATCH_BYTES = 1024 * 1024;
+/** How long a worker that reported an end may take to send what is missing of the output. */
+export const DELIVERY_MS = 120_000;
 
 export interface AttemptReportsParts {
   readonly store: Store;
@@ -137,7 +139,10 @@ export class AttemptReports {
     asked: Promise<Reported>,
   ): Promise<void> {
     const reported = await asked;
-    if (reported === 'conflict') throw violation('output came before the attempt was accepted');
+    if (reported === 'conflict') {
+      if (attempt.state === 'assigned') throw violation('output came before the attempt was accepted');
+      throw new Error('output before this could not be kept');
+    }
     if (reported === 'stale') return;
     const channel = session.channelOf(attempt);
     if (channel !== undefined) {
@@ -213,17 +218,37 @@ export class AttemptReports {
       artifactFiles: report.artifactFiles,
       usage: report.usage,
       signature: report.signature,
+      final: attempt.incompleteEnds > 0,
       intact: ATTEMPT_STREAMS.every((stream, at) => digests[at] === report[stream].sha256),
       beat: attempt.beat,
     });
     const settle = async (): Promise<void> => {
       const reported = await recorded;
+      if (reported === 'incomplete') {
+        this.#incomplete(session, attempt);
+        return;
+      }
       check(reported, report);
       if (reported !== 'recorded') return;
       session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
       if (!attempt.over) this.#parts.dispatcher.ended(attempt, 'worker');
     };
     return { committed: settle() };
+  }
+
+  /**
+   * The end came, and not all of the output before it. In a new session its worker begins again from what is committed; what it does not send
+   * then either, it does not have.
+   */
+  #incomplete(session: WorkerSession, attempt: LiveAttempt): void {
+    // What this server could not keep is no fault of the worker's.
+    if (!this.#isCurrent(attempt, session) || attempt.writer.hasFailed(session.sessionId)) return;
+    const { attemptId, workerId } = attempt;
+    this.#parts.log.warn({ attemptId, workerId }, 'an end came without all of its output');
+    attempt.incompleteEnds += 1;
+    const byMs = this.#parts.clock.uptimeMs() + DELIVERY_MS;
+    attempt.deadlineUptimeMs = Math.min(attempt.deadlineUptimeMs ?? byMs, byMs);
+    session.close(4003, 'incomplete');
   }
 
   /** About an attempt that is not live in this session: ended, given to another, or never this worker's. */

@@ -104,6 +104,7 @@ export class OutputWriter implements AsyncDisposable {
   readonly #streams: OfStreams<StreamState>;
   #lastCommit: Promise<unknown> = Promise.resolve();
   #lastSession = '';
+  #failedSession: string | null = null;
 
   constructor(
     store: Store,
@@ -124,15 +125,32 @@ export class OutputWriter implements AsyncDisposable {
     return this.#streams[stream].committed;
   }
 
+  /** Something of this session could not be kept: it can append nothing more. */
+  hasFailed(sessionId: string): boolean {
+    return this.#failedSession === sessionId;
+  }
+
   /**
-   * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again.
+   * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again. After a failure of the disk or the
+   * store, nothing is taken until another session begins again from what is committed.
    *
    * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
    */
   async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
+    if (this.hasFailed(sessionId)) throw new Error('output before this could not be kept');
+    try {
+      return await this.#append(frames, sessionId);
+    } catch (error) {
+      if (!(error instanceof CocoreError)) this.#failedSession = sessionId;
+      throw error;
+    }
+  }
+
+  async #append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
     if (sessionId !== this.#lastSession) {
       // What an earlier session sent and was not committed does not count: the new one begins at what is.
       await this.#lastCommit;
+      for (const state of Object.values(this.#streams)) forgetUncommitted(state);
       this.#lastSession = sessionId;
     }
     const fresh = ofStreams<Uint8Array[]>(() => []);
@@ -199,9 +217,8 @@ export class OutputWriter implements AsyncDisposable {
         const state = this.#streams[stream];
         if (reported === 'recorded') state.committed = to;
         else {
-          // Whoever sends next begins again from what is committed.
-          state.asked = state.committed;
-          state.hash = null;
+          forgetUncommitted(state);
+          this.#failedSession = sessionId;
         }
       }
     }
@@ -246,6 +263,13 @@ export class OutputWriter implements AsyncDisposable {
       throw violation(`output of ${stream} at ${offset} differs from what came before`);
     }
   }
+}
+
+/** Whoever sends next begins again from what is committed. */
+function forgetUncommitted(state: StreamState): void {
+  if (state.asked === state.committed) return;
+  state.asked = state.committed;
+  state.hash = null;
 }
 
 const violation = (message: string) => new CocoreError('protocol_violation', message);

@@ -260,6 +260,9 @@ export interface AssignedTask {
   readonly artifactsLimitBytes: number;
 }
 
+/** What passed without a word of the worker: a deadline, or the time to deliver the output of an end that it reported. */
+export type ControlEnd = 'run_deadline' | 'prepare_deadline' | 'output_lost';
+
 export interface Beat {
   readonly atMs: number;
   readonly agentAgeMs: number | null;
@@ -277,6 +280,8 @@ export interface ReportedEnd {
   readonly signature: string;
   /** The committed bytes hash to what the report claims. */
   readonly intact: boolean;
+  /** Nothing more will come: an end whose output is not whole is an end all the same. */
+  readonly final: boolean;
   readonly beat: Beat | null;
 }
 
@@ -311,8 +316,11 @@ export interface AttemptStore {
   ): Promise<{ reported: Reported; startedAtMs: number | null; deadlineAtMs: number | null }>;
   /** Moves committed lengths; the bytes that are not inline must be durable before. */
   recordOutput(attempt: AttemptKey, sessionId: string, growth: readonly OutputGrowth[]): Promise<Reported>;
-  /** Terminal. An end whose lengths or digests are not those of the committed output is recorded as `output_lost`. */
-  recordEnd(attempt: AttemptKey, sessionId: string, end: ReportedEnd): Promise<Reported>;
+  /**
+   * Terminal, unless output is still to be committed: then it is `incomplete`, and changes nothing. An end that more output cannot make true, or
+   * that is final, is recorded as `output_lost`.
+   */
+  recordEnd(attempt: AttemptKey, sessionId: string, end: ReportedEnd): Promise<Reported | 'incomplete'>;
   /** What a worker hears that repeats the end of an attempt which is not live any more. */
   compareEnd(attemptId: string, workerId: string, signature: string): Promise<Reported>;
   /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it. */
@@ -320,7 +328,7 @@ export interface AttemptStore {
   /** Ends what its worker did not. False when it does not run. */
   endByControl(
     execution: { projectId: string; executionId: string },
-    why: 'run_deadline' | 'prepare_deadline',
+    why: ControlEnd,
     beat: Beat | null,
   ): Promise<boolean>;
   /** Ends what no worker could run, with the reason in words. False when it is not open any more. */

@@ -8,22 +8,31 @@ import {
   ofStreams,
   type Outcome,
 } from '@cocore/protocol';
-import type { AttemptKey, Beat, Reported, ReportedEnd } from '../store.ts';
+import type { AttemptKey, Beat, ControlEnd, Reported, ReportedEnd } from '../store.ts';
 import { requeue } from './assignments.ts';
 import { committedBytes, find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import { endAttempts, statusOf } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
 
+const OUTPUT_LOST: Outcome = { kind: 'lost', cause: 'output_lost' };
+
 const json = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
 
-export function recordEnd(context: Context, attempt: AttemptKey, sessionId: string, end: ReportedEnd): Reported {
+export function recordEnd(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  end: ReportedEnd,
+): Reported | 'incomplete' {
   const row = ofSession(context, attempt, sessionId);
   if (row === null) return 'stale';
   if (row.attempt_state === 'assigned') return 'conflict';
   const committed = committedBytes(row);
+  const isMissing = ATTEMPT_STREAMS.some((stream) => committed[stream] < end.streams[stream].bytes);
+  if (isMissing && !end.final) return 'incomplete';
   const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === committed[stream]);
-  const outcome: Outcome = whole ? end.outcome : { kind: 'lost', cause: 'output_lost' };
+  const outcome: Outcome = whole ? end.outcome : OUTPUT_LOST;
   const message = whole ? end.message : 'the committed output is not what the worker reported';
   endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
     streams: whole ? end.streams : ofStreams((stream) => ({ ...end.streams[stream], sha256: null })),
@@ -133,7 +142,7 @@ export function recordLost(
 export function endByControl(
   context: Context,
   execution: { projectId: string; executionId: string },
-  why: 'run_deadline' | 'prepare_deadline',
+  why: ControlEnd,
   beat: Beat | null,
 ): boolean {
   const status = statusOf(context, execution.projectId, execution.executionId);
@@ -143,6 +152,10 @@ export function endByControl(
     execution.executionId,
   );
   if (status?.state !== 'running' || row === undefined) return false;
+  if (why === 'output_lost') {
+    endAttempt(context, row, { type: 'attempt_lost', cause: why }, OUTPUT_LOST, 'its output was not delivered', beat);
+    return true;
+  }
   const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
   const isRunTimeout = endOf(outcome).state === 'timeout' || status.cancel_requested_at !== null;
   const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
