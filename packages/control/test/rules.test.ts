@@ -194,6 +194,13 @@ describe('rule 9: an end stands when all of its output is committed', () => {
     }
   });
 
+  test('rule 9: an end whose worker has no more output, the execution ends as output_lost at once', async () => {
+    await using scene = await Scene.start();
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'gone' }, { final: true });
+    await scene.worker.next('AttemptEndedAck');
+    assert.equal((await scene.execution()).reason, 'output_lost');
+  });
+
   test('rule 9: a worker that said that it ended, and says no more, the execution ends as output_lost, not as timeout', async () => {
     await using scene = await Scene.start();
     scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'never sent' });

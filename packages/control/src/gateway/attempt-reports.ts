@@ -218,7 +218,7 @@ export class AttemptReports {
       artifactFiles: report.artifactFiles,
       usage: report.usage,
       signature: report.signature,
-      final: attempt.incompleteEnds > 0,
+      final: report.final === true || attempt.incompleteEnds > 0,
       intact: ATTEMPT_STREAMS.every((stream, at) => digests[at] === report[stream].sha256),
       beat: attempt.beat,
     });
