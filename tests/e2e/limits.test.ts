@@ -10,6 +10,8 @@ describe('timeouts and cancellation', () => {
   before(async () => {
     stack = await Stack.dev();
     await stack.deploy('forever', 'bash', 'echo up; sleep 600');
+    await stack.deploy('polite', 'bash', "trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done");
+    await stack.deploy('deaf', 'bash', "trap '' TERM; echo up; while :; do sleep 0.1; done");
     await stack.deploy('flood', 'bash', 'exec cat /dev/zero', { outputLimitBytes: 2 ** 30 });
   });
   after(async () => stack[Symbol.asyncDispose]());
@@ -36,6 +38,26 @@ describe('timeouts and cancellation', () => {
     await until('its sandbox is gone', () => stack.sandboxes().length === 0, 5_000);
     assert.equal((await stack.client.executions.cancel(id)).result, 'already_ended');
     assert.equal((await stack.cocore(['cancel', id])).code, 0);
+  });
+
+  test('cancelled while it heeds the signal, what it writes then is kept and the end is the cancellation', async () => {
+    const { id } = await stack.client.executions.create('polite', {});
+    await until('it is up', async () => (await stack.output(id, 'stdout')).length > 0);
+    await stack.client.executions.cancel(id);
+    const ended = await stack.client.executions.get(id, { waitMs: 20_000 });
+    assert.deepEqual([ended.state, ended.reason], ['cancelled', 'user_cancel']);
+    assert.equal((await stack.output(id, 'stdout')).toString(), 'up\nbye\n');
+  });
+
+  test('cancelled and deaf to the signal, it is killed after 10 s', async () => {
+    const { id } = await stack.client.executions.create('deaf', {});
+    await until('it is up', async () => (await stack.output(id, 'stdout')).length > 0);
+    const beganMs = performance.now();
+    await stack.client.executions.cancel(id);
+    await until('its sandbox is gone', () => stack.sandboxes().length === 0, 20_000);
+    const tookMs = performance.now() - beganMs;
+    assert.ok(tookMs >= 9_500 && tookMs <= 13_000, `gone after ${tookMs} ms`);
+    assert.equal((await stack.client.executions.get(id, { waitMs: 20_000 })).state, 'cancelled');
   });
 
   test('cancelled beside a flood of output, its sandbox is gone within 1 s', async () => {

@@ -4,7 +4,13 @@ import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
 import { ATTEMPT_STREAMS, AttemptStream } from './leavings.ts';
-import { MAX_ARTIFACT_ENTRIES, MAX_ARTIFACTS_LIMIT_BYTES, MAX_FILES, MAX_TOLD_BLOBS } from './limits.ts';
+import {
+  MAX_ARTIFACT_ENTRIES,
+  MAX_ARTIFACTS_LIMIT_BYTES,
+  MAX_FILES,
+  MAX_STOP_GRACE_MS,
+  MAX_TOLD_BLOBS,
+} from './limits.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 
@@ -155,6 +161,10 @@ export const TaskSpec = z.object({
   /** Of what the function leaves in `$COCORE_OUT`, as an archive. */
   artifactsLimitBytes: z.int().min(0).max(MAX_ARTIFACTS_LIMIT_BYTES),
   network: z.literal('none'),
+  /** What asks the function's process to stop; SIGTERM without it. */
+  stopSignal: z.int().min(1).max(64).optional(),
+  /** From then on it has so long; `DEFAULT_STOP_GRACE_MS` without it. */
+  stopGraceMs: z.int().min(0).max(MAX_STOP_GRACE_MS).optional(),
 });
 export type TaskSpec = z.infer<typeof TaskSpec>;
 

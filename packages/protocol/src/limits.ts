@@ -77,6 +77,11 @@ export const QUEUE_TTL_MS = 24 * 60 * 60_000;
 /** What the control server adds to a deadline before it ends an execution that its worker did not end. */
 export const CONTROL_GRACE_MS = 10_000;
 
+/** From the signal that asks a function to stop to the end of its sandbox. */
+export const DEFAULT_STOP_GRACE_MS = 10_000;
+/** Less than the control server waits for a cancellation to be carried out. */
+export const MAX_STOP_GRACE_MS = 20_000;
+
 export const HEARTBEAT_MS = 5_000;
 export const LEASE_MS = 30_000;
 /** The daemon ends an attempt whose agent did not answer for this long. */

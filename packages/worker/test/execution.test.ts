@@ -267,6 +267,76 @@ describe('one attempt', () => {
     assert.deepEqual(execution.ended?.outcome, { kind: 'lost', cause: 'host_reclaimed' });
   });
 
+  const running = ({ startedAtMs }: Execution) => startedAtMs !== null;
+
+  for (const [what, task, signal] of [
+    ['a cancellation, the function is asked by SIGTERM', {}, 15],
+    ['an image with a signal of its own, the function is asked by that', { stopSignal: 3 }, 3],
+  ] as const) {
+    test(`${what} and what it writes then is delivered`, async () => {
+      const { execution, output } = await begin({ steps: ['out:up\n', 'trap:50', 'sleep:9000', 'out:never'], task });
+      await eventually('it runs', () => output.stdout.length > 0);
+      execution.stop('cancelled');
+      execution.stop('cancelled');
+      await execution.done;
+      const { outcome, stdout } = execution.ended ?? assert.fail();
+      assert.deepEqual(outcome, { kind: 'cancelled' });
+      await eventually('all output is sent', () => execution.output.allSent);
+      const sent = Buffer.concat(output.stdout);
+      assert.equal(sent.toString(), `up\ncaught ${signal}\n`);
+      assert.deepEqual(stdout, { bytes: sent.length, sha256: sha256(sent), truncated: false });
+    });
+  }
+
+  test('a function that does not stop when it is asked, it is killed after its grace', async () => {
+    const { execution, output } = await begin({ steps: ['trap:60000', 'sleep:9000'], task: { stopGraceMs: 300 } });
+    await eventually('it runs', () => running(execution));
+    const began = performance.now();
+    execution.stop('cancelled');
+    await execution.done;
+    const tookMs = performance.now() - began;
+    assert.ok(tookMs >= 280, `${tookMs} ms`);
+    assert.deepEqual(execution.ended?.outcome, { kind: 'cancelled' });
+    await eventually('its word', () => Buffer.concat(output.stdout).toString() === 'caught 15\n');
+  });
+
+  test('a worker that stops, its functions are asked to stop too', async () => {
+    const { execution } = await begin({ steps: ['trap:0', 'sleep:9000'] });
+    await eventually('it runs', () => running(execution));
+    execution.stop('host_reclaimed');
+    await execution.done;
+    assert.deepEqual(execution.ended?.outcome, { kind: 'lost', cause: 'host_reclaimed' });
+    assert.equal(execution.ended?.stdout.bytes, 'caught 15\n'.length);
+  });
+
+  for (const [what, stop] of [
+    ['a revocation', (execution: Execution) => execution.stop('revoked')],
+    ['output that is lost', (execution: Execution) => execution.loseOutput()],
+  ] as const) {
+    test(`${what} while a function stops, it is killed at once`, async () => {
+      const { execution } = await begin({ steps: ['trap:60000', 'sleep:9000'], task: { stopGraceMs: 20_000 } });
+      await eventually('it runs', () => running(execution));
+      execution.stop('cancelled');
+      const began = performance.now();
+      stop(execution);
+      await execution.done;
+      const tookMs = performance.now() - began;
+      assert.ok(tookMs < 10_000, `${tookMs} ms`);
+    });
+  }
+
+  test('a run over its time while a function stops, the grace is over and the cancellation stays the end', async () => {
+    const task = { stopGraceMs: 20_000, runTimeoutMs: 500 };
+    const { execution } = await begin({ steps: ['trap:60000', 'sleep:9000'], task });
+    await eventually('it runs', () => running(execution));
+    execution.stop('cancelled');
+    const began = performance.now();
+    await execution.done;
+    const tookMs = performance.now() - began;
+    assert.ok(tookMs < 10_000, `${tookMs} ms`);
+    assert.deepEqual(execution.ended?.outcome, { kind: 'cancelled' });
+  });
+
   test('a revocation, nothing is reported', async () => {
     const { execution } = await begin({ steps: ['sleep:9000'] });
     await eventually('a start', () => execution.startedAtMs !== null);

@@ -132,6 +132,24 @@ describe('the rules, at the worker', () => {
     assert.deepEqual((await second.next('AttemptEnded')).outcome, SUCCESS);
   });
 
+  test('rule 7: a function that succeeds before the cancellation reaches it, the success stays; after it, the cancellation', async () => {
+    live();
+    const peer = await server.peer(0);
+    await peer.welcome();
+    peer.send(assignment(ONE, 1, REF, ['exit:0']));
+    const success = await peer.next('AttemptEnded');
+    peer.send({ type: 'AttemptCancel', attemptId: ONE });
+    peer.send(assignment(TWO, 2, REF, ['trap:0', 'sleep:60000']));
+    await eventually('the second runs', () => peer.messages('AttemptStarted').length === 2);
+    peer.send({ type: 'AttemptCancel', attemptId: TWO });
+    peer.send({ type: 'AttemptCancel', attemptId: TWO });
+    await eventually('the second ends', () => peer.messages('AttemptEnded').length === 2);
+    const [first, second] = peer.messages('AttemptEnded');
+    assert.deepEqual(first, success);
+    assert.deepEqual(second?.outcome, { kind: 'cancelled' });
+    assert.equal(Buffer.concat(peer.outputs().map(({ data }) => data)).toString(), 'caught 15\n');
+  });
+
   test('rule 9: a daemon that was killed with output in memory, its next life says that no more of it will come', async () => {
     const ended = await killedBeforeTheAcknowledgement(['out:hello', 'exit:0']);
     const { peer } = await nextLife(resumeAt(2));

@@ -1,9 +1,11 @@
 import { type AssignedTask } from '../store/store.ts';
 import { ARTIFACTS_PATH, PREPARE_TIMEOUT_MS, RESULT_PATH, SCRATCH_MIB, type TaskSpec } from '@cocore/protocol';
+import { signalNumber } from './stop-signal.ts';
 
 /** What a worker is told to run. The execution's own variables win over the function's; CoCore's names win over both. */
 export function taskSpec(task: AssignedTask): TaskSpec {
   const { process, stdin } = task;
+  const stopSignal = process.stopSignal === null ? undefined : signalNumber(process.stopSignal);
   return {
     argv: [...process.argv, ...task.args],
     env: {
@@ -32,5 +34,6 @@ export function taskSpec(task: AssignedTask): TaskSpec {
     outputLimitBytes: task.outputLimitBytes,
     artifactsLimitBytes: task.artifactsLimitBytes,
     network: 'none',
+    ...(stopSignal === undefined ? {} : { stopSignal }),
   };
 }

@@ -6,12 +6,14 @@ import {
   type AttemptEnded,
   type BlobRef,
   CocoreError,
+  DEFAULT_STOP_GRACE_MS,
   endStatement,
   type GuestFrame,
   type MeterReading,
   type Outcome,
   type TaskSpec,
 } from '@cocore/protocol';
+import { constants } from 'node:os';
 import { posix } from 'node:path';
 import type { Logger } from 'pino';
 import type { BlobCache } from '../blobs/blob-cache.ts';
@@ -75,6 +77,8 @@ export class Execution implements Attempt {
   #guest: MeterReading | null = null;
   #artifactFiles = 0;
   #isFinal = false;
+  /** Present from the moment that the function was asked to stop. */
+  #grace: Disposable | null = null;
 
   constructor(assign: Pick<AttemptAssign, 'attemptId' | 'task'>, parts: ExecutionParts) {
     const { name, isolation } = parts.driver.capabilities;
@@ -102,13 +106,16 @@ export class Execution implements Attempt {
     return age === null ? null : Math.round(age);
   }
 
-  /** Ends the attempt from outside, unless its end is decided. The sandbox is killed at once. */
+  /**
+   * Ends the attempt from outside, unless its end is decided. A function that runs is asked to stop, and has its grace to do so; what it
+   * writes meanwhile is delivered, and changes nothing of the end. What is revoked is killed at once.
+   */
   stop(cause: StopCause): void {
     switch (cause) {
       case 'cancelled':
-        return this.#decide({ kind: 'cancelled' });
+        return this.#ask({ kind: 'cancelled' });
       case 'host_reclaimed':
-        return this.#decide({ kind: 'lost', cause: 'host_reclaimed' }, 'the worker is stopping');
+        return this.#ask({ kind: 'lost', cause: 'host_reclaimed' }, 'the worker is stopping');
       case 'revoked':
         // Nobody waits for its report any more, whatever it would say.
         this.#end = 'revoked';
@@ -124,9 +131,19 @@ export class Execution implements Attempt {
     this.#decide({ kind: 'lost', cause: 'output_lost' }, 'the control server lost output that it had acknowledged');
   }
 
-  #decide(outcome: Outcome, message: string | null = null): void {
+  /** Decides the end, and gives the function time to stop by itself. */
+  #ask(outcome: Outcome, message: string | null = null): void {
     if (this.#end !== null) return;
-    this.#end = { outcome, message: message === null ? null : message.slice(0, MAX_MESSAGE_LENGTH).toWellFormed() };
+    this.#end = endOf(outcome, message);
+    if (this.#channel === null || this.#runningSinceMs === null) return this.#release();
+    const { stopSignal = constants.signals.SIGTERM, stopGraceMs = DEFAULT_STOP_GRACE_MS } = this.#task;
+    this.#channel.signal(stopSignal);
+    this.#grace = deadline(stopGraceMs, () => this.#release(), this.#uptime);
+  }
+
+  /** Ends the attempt, by this cause unless there was one before. */
+  #decide(outcome: Outcome, message: string | null = null): void {
+    this.#end ??= endOf(outcome, message);
     this.#release();
   }
 
@@ -139,6 +156,7 @@ export class Execution implements Attempt {
     const scope = new AsyncDisposableStack();
     await this.#prepare(scope).catch((error: unknown) => this.#decideByError(error));
     await this.#decided.promise;
+    this.#grace?.[Symbol.dispose]();
     const channel = this.#channel;
     this.#channel = null;
     channel?.[Symbol.dispose]();
@@ -283,6 +301,11 @@ export class Execution implements Attempt {
     return ended;
   }
 }
+
+const endOf = (outcome: Outcome, message: string | null): AttemptEnd => ({
+  outcome,
+  message: message === null ? null : message.slice(0, MAX_MESSAGE_LENGTH).toWellFormed(),
+});
 
 const refOf = ({ digest, bytes }: BlobRef): BlobRef => ({ digest, bytes });
 

@@ -146,6 +146,11 @@ export class GuestChannel implements Disposable {
     this.#send({ type: 'PING', token: this.#lastPing });
   }
 
+  /** To the function's first process, while it runs. */
+  signal(signal: number): void {
+    if (this.#state === 'running') this.#send({ type: 'SIGNAL', signal });
+  }
+
   powerOff(): void {
     if (this.#state !== 'new' && this.#state !== 'failed') this.#send({ type: 'POWEROFF' });
   }

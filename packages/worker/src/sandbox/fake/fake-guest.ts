@@ -18,7 +18,7 @@ import {
 import { createHash } from 'node:crypto';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { setImmediate } from 'node:timers/promises';
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { archiveOf } from './archive.ts';
 import type { GuestDouble } from './fake-driver.ts';
 
@@ -42,7 +42,8 @@ interface Config {
  * steps is exit 0. `result:TEXT` and `artifact:NAME:TEXT` say what is left at an exit; `resultbytes:N` and `artifactbytes:N` leave N bytes.
  * `file:PATH` writes an input file to stdout. `lines:TAG:N:MS` writes N lines, MS apart, that say themselves whether one is missing, doubled or
  * damaged: the number from 1, and the first 16 hexadecimal digits of the SHA-256 of `TAG/NUMBER`. `effect:TEXT` does something to the world
- * that cannot be undone: it is written to the ledger.
+ * that cannot be undone: it is written to the ledger. `trap:MS` takes a signal
+ * from then on: it writes the number to stdout, and exits 0 after MS.
  */
 export class FakeGuest implements GuestDouble {
   readonly ended: Promise<void>;
@@ -65,6 +66,8 @@ export class FakeGuest implements GuestDouble {
   #exited = false;
   #over = false;
   #timer: NodeJS.Timeout | undefined;
+  /** From a signal to the exit; null when a signal ends the process. */
+  #trapMs: number | null = null;
   /** Resolves, and is made anew, at each change that the script may wait for. */
   #change = Promise.withResolvers<void>();
 
@@ -106,7 +109,9 @@ export class FakeGuest implements GuestDouble {
         this.#stdinOver = true;
         return this.#changed();
       case 'SIGNAL':
-        return this.#exit('signaled', frame.signal, false);
+        if (this.#trapMs === null) return this.#exit('signaled', frame.signal, false);
+        void this.#caught(frame.signal, this.#trapMs).catch(() => undefined);
+        return;
       case 'PING':
         return this.#send({ type: 'PONG', token: frame.token });
       case 'ACK':
@@ -154,6 +159,9 @@ export class FakeGuest implements GuestDouble {
         return this.#cat();
       case 'sleep':
         return this.#sleep(Number(argument));
+      case 'trap':
+        this.#trapMs = Number(argument);
+        return;
       case 'silent':
         this.#silent = true;
         return;
@@ -260,6 +268,13 @@ export class FakeGuest implements GuestDouble {
       this.#changed();
     }, durationMs);
     while (!over) await this.#wait();
+  }
+
+  async #caught(signal: number, durationMs: number): Promise<void> {
+    await this.#write('stdout', Buffer.from(`caught ${signal}\n`));
+    await sleep(durationMs, undefined, { ref: false });
+    await this.#leave();
+    if (!this.#over) this.#exit('exited', 0, false);
   }
 
   async #wait(): Promise<void> {
