@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { CocoreError, type RuntimeRecord } from '@cocore/protocol';
-import { BUILT_IN_SURROUNDINGS, processOf } from '../src/runtimes/recipe.ts';
+import { BUILT_IN_SURROUNDINGS, buildProcessOf, processOf } from '../src/runtimes/recipe.ts';
 import { Recipes } from '../src/runtimes/recipes.ts';
 import { temporaryDirectory } from './support/temporary.ts';
 import { TestServer } from './support/test-server.ts';
@@ -29,17 +29,30 @@ describe('recipes', () => {
       ['node', 'python'],
     );
     assert.deepEqual(recipes.named('node').recipe.image, { builtIn: 'node' });
+    for (const name of names) {
+      const { recipe, buildScript } = recipes.named(name);
+      assert.equal(recipe.build?.command[1], name === 'bash' ? undefined : `{code}/.cocore/build-${name}.sh`);
+      assert.equal(buildScript === null, name === 'bash', name);
+    }
     assert.throws(() => recipes.named('cobol'), /there is no runtime cobol; there are bash, go, java/);
   });
 
   test('an operator’s, is one more and comes first', () => {
     using directory = temporaryDirectory();
-    writeFileSync(join(directory.path, 'perl.json'), JSON.stringify(PERL));
+    const build = { command: ['/bin/sh', '{code}/.cocore/b.sh', '{entry}'], script: 'b.sh' };
+    writeFileSync(join(directory.path, 'perl.json'), JSON.stringify({ ...PERL, build }));
     writeFileSync(join(directory.path, 'h.pl'), 'handler');
+    writeFileSync(join(directory.path, 'b.sh'), 'build');
     const recipes = Recipes.load(directory.path);
     assert.equal(recipes.list()[0]!.name, 'perl');
-    const { recipe, bootstrap } = recipes.named('perl');
+    const { recipe, bootstrap, buildScript } = recipes.named('perl');
     assert.equal(Buffer.from(bootstrap!).toString(), 'handler');
+    assert.equal(Buffer.from(buildScript!).toString(), 'build');
+    assert.deepEqual(buildProcessOf(recipe, recipe.build!.command, 'lib/a.pl', BUILT_IN_SURROUNDINGS).argv, [
+      '/bin/sh',
+      '/function/.cocore/b.sh',
+      '/function/lib/a.pl',
+    ]);
     const program = processOf(recipe, 'lib/a.pl', null, BUILT_IN_SURROUNDINGS);
     assert.deepEqual(program.argv, ['/usr/bin/perl', '/function/lib/a.pl', '--code=/function']);
     assert.equal(program.env['PERL5LIB'], '/function');
@@ -78,6 +91,11 @@ describe('recipes', () => {
       'a bootstrap that is not there',
       { 'a.json': JSON.stringify(PERL) },
       /a\.json: its bootstrap h\.pl cannot be read/,
+    ],
+    [
+      'a build script that is not there',
+      { 'a.json': JSON.stringify({ ...PERL, build: { command: ['/bin/sh'], script: 'b.sh' } }), 'h.pl': 'x' },
+      /a\.json: its build script b\.sh cannot be read/,
     ],
     [
       'a bootstrap elsewhere',

@@ -1,112 +1,51 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import { Recipe, type RecipeImage } from '@cocore/protocol';
 import { image, push } from '../../../packages/control/test/importer/support/images.ts';
 import { startRegistry, type TestRegistry } from '../../../packages/control/test/importer/support/registry.ts';
 import { ROOT } from '../support/command.ts';
 import { Stack } from '../support/stack.ts';
-
-/**
- * The recipes on images of registries, with their own commands and variables. Only the images are others: Debian's packages of the same languages,
- * from a registry on the loopback, because no test may depend on a registry of somebody else's.
- */
-interface Language {
-  readonly name: string;
-  readonly packages: readonly string[];
-  /** The first is the entry; prints its arguments and the lines of standard input counted, and ends with 3. */
-  readonly files: Readonly<Record<string, string>>;
-}
-
-const LANGUAGES: readonly Language[] = [
-  {
-    name: 'ruby',
-    packages: ['ruby'],
-    files: {
-      'main.rb': 'require_relative "lib/count"\nputs "#{ARGV.join(" ")}: #{count(STDIN)}"\nexit 3\n',
-      'lib/count.rb': 'def count(lines) = lines.each_line.count\n',
-    },
-  },
-  {
-    name: 'go',
-    packages: ['golang-go'],
-    files: {
-      'main.go': `package main
-import ("bufio"; "fmt"; "os"; "strings"; "example.org/count/lines")
-func main() {
-	fmt.Printf("%s: %d\\n", strings.Join(os.Args[1:], " "), lines.Count(bufio.NewScanner(os.Stdin)))
-	os.Exit(3)
-}
-`,
-      'lines/lines.go': `package lines
-import "bufio"
-func Count(scanner *bufio.Scanner) (count int) {
-	for scanner.Scan() { count++ }
-	return
-}
-`,
-      'go.mod': 'module example.org/count\n\ngo 1.19\n',
-    },
-  },
-  {
-    name: 'rust',
-    packages: ['rustc'],
-    files: {
-      'main.rs': `mod count;
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    println!("{}: {}", arguments.join(" "), count::lines());
-    std::process::exit(3);
-}
-`,
-      'count.rs': 'pub fn lines() -> usize { std::io::stdin().lines().count() }\n',
-    },
-  },
-  {
-    name: 'java',
-    packages: ['default-jdk-headless'],
-    files: {
-      'Main.java': `import java.io.*;
-public class Main {
-  public static void main(String[] words) throws IOException {
-    var lines = new BufferedReader(new InputStreamReader(System.in)).lines().count();
-    System.out.println(String.join(" ", words) + ": " + lines);
-    System.exit(3);
-  }
-}
-`,
-    },
-  },
-];
+import { type Files, PROGRAMS, RUST_OF_TWO, SINGLE_FILES } from './programs.ts';
 
 const RECIPES = join(ROOT, 'packages/control/src/runtimes/recipes');
 const IMAGE_SCRIPT = fileURLToPath(new URL('debian-image.sh', import.meta.url));
+/** Debian's packages of the languages whose recipes name images of registries. */
+const PACKAGES = ['ruby', 'ruby-bundler', 'golang-go', 'rustc', 'cargo', 'default-jdk-headless'];
+const LANGUAGES = ['ruby', 'go', 'rust', 'java'];
+/** Of the memory, what functions and builds have by default. */
+const OPTIONS = ['--timeout', '300s'];
 
-async function debianLayer(directory: string, { name, packages }: Language): Promise<Buffer> {
-  const file = join(directory, `${name}.tar`);
-  await promisify(execFile)('bash', [IMAGE_SCRIPT, file, ...packages], { maxBuffer: 16 * 1024 * 1024 });
-  const layer = readFileSync(file);
-  rmSync(file);
-  return layer;
-}
-
-describe('recipes on images of registries', () => {
+/**
+ * The recipes on images of registries, with their own commands, scripts and variables. Only the images are others: one of Debian's packages of the same
+ * languages, from a registry on the loopback, because no test may depend on a registry of somebody else's. It is one, because making and importing it
+ * takes longer than all that runs in it.
+ */
+describe('recipes on images of registries', { concurrency: 2 }, () => {
   const directory = mkdtempSync(join(tmpdir(), 'cocore-e2e-runtimes-'));
   let registry: TestRegistry;
   let stack: Stack;
 
   before(async () => {
     registry = await startRegistry();
+    const reference = await pushDebian();
     const runtimes = join(directory, 'recipes');
     mkdirSync(runtimes);
-    for (const { name } of LANGUAGES) {
-      const recipe = JSON.parse(readFileSync(join(RECIPES, `${name}.json`), 'utf8')) as Record<string, unknown>;
-      recipe['image'] = { reference: `${registry.host}/debian/${name}:latest` };
-      writeFileSync(join(runtimes, `${name}.json`), JSON.stringify(recipe));
+    for (const name of readdirSync(RECIPES).filter((file) => file.endsWith('.sh')))
+      writeFileSync(join(runtimes, name), readFileSync(join(RECIPES, name)));
+    const replaced = (of: RecipeImage) => ('reference' in of ? { reference } : of);
+    for (const name of LANGUAGES) {
+      const recipe = Recipe.parse(JSON.parse(readFileSync(join(RECIPES, `${name}.json`), 'utf8')));
+      const build = { ...recipe.build!, image: replaced(recipe.build!.image!) };
+      writeFileSync(
+        join(runtimes, `${name}.json`),
+        JSON.stringify({ ...recipe, image: replaced(recipe.image), build }),
+      );
     }
     stack = await Stack.dev('--runtimes', runtimes);
   });
@@ -116,21 +55,60 @@ describe('recipes on images of registries', () => {
     rmSync(directory, { recursive: true, force: true });
   });
 
-  for (const language of LANGUAGES) {
-    test(`${language.name}, a directory is run with its arguments and standard input, and ends as it does`, async () => {
-      const layer = await debianLayer(directory, language);
-      await push(registry.host, `debian/${language.name}`, image({ layers: [layer] }));
-      const path = join(directory, `${language.name}-count`);
-      for (const [name, content] of Object.entries(language.files)) {
-        mkdirSync(dirname(join(path, name)), { recursive: true });
-        writeFileSync(join(path, name), content);
-      }
-      const deployed = await stack.cocore(['deploy', path, '--memory', '1024', '--timeout', '300s']);
-      assert.equal(deployed.code, 0, deployed.stderr);
-      const record = await stack.client.functions.get(`${language.name}-count`);
-      assert.equal(record.runtime, language.name);
-      const ran = await stack.cocore(['run', `${language.name}-count`, 'two', 'words'], Buffer.from('a\nb\nc\n'));
-      assert.deepEqual([ran.stdout.toString(), ran.code], ['two words: 3\n', 3], ran.stderr);
+  async function pushDebian(): Promise<string> {
+    const file = join(directory, 'debian.tar');
+    await promisify(execFile)('bash', [IMAGE_SCRIPT, file, ...PACKAGES], { maxBuffer: 16 * 1024 * 1024 });
+    const layer = readFileSync(file);
+    rmSync(file);
+    const layerType = 'application/vnd.oci.image.layer.v1.tar';
+    return push(registry.host, 'debian', image({ layers: [layer], layerType, compress: (archive) => archive }));
+  }
+
+  function write(name: string, files: Files): string {
+    const path = join(directory, name);
+    for (const [file, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(path, file)), { recursive: true });
+      writeFileSync(join(path, file), content);
+    }
+    return path;
+  }
+
+  for (const { runtime, name, files } of PROGRAMS) {
+    test(`${runtime}, a directory runs with what it depends on, which is built once`, async () => {
+      const path = write(name, files);
+      const first = await stack.cocore(['deploy', path, ...OPTIONS]);
+      assert.equal(first.code, 0, first.stderr);
+      assert.match(first.stderr, /^building$/m);
+      assert.equal((await stack.client.functions.get(name)).runtime, runtime);
+      const ran = await stack.cocore(['run', name, 'two', 'words'], Buffer.from('a\nb\nc\n'));
+      assert.deepEqual([ran.stdout.toString(), ran.code], ['hello two words: 3\n', 3], ran.stderr);
+
+      const second = await stack.cocore(['deploy', path, ...OPTIONS]);
+      assert.equal(second.stdout.toString().split(' (')[0], `${name} version 2`);
+      assert.doesNotMatch(second.stderr, /^building$/m);
     });
   }
+
+  for (const [file, source] of Object.entries(SINGLE_FILES)) {
+    test(`${file}, runs by itself`, async () => {
+      const path = join(write('single', { [file]: source }), file);
+      const name = file.replace('.', '-').toLowerCase();
+      const deployed = await stack.cocore(['deploy', path, '--name', name, ...OPTIONS]);
+      assert.equal(deployed.code, 0, deployed.stderr);
+      const ran = await stack.cocore(['run', name, 'word']);
+      assert.deepEqual([ran.stdout.toString(), ran.code], ['word\n', 0], ran.stderr);
+    });
+  }
+
+  test('rust, a package of several programs, is that of the entry or is refused', async () => {
+    const path = write('several', RUST_OF_TWO);
+    const deploy = (entry: string) => stack.cocore(['deploy', path, '--entry', entry, ...OPTIONS]);
+    const refused = await deploy('src/other.rs');
+    assert.equal(refused.code, 2);
+    assert.match(refused.stderr, /^error: Cargo.toml makes several programs \(one two\) and none is named several;/m);
+    assert.match(refused.stderr, /^error build_failed: the build exited with 1; it is ex_\w+/m);
+    const deployed = await deploy('src/bin/two.rs');
+    assert.equal(deployed.code, 0, deployed.stderr);
+    assert.equal((await stack.cocore(['run', 'several'])).stdout.toString(), 'two\n');
+  });
 });
