@@ -91,6 +91,30 @@ describe('server and worker apart, over TLS', () => {
     assert.equal((await ended(next.id)).state, 'success');
   });
 
+  for (const [what, source, expected] of [
+    ['its output was acknowledged, the next daemon delivers the success', 'echo up; sleep 4', ['success', null]],
+    [
+      'its last output was not acknowledged, the next daemon says that it is lost',
+      'echo up; sleep 4; echo last',
+      ['failure', 'output_lost'],
+    ],
+  ] as const) {
+    test(`the daemon killed after a success that nobody heard of, and ${what}`, async () => {
+      await apart.deploy('unheard', source);
+      const { id } = await apart.client.executions.create('unheard', {});
+      await firstLine(id);
+      const cut = apart.cutConnection();
+      await until('the end is written down', () => apart.endsOnDisk().length === 1);
+      apart.killWorker();
+      cut.heal();
+      await apart.startWorker();
+      const record = await ended(id);
+      assert.deepEqual([record.state, record.reason, record.attempts.length], [...expected, 1]);
+      assert.equal(await apart.stdout(id), 'up\n');
+      await until('the entry is removed', () => apart.endsOnDisk().length === 0);
+    });
+  }
+
   test('plain http off loopback, is refused without --insecure', async () => {
     const args = ['worker', '--server', 'http://192.0.2.1:7733', '--data-dir', `${apart.home.path}/other`];
     const refused = await start(args, apart.home.env).ended;

@@ -261,6 +261,11 @@ export class Apart implements AsyncDisposable {
     process.kill(daemon!.pid, 'SIGKILL');
   }
 
+  /** Of the worker: ends that it has written down, and that are not acknowledged. */
+  endsOnDisk(): string[] {
+    return readdirSync(join(this.home.path, 'worker', 'ends')).filter((name) => name.endsWith('.json'));
+  }
+
   cutConnection(): { heal(): void } {
     return this.#relay.cut();
   }
