@@ -115,6 +115,20 @@ describe('server and worker apart, over TLS', () => {
     });
   }
 
+  test('a worker that is drained, it finishes its run and exits 0, and the next worker does the rest', async () => {
+    const first = await apart.client.executions.create('steps', {});
+    await firstLine(first.id);
+    const drained = apart.drainWorker();
+    const second = await apart.client.executions.create('steps', {});
+    assert.equal(await drained, 0);
+    assert.equal((await apart.client.executions.get(first.id)).state, 'success');
+    assert.equal(await apart.stdout(first.id), ALL_LINES);
+    assert.equal((await apart.client.executions.get(second.id)).state, 'open');
+    await apart.startWorker();
+    const record = await ended(second.id);
+    assert.deepEqual([record.state, record.attempts.length], ['success', 1]);
+  });
+
   test('plain http off loopback, is refused without --insecure', async () => {
     const args = ['worker', '--server', 'http://192.0.2.1:7733', '--data-dir', `${apart.home.path}/other`];
     const refused = await start(args, apart.home.env).ended;

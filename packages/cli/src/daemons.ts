@@ -74,6 +74,8 @@ export async function runDaemon(name: DaemonName, args: readonly string[], env: 
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => child.kill(signal === 'SIGHUP' ? 'SIGTERM' : signal));
   }
+  // It asks a worker to finish what it has.
+  if (name === 'worker') process.on('SIGUSR2', () => child.kill('SIGUSR2'));
   return new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('exit', (code) => resolve(code ?? 1));

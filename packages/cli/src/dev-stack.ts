@@ -9,8 +9,8 @@ import { artifacts, type DaemonName, startDaemon, startDaemonByRoot } from './da
 import { credentialsDir } from './paths.ts';
 
 const DEFAULT_PORT = 7733;
-/** Longer than either daemon takes to stop in order. */
-const STOP_TIMEOUT_MS = 15_000;
+/** Longer than either daemon takes to stop in order: a worker asks its functions to stop, and waits for its reports to be taken. */
+const STOP_TIMEOUT_MS = 20_000;
 
 /**
  * What functions require here when they are deployed without a word about it: what the driver of that name gives on any host. `auto` may go

@@ -38,6 +38,8 @@ export interface Daemon extends AsyncDisposable {
   readonly ready: Promise<string>;
   /** Rejects when the control server refuses this worker for good; resolves when the daemon is disposed of. */
   readonly ended: Promise<void>;
+  /** Takes nothing more; resolves when what it has is finished and reported. */
+  drain(): Promise<void>;
 }
 
 /**
@@ -120,7 +122,12 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   ended.catch(() => undefined);
   log.info({ driver: name, isolation, ...share, workerId: identity.joined?.workerId ?? null }, 'worker started');
   const owned = scope.move();
-  return { ready: link.joined, ended, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  return {
+    ready: link.joined,
+    ended,
+    drain: () => attempts.drain(),
+    [Symbol.asyncDispose]: () => owned.disposeAsync(),
+  };
 }
 
 async function chooseDriver(

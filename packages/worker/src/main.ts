@@ -11,15 +11,17 @@ function fail(error: unknown): void {
   process.exitCode = CONFIGURATION_ERRORS.has(known.code) ? 2 : 1;
 }
 
-/** Resolves at the first signal that asks the process to stop. Later ones change nothing: stopping is under way. */
-function stopSignal(): Promise<void> {
+/** Resolves at the first of the signals. Later ones change nothing: what they ask for is under way. */
+function signalled(...signals: readonly NodeJS.Signals[]): Promise<void> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => resolve());
+    for (const signal of signals) process.on(signal, () => resolve());
   });
 }
 
 async function main(): Promise<void> {
-  const stop = stopSignal();
+  const stop = signalled('SIGTERM', 'SIGINT');
+  // Not SIGUSR1: until somebody listens to it, Node opens a debugger's port.
+  const drain = signalled('SIGUSR2');
   const { env, argv } = process;
   const command = parseCommand(argv.slice(2), env);
   if (command.verb === 'probe') {
@@ -29,7 +31,11 @@ async function main(): Promise<void> {
   const log = pino({ level: env['COCORE_LOG_LEVEL'] ?? 'info', base: null }, pino.destination({ fd: 2, sync: true }));
   await using daemon = await startDaemon(command.config, log);
   const ready = daemon.ready.then((workerId) => process.stdout.write(`ready ${workerId}\n`));
-  await Promise.race([stop, Promise.all([ready, daemon.ended])]);
+  const drained = drain.then(() => {
+    log.info('worker drains: it takes nothing more, and stops when what it has is finished');
+    return daemon.drain();
+  });
+  await Promise.race([stop, drained, Promise.all([ready, daemon.ended])]);
   log.info('worker stops');
 }
 

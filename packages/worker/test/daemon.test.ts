@@ -379,6 +379,57 @@ describe('the daemon and a scripted server', () => {
       assert.equal(said.stdout, `ready ${WORKER_ID}\n`);
     });
 
+    /** A worker whose process has an attempt that runs. */
+    async function busy(steps: readonly string[]) {
+      const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'fake', '--cpus', '2'];
+      const running = run(...args, '--join-token-file', '-');
+      running.child.stdin.end(`${tokenFor(SERVER_ID)}\n`);
+      const peer = await server.peer(0);
+      await peer.welcome();
+      peer.send(assignment(ONE, 1, REF, steps));
+      await peer.next('AttemptStarted');
+      return { ...running, peer };
+    }
+
+    test('SIGUSR2, it takes nothing more, finishes what it has, and exits 0 when that is acknowledged', async () => {
+      const { child, said, exited, peer } = await busy(['sleep:1000', 'out:done', 'exit:0']);
+      child.kill('SIGUSR2');
+      await eventually('it says so', () => said.stderr.includes('worker drains'));
+      peer.send(assignment(TWO, 2, REF, ['exit:0']));
+      assert.deepEqual(await peer.next('AttemptRefused'), {
+        type: 'AttemptRefused',
+        attemptId: TWO,
+        cause: 'stopping',
+      });
+      assert.deepEqual((await peer.next('AttemptEnded')).outcome, { kind: 'exited', code: 0 });
+      const beats = peer.messages('WorkerHeartbeat').length;
+      await eventually('it waits for the acknowledgement', () => peer.messages('WorkerHeartbeat').length > beats + 3);
+      assert.equal(child.exitCode, null);
+      peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+      assert.equal(await exited, 0);
+    });
+
+    test('SIGUSR2 and nothing to finish, it exits 0 at once', async () => {
+      const { child, exited, peer } = await busy(['exit:0']);
+      await peer.next('AttemptEnded');
+      peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+      await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+      child.kill('SIGUSR2');
+      assert.equal(await exited, 0);
+    });
+
+    test('SIGTERM while it drains, its functions are asked to stop and end as reclaimed', async () => {
+      const { child, said, exited, peer } = await busy(['trap:0', 'sleep:60000']);
+      child.kill('SIGUSR2');
+      await eventually('it drains', () => said.stderr.includes('worker drains'));
+      child.kill('SIGTERM');
+      const ended = await peer.next('AttemptEnded');
+      assert.deepEqual(ended.outcome, { kind: 'lost', cause: 'host_reclaimed' });
+      assert.equal(ended.stdout.bytes, 'caught 15\n'.length);
+      peer.acknowledgeEnds();
+      assert.equal(await exited, 0);
+    });
+
     test('a refusal that is final, two lines say so and the exit code is 2', async () => {
       const { child, said, exited } = run(
         '--server',

@@ -266,6 +266,12 @@ export class Apart implements AsyncDisposable {
     return readdirSync(join(this.home.path, 'worker', 'ends')).filter((name) => name.endsWith('.json'));
   }
 
+  /** Asks the worker to finish what it has; resolves with its exit code. */
+  async drainWorker(): Promise<number | null> {
+    this.#worker!.child.kill('SIGUSR2');
+    return (await this.#worker!.ended).code;
+  }
+
   cutConnection(): { heal(): void } {
     return this.#relay.cut();
   }

@@ -26,6 +26,7 @@ export class Attempts {
   readonly #live = new Map<string, Execution | PastAttempt>();
   /** Whose sandbox may still be there; also those that were revoked. */
   readonly #running = new Set<Execution>();
+  readonly #drained = Promise.withResolvers<void>();
   #stopping = false;
 
   /** @param past ends that earlier lives of the daemon left in the journal */
@@ -53,6 +54,7 @@ export class Attempts {
     void execution.done.then(() => {
       this.#ledger.release(attemptId);
       this.#running.delete(execution);
+      this.#look();
     });
     return null;
   }
@@ -78,7 +80,19 @@ export class Attempts {
   }
 
   #remove(attemptId: string): void {
-    if (this.#live.delete(attemptId)) void this.#parts.journal.remove(attemptId);
+    if (!this.#live.delete(attemptId)) return;
+    void this.#parts.journal.remove(attemptId).then(() => this.#look());
+  }
+
+  /** Admits nothing more; resolves when nothing runs and the control server has the end of all that was here. */
+  drain(): Promise<void> {
+    this.#stopping = true;
+    this.#look();
+    return this.#drained.promise;
+  }
+
+  #look(): void {
+    if (this.#stopping && this.#live.size === 0 && this.#running.size === 0) this.#drained.resolve();
   }
 
   /** Ends everything as reclaimed and admits nothing more; resolves when every sandbox is gone. */
