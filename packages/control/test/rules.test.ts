@@ -2,69 +2,14 @@ import assert from 'node:assert/strict';
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import type { ExecutionAnswer } from '@cocore/protocol';
 import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
 import { SWEEP_MS } from '../src/dispatch/sweeper.ts';
 import { INLINE_OUTPUT_BYTES } from '../src/output/output-store.ts';
-import { breakStore, holdStore } from './support/broken-store.ts';
-import { ManualClock } from './support/manual-clock.ts';
-import { executing, pass } from './support/pass.ts';
-import { Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
-import { TestServer } from './support/test-server.ts';
+import { breakStore, EVERY_WRITE, holdStore } from './support/broken-store.ts';
+import { pass } from './support/pass.ts';
+import { Scene } from './support/scene.ts';
 
 const HOUR_MS = 3_600_000;
-
-/** A server and a worker that executes one function, whose timeout is one minute. */
-class Scene implements AsyncDisposable {
-  readonly clock = new ManualClock();
-  readonly identity = new Identity();
-  readonly #scope = new AsyncDisposableStack();
-  server!: TestServer;
-  worker!: ScriptedWorker;
-  assign!: Message<'AttemptAssign'>;
-  #beats = 0;
-
-  static async start(): Promise<Scene> {
-    const scene = new Scene();
-    await using scope = new AsyncDisposableStack();
-    scope.use(scene);
-    scene.server = scene.#scope.use(await TestServer.start({ clock: scene.clock }));
-    const joinToken = await scene.server.joinToken();
-    const { identity } = scene;
-    scene.worker = scene.#scope.use(await ScriptedWorker.connect(scene.server, { identity, joinToken }));
-    await scene.server.deploy('minute', { timeoutMs: 60_000 });
-    await scene.server.run('minute');
-    scene.assign = await scene.worker.startNext();
-    await executing(scene.server, scene.assign.executionId);
-    scope.move();
-    return scene;
-  }
-
-  /** Lets time pass; its worker beats once a second of it. */
-  async live(ms: number): Promise<void> {
-    for (let passed = 0; passed < ms; passed += SWEEP_MS) {
-      this.#beats += 1;
-      this.worker.beat(this.#beats);
-      await this.worker.next('HeartbeatAck', (ack) => ack.sequence === this.#beats);
-      await pass(this.server, this.clock, SWEEP_MS);
-    }
-  }
-
-  /** The worker is there again, with what it had. */
-  async comeBack(): Promise<void> {
-    const inventory = [this.assign.attemptId];
-    const { identity } = this;
-    this.worker = this.#scope.use(await ScriptedWorker.connect(this.server, { identity, inventory }));
-  }
-
-  execution(wait?: string): Promise<ExecutionAnswer> {
-    return this.server.execution(this.assign.executionId, wait);
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.#scope.disposeAsync();
-  }
-}
 
 describe('rule 5: what this server did not hear counts against nobody', () => {
   test('rule 5: a worker that is cut off over the deadline, the success that it brings back within the lease counts', async () => {
@@ -100,6 +45,22 @@ describe('rule 5: what this server did not hear counts against nobody', () => {
     assert.equal((await scene.execution('10s')).state, 'success');
   });
 
+  test('rule 5: a store that cannot be written to for longer than the lease, who waits for it is given a lease from its end on', async () => {
+    await using scene = await Scene.start();
+    await scene.live(10_000);
+    await scene.worker[Symbol.asyncDispose]();
+    await pass(scene.server, scene.clock, 20_000);
+    const broken = breakStore(scene.server, EVERY_WRITE);
+    await assert.rejects(scene.comeBack());
+    await pass(scene.server, scene.clock, 10 * 60_000);
+    broken[Symbol.dispose]();
+    await pass(scene.server, scene.clock, LEASE_MS - SWEEP_MS);
+    assert.equal((await scene.execution()).state, 'running');
+    await scene.comeBack();
+    scene.worker.end(scene.assign);
+    assert.equal((await scene.execution('10s')).state, 'success');
+  });
+
   test('rule 5: a time of day that is set otherwise, deadlines stay where they were', async () => {
     for (const jumpMs of [HOUR_MS, -HOUR_MS]) {
       await using scene = await Scene.start();
@@ -126,9 +87,9 @@ describe('rule 5: what this server did not hear counts against nobody', () => {
 describe('rule 9: an end stands when all of its output is committed', () => {
   const text = 'x'.repeat(INLINE_OUTPUT_BYTES + 10);
 
-  test('rule 9: output that the store could not commit once, the worker sends it again and the success counts', async () => {
+  test('rule 9: output that the store could not commit once, its end waits for it and the success counts', async () => {
     await using scene = await Scene.start();
-    const broken = breakStore(scene.server, 'UPDATE OF stdout_bytes ON attempts');
+    const broken = breakStore(scene.server, ['UPDATE OF stdout_bytes ON attempts']);
     const held = holdStore(scene.server);
     scene.worker.output(scene.assign.channel, 'stdout', 0, text);
     scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
@@ -138,18 +99,14 @@ describe('rule 9: an end stands when all of its output is committed', () => {
       await scene.worker.next('HeartbeatAck');
     }
     held[Symbol.dispose]();
-    await scene.worker.closed;
+    await pass(scene.server, scene.clock, 2 * SWEEP_MS);
+    assert.equal((await scene.execution()).state, 'running');
     broken[Symbol.dispose]();
-    await scene.comeBack();
-    const [resumed] = scene.worker.welcome.resume;
-    assert.deepEqual(resumed?.offsets, { stdout: 0, stderr: 0, result: 0, artifacts: 0 });
-    scene.worker.output(resumed.channel, 'stdout', 0, text);
-    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
     const record = await scene.execution('10s');
     assert.deepEqual([record.state, record.output.stdout.bytes], ['success', text.length]);
   });
 
-  test('rule 9: output that the disk could not take once, the worker sends it again and the success counts', async () => {
+  test('rule 9: output that the disk could not take before the connection broke, the worker sends it again and the success counts', async () => {
     await using scene = await Scene.start();
     const { attemptId } = scene.assign;
     // Where the file is to be is a directory.
@@ -157,10 +114,14 @@ describe('rule 9: an end stands when all of its output is committed', () => {
     mkdirSync(path, { recursive: true });
     scene.worker.output(scene.assign.channel, 'stdout', 0, text);
     scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
-    await scene.worker.closed;
+    scene.worker.beat(1);
+    await scene.worker.next('HeartbeatAck');
+    await scene.worker[Symbol.asyncDispose]();
     rmdirSync(path);
     await scene.comeBack();
-    scene.worker.output(scene.worker.welcome.resume[0]!.channel, 'stdout', 0, text);
+    const { channel, offsets } = scene.worker.welcome.resume[0]!;
+    assert.deepEqual(offsets, { stdout: 0, stderr: 0, result: 0, artifacts: 0 });
+    scene.worker.output(channel, 'stdout', 0, text);
     scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: text });
     const record = await scene.execution('10s');
     assert.deepEqual([record.state, record.output.stdout.bytes], ['success', text.length]);

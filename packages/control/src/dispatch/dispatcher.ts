@@ -39,6 +39,8 @@ export class Dispatcher {
   readonly #links = new Map<string, WorkerLink>();
   /** What waits in the scheduler, or is between the scheduler and the store. */
   readonly #queued = new Map<string, QueuedAttempt>();
+  /** Those of them that could not be assigned for a failure of this server's: they wait for `retry`. */
+  readonly #failed = new Set<string>();
   #pumping = false;
   #stopped = false;
 
@@ -190,11 +192,20 @@ export class Dispatcher {
         this.#place(attemptId, workerId).catch((error: unknown) => {
           this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
           this.scheduler.apply({ type: 'released', attemptId });
-          const queued = this.#queued.get(attemptId);
-          if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+          this.#failed.add(attemptId);
         });
       }
     });
+  }
+
+  /** Tries again what could not be assigned, and places what has room now. */
+  retry(): void {
+    for (const attemptId of this.#failed) {
+      const queued = this.#queued.get(attemptId);
+      if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+    }
+    this.#failed.clear();
+    this.pump();
   }
 
   async #place(attemptId: string, workerId: string): Promise<void> {

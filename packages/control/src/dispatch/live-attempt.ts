@@ -10,7 +10,7 @@ export interface WorkerLink {
   readonly capabilities: Capabilities;
   /** By the store's clock. */
   readonly lastBeatAtMs: number;
-  /** It has sent more than is read: what it said of late is not heard yet. */
+  /** It has sent more than this server works off: what it said of late is not read yet. */
   readonly isBehind: boolean;
   send(message: ServerMessage): void;
   /** Gives the attempt a channel number in this session. */

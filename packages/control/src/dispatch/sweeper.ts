@@ -27,6 +27,7 @@ export interface SweeperParts {
 /**
  * Ends what nobody else will: leases of silent workers, claims that nobody answered, deadlines, queue times. A sweep that comes late
  * moves all of them but the last by its lag, because then it was this server that did not listen; and each sweep first hears what has arrived.
+ * While the store cannot be written to there is no sweep, and leases begin anew when it can: a worker that came back meanwhile was turned away.
  */
 export class Sweeper {
   readonly #parts: SweeperParts;
@@ -35,6 +36,7 @@ export class Sweeper {
   readonly #misfitSinceMs = new Map<string, number>();
   #leaseFloorMs: number;
   #lastSweepMs: number;
+  #wasWritable = true;
 
   constructor(parts: SweeperParts) {
     this.#parts = parts;
@@ -42,7 +44,7 @@ export class Sweeper {
     this.#lastSweepMs = this.#leaseFloorMs;
   }
 
-  /** The worker has said that it lives. */
+  /** The worker has said something: it lives. */
   beat(workerId: string): void {
     this.#lastBeatMs.set(workerId, this.#parts.clock.uptimeMs());
   }
@@ -65,16 +67,37 @@ export class Sweeper {
   }
 
   async sweep(): Promise<void> {
-    const { clock } = this.#parts;
+    const { clock, store, dispatcher, log } = this.#parts;
+    const isWritable = await store.isWritable();
+    if (!isWritable) {
+      if (this.#wasWritable) log.error('the store cannot be written to: nothing is given up until it can');
+      this.#wasWritable = false;
+      return;
+    }
     const uptimeMs = clock.uptimeMs();
     const lagMs = uptimeMs - this.#lastSweepMs - SWEEP_MS;
     this.#lastSweepMs = uptimeMs;
     if (lagMs > SWEEP_MS) this.#extend(lagMs);
+    if (!this.#wasWritable) {
+      this.#wasWritable = true;
+      this.#leaseFloorMs = uptimeMs;
+      log.info('the store can be written to again');
+    }
     await turn();
     await this.#expireLeases(uptimeMs);
-    await Promise.all([...this.#parts.dispatcher.live].map((attempt) => this.#sweepAttempt(attempt, uptimeMs)));
-    await this.#expireQueue();
+    await this.#each(dispatcher.live, (attempt) => this.#sweepAttempt(attempt, uptimeMs));
+    await this.#apart(this.#expireQueue());
     await this.#endMisfits(uptimeMs);
+    dispatcher.retry();
+  }
+
+  /** What fails for one of them, fails for no other. */
+  async #each<T>(all: Iterable<T>, work: (one: T) => Promise<void>): Promise<void> {
+    await Promise.all([...all].map((one) => this.#apart(work(one))));
+  }
+
+  async #apart(work: Promise<void>): Promise<void> {
+    await work.catch((error: unknown) => this.#parts.log.error({ err: error }, 'a part of a sweep failed'));
   }
 
   /** As if the clock had stood still for the time. What began meanwhile begins now at the latest. */
@@ -97,11 +120,13 @@ export class Sweeper {
     const workerIds = new Set([...dispatcher.live.workerIds(), ...dispatcher.links.keys()]);
     for (const workerId of this.#lastBeatMs.keys()) if (!workerIds.has(workerId)) this.#lastBeatMs.delete(workerId);
     for (const workerId of workerIds) {
+      const link = dispatcher.link(workerId);
+      if (link?.isBehind === true) this.beat(workerId);
       const beatMs = Math.max(this.#lastBeatMs.get(workerId) ?? 0, this.#leaseFloorMs);
       if (uptimeMs - beatMs <= LEASE_MS) continue;
       this.#parts.log.warn({ workerId }, 'the lease of a worker ran out');
-      dispatcher.link(workerId)?.close(4002, 'lease expired');
-      await Promise.all([...dispatcher.live.ofWorker(workerId)].map((attempt) => this.#lose(attempt)));
+      link?.close(4002, 'lease expired');
+      await this.#each(dispatcher.live.ofWorker(workerId), (attempt) => this.#lose(attempt));
     }
   }
 
@@ -152,24 +177,31 @@ export class Sweeper {
   }
 
   async #endMisfits(uptimeMs: number): Promise<void> {
-    const { store, dispatcher } = this.#parts;
+    const { dispatcher } = this.#parts;
     const misfits = new Map(dispatcher.scheduler.misfits().map(({ attemptId, why }) => [attemptId, why]));
     for (const attemptId of this.#misfitSinceMs.keys()) {
       if (!misfits.has(attemptId)) this.#misfitSinceMs.delete(attemptId);
     }
-    for (const [attemptId, why] of misfits) {
+    for (const attemptId of misfits.keys()) {
       const sinceMs = this.#misfitSinceMs.get(attemptId);
       if (sinceMs === undefined) this.#misfitSinceMs.set(attemptId, uptimeMs);
       if (sinceMs === undefined || uptimeMs - sinceMs <= UNPLACEABLE_GRACE_MS) continue;
-      const queued = dispatcher.queuedAttempt(attemptId);
-      if (queued === undefined || !(await store.endUnplaceable(queued, why.message))) continue;
-      dispatcher.withdrawn(queued.executionId, attemptId);
+      await this.#apart(this.#endMisfit(attemptId));
     }
+  }
+
+  /** Asks once more: a worker that fits may have come since the sweep looked. */
+  async #endMisfit(attemptId: string): Promise<void> {
+    const { store, dispatcher } = this.#parts;
+    const misfit = dispatcher.scheduler.misfit(attemptId);
+    const queued = dispatcher.queuedAttempt(attemptId);
+    if (misfit === null || queued === undefined) return;
+    if (await store.endUnplaceable(queued, misfit.message)) dispatcher.withdrawn(queued.executionId, attemptId);
   }
 }
 
-function whyEnded({ state, incompleteEnds }: LiveAttempt, cancelIsLate: boolean): ControlEnd {
-  if (incompleteEnds > 0) return 'output_lost';
+function whyEnded({ state, incompleteEnds, writer }: LiveAttempt, cancelIsLate: boolean): ControlEnd {
+  if (incompleteEnds > 0 || writer.hasFailed) return 'output_lost';
   return state === 'accepted' && !cancelIsLate ? 'prepare_deadline' : 'run_deadline';
 }
 

@@ -24,6 +24,8 @@ import type { AttemptReport, WorkerSession } from './session.ts';
 
 /** Output frames that wait together are committed together, up to this. */
 const MAX_BATCH_BYTES = 1024 * 1024;
+/** What could not be committed is tried again after this long. */
+const RETRY_MS = 1_000;
 /** How long a worker that reported an end may take to send what is missing of the output. */
 export const DELIVERY_MS = 120_000;
 
@@ -37,10 +39,24 @@ export interface AttemptReportsParts {
 }
 
 type Item = {
+  /** Of its arrival. */
+  readonly order: number;
   readonly session: WorkerSession;
   readonly done: () => void;
   readonly failed: (error: unknown) => void;
 } & ({ readonly frame: OutputFrame } | { readonly report: AttemptReport });
+
+/** What one attempt's worker has said and is not worked off. */
+interface Inbox {
+  /** Not asked for yet, in order. */
+  readonly waiting: Item[];
+  /** Failed, and to be asked for again before all that waits. */
+  readonly again: Item[];
+  /** How many are asked for and not answered. */
+  asking: number;
+  /** Somebody takes from it, or will. */
+  isWorking: boolean;
+}
 
 /**
  * Works off what workers report, in order for each attempt, and acknowledges what is committed. What comes from a session that is no longer the
@@ -49,14 +65,17 @@ type Item = {
 export class AttemptReports {
   readonly #parts: AttemptReportsParts;
   /** Present while the attempt has something under way. */
-  readonly #inboxes = new Map<LiveAttempt, Item[]>();
+  readonly #inboxes = new Map<LiveAttempt, Inbox>();
+  #order = 0;
 
   constructor(parts: AttemptReportsParts) {
     this.#parts = parts;
   }
 
   output(session: WorkerSession, attempt: LiveAttempt, frame: OutputFrame): Promise<void> {
-    return new Promise((done, failed) => this.#add(attempt, { session, done, failed, frame }));
+    return new Promise((done, failed) =>
+      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, frame }),
+    );
   }
 
   /** @throws CocoreError when the worker broke the contract */
@@ -66,44 +85,88 @@ export class AttemptReports {
       await this.#reportOfAnother(session, report);
       return;
     }
-    await new Promise<void>((done, failed) => this.#add(attempt, { session, done, failed, report }));
+    await new Promise<void>((done, failed) =>
+      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, report }),
+    );
+  }
+
+  #nextOrder(): number {
+    this.#order += 1;
+    return this.#order;
   }
 
   #add(attempt: LiveAttempt, item: Item): void {
     attempt.underWay += 1;
-    const inbox = this.#inboxes.get(attempt);
-    if (inbox !== undefined) {
-      inbox.push(item);
-      return;
+    let inbox = this.#inboxes.get(attempt);
+    if (inbox === undefined) {
+      inbox = { waiting: [], again: [], asking: 0, isWorking: false };
+      this.#inboxes.set(attempt, inbox);
     }
-    const fresh = [item];
-    this.#inboxes.set(attempt, fresh);
-    void this.#work(attempt, fresh);
+    inbox.waiting.push(item);
+    if (!inbox.isWorking) void this.#work(attempt, inbox);
   }
 
   /**
    * Asks the store for one thing after the other without waiting for the commit between: the store keeps the order, and what
-   * came together is committed together.
+   * came together is committed together. Nothing is asked for behind something that failed.
    */
-  async #work(attempt: LiveAttempt, inbox: Item[]): Promise<void> {
-    while (inbox.length > 0) {
-      const items = takeNext(inbox);
+  async #work(attempt: LiveAttempt, inbox: Inbox): Promise<void> {
+    inbox.isWorking = true;
+    while (inbox.waiting.length > 0 && inbox.again.length === 0) {
+      const items = takeNext(inbox.waiting);
       const [first] = items;
-      const failed = (error: unknown) => {
-        attempt.underWay -= items.length;
-        for (const item of items) item.failed(error);
+      const done = () => {
+        for (const item of items) item.done();
+        this.#settled(attempt, inbox, items);
       };
+      const failed = (error: unknown) => this.#failed(attempt, inbox, items, error);
+      inbox.asking += 1;
       try {
         const asked = this.#isCurrent(attempt, first!.session) ? await this.#ask(first!, attempt, items) : DROPPED;
-        asked.committed.then(() => {
-          attempt.underWay -= items.length;
-          for (const item of items) item.done();
-        }, failed);
+        asked.committed.then(done, failed);
       } catch (error) {
         failed(error);
       }
     }
-    this.#inboxes.delete(attempt);
+    inbox.isWorking = false;
+    this.#next(attempt, inbox);
+  }
+
+  /** What the disk or the store would not do is asked for again, in order, with all that came after it; the worker waits for its acknowledgement. */
+  #failed(attempt: LiveAttempt, inbox: Inbox, items: readonly Item[], error: unknown): void {
+    // Behind a failure even a violation may be its consequence.
+    if (error instanceof CocoreError && inbox.again.length === 0) {
+      for (const item of items) item.failed(error);
+      this.#settled(attempt, inbox, items);
+      return;
+    }
+    if (inbox.again.length === 0) {
+      this.#parts.log.error({ err: error, attemptId: attempt.attemptId }, 'a report could not be committed');
+    }
+    inbox.again.push(...items);
+    this.#settled(attempt, inbox, []);
+  }
+
+  /** @param items of which nothing is under way any more */
+  #settled(attempt: LiveAttempt, inbox: Inbox, items: readonly Item[]): void {
+    inbox.asking -= 1;
+    attempt.underWay -= items.length;
+    this.#next(attempt, inbox);
+  }
+
+  #next(attempt: LiveAttempt, inbox: Inbox): void {
+    if (inbox.isWorking || inbox.asking > 0) return;
+    if (inbox.again.length === 0) {
+      this.#inboxes.delete(attempt);
+      return;
+    }
+    // Until then it does not count as idle: nothing is asked for.
+    inbox.isWorking = true;
+    setTimeout(() => {
+      inbox.waiting.unshift(...inbox.again.splice(0).sort((one, other) => one.order - other.order));
+      attempt.writer.beginAgain();
+      void this.#work(attempt, inbox);
+    }, RETRY_MS).unref();
   }
 
   #isCurrent(attempt: LiveAttempt, session: WorkerSession): boolean {
@@ -225,6 +288,7 @@ export class AttemptReports {
     const settle = async (): Promise<void> => {
       const reported = await recorded;
       if (reported === 'incomplete') {
+        if (attempt.writer.hasFailed) throw new Error('output before this could not be kept');
         this.#incomplete(session, attempt);
         return;
       }
@@ -241,8 +305,7 @@ export class AttemptReports {
    * then either, it does not have.
    */
   #incomplete(session: WorkerSession, attempt: LiveAttempt): void {
-    // What this server could not keep is no fault of the worker's.
-    if (!this.#isCurrent(attempt, session) || attempt.writer.hasFailed(session.sessionId)) return;
+    if (!this.#isCurrent(attempt, session)) return;
     const { attemptId, workerId } = attempt;
     this.#parts.log.warn({ attemptId, workerId }, 'an end came without all of its output');
     attempt.incompleteEnds += 1;

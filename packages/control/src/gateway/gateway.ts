@@ -84,10 +84,13 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     return this.#parts.reports.output(...args);
   }
 
+  heard(session: WorkerSession): void {
+    this.#parts.sweeper.beat(session.workerId);
+  }
+
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void {
-    const { clock, dispatcher, sweeper, store } = this.#parts;
+    const { clock, dispatcher, store } = this.#parts;
     const nowMs = clock.nowMs();
-    sweeper.beat(session.workerId);
     session.lastBeatAtMs = nowMs;
     for (const { attemptId, agentAgeMs } of heartbeat.attempts) {
       const attempt = dispatcher.live.get(attemptId);

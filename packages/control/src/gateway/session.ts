@@ -42,6 +42,8 @@ export interface SessionFacts {
 export interface SessionHandler {
   report(session: WorkerSession, report: AttemptReport): Promise<void>;
   output(session: WorkerSession, attempt: LiveAttempt, frame: OutputFrame): Promise<void>;
+  /** It has said something. */
+  heard(session: WorkerSession): void;
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void;
   blobs(session: WorkerSession, blobs: WorkerBlobs): void;
   /** It broke the contract, and is about to be closed for it. */
@@ -163,6 +165,7 @@ export class WorkerSession implements WorkerLink {
 
   #receive(data: Buffer, isBinary: boolean): void {
     if (this.#closed) return;
+    this.#handler.heard(this);
     this.#unworkedBytes += data.length;
     if (this.#unworkedBytes > PAUSE_BYTES) this.#socket.pause();
     const worked = () => {

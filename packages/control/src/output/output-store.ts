@@ -104,7 +104,9 @@ export class OutputWriter implements AsyncDisposable {
   readonly #streams: OfStreams<StreamState>;
   #lastCommit: Promise<unknown> = Promise.resolve();
   #lastSession = '';
-  #failedSession: string | null = null;
+  /** Another has the attempt now, and the store said so. */
+  #staleSession: string | null = null;
+  #hasFailed = false;
 
   constructor(
     store: Store,
@@ -125,23 +127,29 @@ export class OutputWriter implements AsyncDisposable {
     return this.#streams[stream].committed;
   }
 
-  /** Something of this session could not be kept: it can append nothing more. */
-  hasFailed(sessionId: string): boolean {
-    return this.#failedSession === sessionId;
+  /** The disk or the store could not keep something: nothing more is taken before `beginAgain`. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
+  }
+
+  /** Whoever appends next begins again from what is committed. To be called when nothing is asked for any more. */
+  beginAgain(): void {
+    for (const state of Object.values(this.#streams)) forgetUncommitted(state);
+    this.#hasFailed = false;
   }
 
   /**
-   * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again. After a failure of the disk or the
-   * store, nothing is taken until another session begins again from what is committed.
+   * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again.
    *
    * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
    */
   async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
-    if (this.hasFailed(sessionId)) throw new Error('output before this could not be kept');
+    if (sessionId === this.#staleSession) return { reported: Promise.resolve('stale') };
+    if (this.#hasFailed && sessionId === this.#lastSession) throw new Error('output before this could not be kept');
     try {
       return await this.#append(frames, sessionId);
     } catch (error) {
-      if (!(error instanceof CocoreError)) this.#failedSession = sessionId;
+      if (!(error instanceof CocoreError)) this.#hasFailed = true;
       throw error;
     }
   }
@@ -150,7 +158,7 @@ export class OutputWriter implements AsyncDisposable {
     if (sessionId !== this.#lastSession) {
       // What an earlier session sent and was not committed does not count: the new one begins at what is.
       await this.#lastCommit;
-      for (const state of Object.values(this.#streams)) forgetUncommitted(state);
+      this.beginAgain();
       this.#lastSession = sessionId;
     }
     const fresh = ofStreams<Uint8Array[]>(() => []);
@@ -209,20 +217,21 @@ export class OutputWriter implements AsyncDisposable {
   }
 
   async #commit(sessionId: string, growth: readonly OutputGrowth[]): Promise<Reported> {
-    let reported: Reported = 'stale';
     try {
-      reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
+      const reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
+      if (reported === 'recorded') for (const { stream, to } of growth) this.#streams[stream].committed = to;
+      else if (reported === 'stale') this.#staleSession = sessionId;
+      else this.#hasFailed = true;
+      return reported;
+    } catch (error) {
+      this.#hasFailed = true;
+      throw error;
     } finally {
       for (const { stream, to } of growth) {
         const state = this.#streams[stream];
-        if (reported === 'recorded') state.committed = to;
-        else {
-          forgetUncommitted(state);
-          this.#failedSession = sessionId;
-        }
+        if (state.committed < to) forgetUncommitted(state);
       }
     }
-    return reported;
   }
 
   async #hashOf(stream: AttemptStream): Promise<Hash> {
@@ -265,7 +274,6 @@ export class OutputWriter implements AsyncDisposable {
   }
 }
 
-/** Whoever sends next begins again from what is committed. */
 function forgetUncommitted(state: StreamState): void {
   if (state.asked === state.committed) return;
   state.asked = state.committed;

@@ -114,6 +114,12 @@ export class Scheduler {
     return found;
   }
 
+  /** Why no worker that is online could run the attempt, were it empty; null when one could, when none is online, or when it is not queued. */
+  misfit(attemptId: string): Waiting | null {
+    const item = this.#queued.get(attemptId);
+    return item === undefined || this.#workers.size === 0 ? null : this.#misfit(item);
+  }
+
   /** Why nothing takes the attempt now; null when it is not queued, or about to be placed. */
   why(attemptId: string): Waiting | null {
     const item = this.#queued.get(attemptId);

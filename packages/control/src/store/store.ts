@@ -30,6 +30,8 @@ import type { Limits } from '../admission.ts';
  * no longer the attempt's answers `stale` and changes nothing. Times are set by the store's own clock.
  */
 export interface Store extends AccessStore, FunctionStore, BuildStore, ExecutionStore, AttemptStore {
+  /** False while writes fail. It tries one when it has to, and never rejects. */
+  isWritable(): Promise<boolean>;
   /** Commits what was asked for; nothing may be asked after it. */
   close(): Promise<void>;
 }

@@ -34,6 +34,7 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
   return {
     ...writer.verbs,
     ...reads,
+    isWritable: () => writer.isWritable(),
     close: async () => {
       await writer.close();
       db.close();

@@ -7,10 +7,12 @@ import * as ends from './ends.ts';
 import * as executions from './executions.ts';
 import * as functions from './functions.ts';
 import * as reports from './reports.ts';
+import { tryWrite } from './try-write.ts';
 import * as unusedBlobs from './unused-blobs.ts';
 
 /** The verbs that change something: they run in the writer's thread, each in its own part of a group's transaction. */
 export const WRITE_VERBS = {
+  tryWrite,
   ensureProject: access.ensureProject,
   createKey: access.createKey,
   deleteKey: access.deleteKey,

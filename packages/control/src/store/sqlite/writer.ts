@@ -44,6 +44,7 @@ export class Writer {
   readonly #now: () => number;
   readonly #waiting = new Map<number, Waiting>();
   #batch: WriteRequest[] = [];
+  #hasFailed = false;
   #lastId = 0;
   #closing: Promise<void> | null = null;
 
@@ -84,6 +85,16 @@ export class Writer {
     return this.#closing;
   }
 
+  /** Whether it can write: when a write has failed for another reason than that it was refused, another is tried. */
+  async isWritable(): Promise<boolean> {
+    if (!this.#hasFailed) return true;
+    this.#hasFailed = false;
+    return this.verbs.tryWrite().then(
+      () => true,
+      () => false,
+    );
+  }
+
   #ask(verb: WriteVerb, parameters: readonly unknown[]): Promise<unknown> {
     return new Promise((resolve, reject) => {
       if (this.#closing !== null) {
@@ -110,6 +121,9 @@ export class Writer {
     else if ('refused' in reply) {
       const { code, message, details } = reply.refused;
       waiting.reject(new CocoreError(code, message, { details }));
-    } else waiting.reject(new Error(reply.failed));
+    } else {
+      this.#hasFailed = true;
+      waiting.reject(new Error(reply.failed));
+    }
   }
 }
