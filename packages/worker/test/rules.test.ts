@@ -4,11 +4,18 @@ import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { BlobCache } from '../src/blobs/blob-cache.ts';
+import { CapacityLedger } from '../src/capacity/ledger.ts';
+import { Attempts } from '../src/execution/attempts.ts';
+import { EndJournal } from '../src/execution/end-journal.ts';
 import { FakeDriver } from '../src/sandbox/fake/fake-driver.ts';
 import type { SandboxDriver } from '../src/sandbox/driver.ts';
+import { endRecord, SigningKey } from './support/ends.ts';
 import { runAttempt } from './support/run-attempt.ts';
+import { silent } from './support/run-program.ts';
 import { assignment, type Peer, ScriptedServer, SERVER_ID } from './support/scripted-server.ts';
 import { eventually, workspace } from './support/workspace.ts';
 
@@ -115,6 +122,34 @@ describe('the rules, at the worker', () => {
     peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
     await eventually('the entry is removed', () => journaled().length === 0);
     await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+  });
+
+  test('rule 10: ends that nobody acknowledges, they are bounded: what is new is refused until one is', async () => {
+    const { path } = scope.use(await workspace());
+    const key = new SigningKey();
+    const { journal } = await EndJournal.open({ directory: join(path, 'ends'), isOurs: () => true, log: silent });
+    const blobs = scope.use(
+      await BlobCache.open({
+        directory: join(path, 'blobs'),
+        budgetBytes: 1e6,
+        source: async () => Readable.from([BLOB]),
+      }),
+    );
+    const driver = scope.use(new FakeDriver());
+    const news = { journal, blobs, driver, log: silent, onNews: () => undefined, onBootRetry: () => undefined };
+    const ledger = new CapacityLedger({ cpus: 8, memoryMiB: 8192, diskMiB: 8192 });
+    const ids = Array.from({ length: 10_000 }, (_, at) => `at_${String(at).padStart(26, '0')}`);
+    const parts = { ...news, sign: () => 'A'.repeat(86) };
+    const attempts = new Attempts(
+      ledger,
+      parts,
+      ids.map((id) => endRecord(id, key)),
+    );
+    const assign = assignment(ONE, 1, REF, ['exit:0']);
+    assert.equal(attempts.assign(assign), 'no_capacity');
+    attempts.forget(ids[0]!);
+    assert.equal(attempts.assign(assign), null);
+    await eventually('the new one ends', () => attempts.get(ONE)?.ended?.outcome.kind === 'exited');
   });
 
   test('rule 10: a daemon that is killed while the control server is away, its next life delivers the success', async () => {
