@@ -10,7 +10,7 @@ import { Recipe, type RecipeImage } from '@cocore/protocol';
 import { image, push } from '../../../packages/control/test/importer/support/images.ts';
 import { startRegistry, type TestRegistry } from '../../../packages/control/test/importer/support/registry.ts';
 import { ROOT } from '../support/command.ts';
-import { Stack } from '../support/stack.ts';
+import { Stack, temporary } from '../support/stack.ts';
 import { type Files, PROGRAMS, RUST_OF_TWO, SINGLE_FILES } from './programs.ts';
 
 const RECIPES = join(ROOT, 'packages/control/src/runtimes/recipes');
@@ -56,10 +56,10 @@ describe('recipes on images of registries', { concurrency: 2 }, () => {
   });
 
   async function pushDebian(): Promise<string> {
-    const file = join(directory, 'debian.tar');
-    await promisify(execFile)('bash', [IMAGE_SCRIPT, file, ...PACKAGES], { maxBuffer: 16 * 1024 * 1024 });
-    const layer = readFileSync(file);
-    rmSync(file);
+    using home = temporary();
+    const kept = join(home.env['COCORE_CACHE_DIR']!, 'test-images');
+    const { stdout } = await promisify(execFile)('bash', [IMAGE_SCRIPT, kept, ...PACKAGES]);
+    const layer = readFileSync(stdout.trim());
     const layerType = 'application/vnd.oci.image.layer.v1.tar';
     return push(registry.host, 'debian', image({ layers: [layer], layerType, compress: (archive) => archive }));
   }
