@@ -136,7 +136,6 @@ zstd unpacks kernel modules
 util-linux confines the microVMs
 mount confines the microVMs
 skopeo pulls images from registries
-umoci unpacks images
 iproute2 gives the importer of images its loopback
 uidmap gives the importer of a server without root its user ids
 END
@@ -157,6 +156,7 @@ END
 clang fuzzes the agent's frame parser
 python3 tests the agent from outside
 docker-registry is the registry of the importer's tests
+umoci makes images for the importer's tests
 python3-swift is the S3-compatible store of the blobs' tests
 END
     # The fuzzer's run-time library is named for clang's version.

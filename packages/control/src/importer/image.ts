@@ -38,6 +38,6 @@ export interface ImportedImage extends AsyncDisposable {
   readonly indexDigest: string;
   readonly manifestDigest: string;
   readonly config: ImageConfig;
-  /** A read-only erofs, the same bytes for the same image wherever it is made by the same version of mkfs.erofs. */
+  /** A read-only erofs, the same bytes for the same image wherever it is made. */
   readonly rootfs: { readonly path: string; readonly digest: string; readonly bytes: number };
 }

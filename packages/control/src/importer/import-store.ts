@@ -6,7 +6,7 @@ import type { ImageConfig } from './image.ts';
 import { ImageConfigSchema } from './inside-messages.ts';
 
 /** Changed when the same image would become another file system. */
-const FORMAT = 1;
+const FORMAT = 2;
 
 export interface KeptImage {
   readonly path: string;

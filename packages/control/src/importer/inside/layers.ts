@@ -1,16 +1,17 @@
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import { once } from 'node:events';
-import { createReadStream, type ReadStream } from 'node:fs';
-import { mkdir, open, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { pipeline, type Readable } from 'node:stream';
+import { createReadStream } from 'node:fs';
+import { open } from 'node:fs/promises';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { createGunzip } from 'node:zlib';
+import type { Contents } from './contents.ts';
 import { ImportFailure } from './failure.ts';
-import { LayerRewriter } from './layer-rewriter.ts';
-import { type Descriptor, sha256 } from './manifest.ts';
+import { LayerReader } from './layer-reader.ts';
+import type { Descriptor } from './manifest.ts';
 import type { InsideLimits } from './messages.ts';
-import type { TreeCount } from './tree-count.ts';
+import type { ImageTree } from './tree.ts';
 
 const CHUNK_BYTES = 256 * 1024;
 /** What a zstd frame may make the reader hold. */
@@ -28,118 +29,75 @@ export class WrongBytes extends Error {
 }
 
 /**
- * Layers in a form that the unpacker takes: plain tar, written anew, in an OCI layout of one image. On the way each layer is held to
- * its digest, its size and the limits. Nothing larger than a chunk is kept in memory.
+ * Applies layers to a tree, in their order. On the way each is held to its digest, its size and the limits. Nothing larger than a chunk is
+ * kept in memory.
  */
-export class LayerSet {
-  readonly #directory: string;
+export class Layers {
+  readonly #tree: ImageTree;
+  readonly #contents: Contents;
   readonly #limits: InsideLimits;
-  readonly #count: TreeCount;
-  readonly #written: { digest: string; bytes: number }[] = [];
+  readonly #diffIds: string[] = [];
   #unpackedBytes = 0;
 
-  constructor(directory: string, limits: InsideLimits, count: TreeCount) {
-    this.#directory = directory;
+  constructor(tree: ImageTree, contents: Contents, limits: InsideLimits) {
+    this.#tree = tree;
+    this.#contents = contents;
     this.#limits = limits;
-    this.#count = count;
   }
 
-  async open(): Promise<void> {
-    await mkdir(join(this.#directory, 'blobs', 'sha256'), { recursive: true });
+  /** Of the layers so far, each when it is not compressed. */
+  get diffIds(): readonly string[] {
+    return this.#diffIds;
   }
 
   /**
    * @param path the layer as the registry has it
-   * @param diffId the digest of the layer when it is not compressed; `null` where the configuration has none
    * @throws ImportFailure of every code, WrongBytes
    */
-  async add(path: string, layer: Descriptor, diffId: string | null, progress: (bytes: number) => void): Promise<void> {
-    await this.#verify(path, layer);
-    const source = createReadStream(path, { highWaterMark: CHUNK_BYTES });
-    const unpackedHash = createHash('sha256');
-    const writtenHash = createHash('sha256');
-    const temporary = join(this.#directory, 'layer');
+  async add(path: string, layer: Descriptor, progress: (bytes: number) => void): Promise<void> {
+    const read = { hash: createHash('sha256'), bytes: 0 };
+    try {
+      this.#diffIds.push(await this.#apply(path, layer, read, progress));
+    } catch (error) {
+      // Bytes that are not the layer's say nothing of the image, whatever they made of themselves.
+      await verify(path, layer);
+      throw error;
+    }
+    if (!isWhole(read, layer)) throw new WrongBytes(layer.digest);
+  }
+
+  /** @returns the digest of what the layer unpacks to */
+  async #apply(path: string, layer: Descriptor, read: Read, progress: (bytes: number) => void): Promise<string> {
+    const hash = createHash('sha256');
     const most = this.#limits.ratioFreeBytes + layer.bytes * this.#limits.ratio;
     let layerBytes = 0;
-    let writtenBytes = 0;
-    {
-      await using file = await open(temporary, 'w', 0o600);
-      let pending: Buffer[] = [];
-      const rewriter = new LayerRewriter(this.#count, (bytes) => void pending.push(bytes));
-      const flush = async () => {
-        // Of small files there are many small pieces; hashing and writing each by itself would take most of the time.
-        const bytes = Buffer.concat(pending);
-        pending = [];
-        writtenHash.update(bytes);
-        writtenBytes += bytes.length;
-        await file.writeFile(bytes);
-      };
-      await using unpacked = await decompress(path, source);
-      for await (const chunk of unpacked.stream) {
-        unpackedHash.update(chunk);
-        layerBytes += chunk.length;
-        this.#unpackedBytes += chunk.length;
-        this.#check(layerBytes, layer, most);
-        progress(source.bytesRead);
-        rewriter.push(chunk);
-        await flush();
-      }
-      rewriter.end();
-      await flush();
-    }
-    if (diffId !== null && `sha256:${unpackedHash.digest('hex')}` !== diffId) {
-      throw new ImportFailure(
-        'image_digest',
-        `the layer ${layer.digest} unpacks to other bytes than the configuration says`,
-      );
-    }
-    const digest = `sha256:${writtenHash.digest('hex')}`;
-    await rename(temporary, this.#blob(digest));
-    this.#written.push({ digest, bytes: writtenBytes });
-  }
-
-  /** Completes the layout; the image is named `image`. */
-  async close(platform: { os: string; architecture: string }): Promise<void> {
-    const put = async (document: unknown) => {
-      const bytes = Buffer.from(JSON.stringify(document));
-      await writeFile(this.#blob(sha256(bytes)), bytes);
-      return { digest: sha256(bytes), size: bytes.length };
-    };
-    const config = await put({
-      ...platform,
-      config: {},
-      rootfs: { type: 'layers', diff_ids: this.#written.map(({ digest }) => digest) },
-    });
-    const manifest = await put({
-      schemaVersion: 2,
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', ...config },
-      layers: this.#written.map(({ digest, bytes }) => ({
-        mediaType: 'application/vnd.oci.image.layer.v1.tar',
-        digest,
-        size: bytes,
-      })),
-    });
-    await writeFile(join(this.#directory, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-    const entry = {
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      ...manifest,
-      annotations: { 'org.opencontainers.image.ref.name': 'image' },
-    };
-    await writeFile(join(this.#directory, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [entry] }));
-  }
-
-  async #verify(path: string, { digest, bytes }: Descriptor): Promise<void> {
-    const hash = createHash('sha256');
-    let found = 0;
-    for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES }) as AsyncIterable<Buffer>) {
+    let isKept = false;
+    this.#tree.beginLayer();
+    const reader = new LayerReader(
+      (entry) => {
+        isKept = false;
+        this.#tree.apply(entry, () => {
+          isKept = true;
+          return this.#contents.begin(entry.bytes);
+        });
+      },
+      (bytes) => {
+        if (isKept) this.#contents.push(bytes);
+      },
+    );
+    await using unpacked = await decompress(path, layer, read);
+    for await (const chunk of unpacked.stream) {
       hash.update(chunk);
-      found += chunk.length;
+      layerBytes += chunk.length;
+      this.#unpackedBytes += chunk.length;
+      this.#check(layerBytes, layer, most);
+      progress(read.bytes);
+      reader.push(chunk);
+      await this.#contents.flush();
     }
-    if (found !== bytes || `sha256:${hash.digest('hex')}` !== digest) throw new WrongBytes(digest);
-  }
-
-  #blob(digest: string): string {
-    return join(this.#directory, 'blobs', 'sha256', digest.slice('sha256:'.length));
+    reader.end();
+    await unpacked.read;
+    return `sha256:${hash.digest('hex')}`;
   }
 
   #check(layerBytes: number, layer: Descriptor, most: number): void {
@@ -155,6 +113,32 @@ export class LayerSet {
   }
 }
 
+/** What was read of a layer as the registry has it. */
+interface Read {
+  readonly hash: Hash;
+  bytes: number;
+}
+
+function isWhole({ hash, bytes }: Read, layer: Descriptor): boolean {
+  return bytes === layer.bytes && `sha256:${hash.digest('hex')}` === layer.digest;
+}
+
+async function verify(path: string, layer: Descriptor): Promise<void> {
+  const read = { hash: createHash('sha256'), bytes: 0 };
+  for await (const _ of hashed(path, layer, read));
+  if (!isWhole(read, layer)) throw new WrongBytes(layer.digest);
+}
+
+/** The bytes of a file, which go into `read` on their way. */
+async function* hashed(path: string, layer: Descriptor, read: Read): AsyncGenerator<Buffer> {
+  for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES }) as AsyncIterable<Buffer>) {
+    read.hash.update(chunk);
+    read.bytes += chunk.length;
+    if (read.bytes > layer.bytes) throw new WrongBytes(layer.digest);
+    yield chunk;
+  }
+}
+
 /** By the first bytes, whatever the manifest calls the layer. */
 async function compressionOf(path: string): Promise<'gzip' | 'zstd' | 'none'> {
   await using file = await open(path, 'r');
@@ -165,31 +149,44 @@ async function compressionOf(path: string): Promise<'gzip' | 'zstd' | 'none'> {
   return magic === '28b52ffd' || /^5.2a4d18$/.test(magic) ? 'zstd' : 'none';
 }
 
-async function decompress(
-  path: string,
-  source: ReadStream,
-): Promise<AsyncDisposable & { readonly stream: AsyncIterable<Buffer> }> {
+interface Unpacked extends AsyncDisposable {
+  readonly stream: AsyncIterable<Buffer>;
+  /** Resolves when the layer was read to its end, also where what it unpacks to ended before. */
+  readonly read: Promise<void>;
+}
+
+async function decompress(path: string, layer: Descriptor, read: Read): Promise<Unpacked> {
   const compression = await compressionOf(path);
-  if (compression === 'none') return { stream: source, [Symbol.asyncDispose]: async () => void source.destroy() };
+  const source = hashed(path, layer, read);
+  if (compression === 'none') {
+    return {
+      stream: source,
+      read: Promise.resolve(),
+      [Symbol.asyncDispose]: async () => void (await source.return(null)),
+    };
+  }
   const bad = () => new ImportFailure('image_refused', `a layer is not a whole ${compression} file`);
   if (compression === 'gzip') {
     const gunzip = createGunzip({ chunkSize: CHUNK_BYTES });
+    const fed = pipeline(source, gunzip);
     // The reader of the last stream sees the failures of all.
-    pipeline(source, gunzip, () => undefined);
-    return { stream: rethrow(gunzip, bad), [Symbol.asyncDispose]: async () => void gunzip.destroy() };
+    fed.catch(() => undefined);
+    return { stream: rethrow(gunzip, bad), read: fed, [Symbol.asyncDispose]: async () => void gunzip.destroy() };
   }
   // Node's own reader stops after the first frame; layers may have many.
   const zstd = spawn('zstd', ['--decompress', '--stdout', '--quiet', `--memory=${ZSTD_MEMORY_MIB}MB`], {
     stdio: ['pipe', 'pipe', 'ignore'],
   });
   const exited = once(zstd, 'close') as Promise<[number | null]>;
-  pipeline(source, zstd.stdin, () => undefined);
+  const fed = pipeline(source, zstd.stdin);
+  fed.catch(() => undefined);
   const stream = (async function* () {
     yield* rethrow(zstd.stdout, bad);
     if ((await exited)[0] !== 0) throw bad();
   })();
   return {
     stream,
+    read: fed,
     [Symbol.asyncDispose]: async () => {
       zstd.kill('SIGKILL');
       zstd.stdout.destroy();

@@ -1,26 +1,28 @@
 /**
  * The inside of one import: process 1 of a jail that has no route to anywhere, with one request on its standard input. It pulls with
- * skopeo, checks and rewrites the layers, unpacks with umoci, and packs with mkfs.erofs. See `messages.ts` for what it says.
+ * skopeo, and makes a file system of the layers as they come. See `messages.ts` for what it says.
  *
- * In `/work`: `egress` and `registry`, sockets of the control server; `pulled`, what skopeo brought; `layout`, the rewritten
- * layers; `tree`; `rootfs.erofs`. In `/layers`: layers that were pulled before, read-only.
+ * In `/work`: `egress` and `registry`, sockets of the control server; `pulled`, what skopeo brought; `rootfs.erofs`, and `tails`, the
+ * ends of files until they have their places in it. In `/layers`: layers that were pulled before, read-only.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Contents } from './contents.ts';
 import { ImportFailure } from './failure.ts';
 import { forward } from './forward.ts';
-import { LayerSet, WrongBytes } from './layers.ts';
-import { readConfig } from './manifest.ts';
+import { Layers, WrongBytes } from './layers.ts';
+import { type Descriptor, readConfig } from './manifest.ts';
 import type { InsideConfig, InsideGo, InsideMessage, InsideRequest, Phase } from './messages.ts';
-import { Tree } from './in-root.ts';
 import { checkManifest, readPulledConfig, Registry } from './registry.ts';
-import { pack, settleTimes, unpack } from './rootfs.ts';
-import { TreeCount } from './tree-count.ts';
+import { writeRootfs } from './rootfs.ts';
+import { ImageTree } from './tree.ts';
 import { resolveUser } from './users.ts';
 
 const PROXY_PORTS = [3128, 3129] as const;
 const PROGRESS_INTERVAL_MS = 250;
+const APPEAR_INTERVAL_MS = 10;
+const MAX_ACCOUNTS_BYTES = 1024 * 1024;
 const MAX_CONFIG_TEXT_BYTES = 1024 * 1024;
 
 const say = (message: InsideMessage) => process.stdout.write(`${JSON.stringify(message)}\n`);
@@ -55,39 +57,68 @@ async function importImage(request: InsideRequest, answer: () => Promise<InsideG
   const totalBytes = manifest.layers.reduce((sum, layer) => sum + layer.bytes, 0);
   const totalLayers = manifest.layers.length;
   progress('pulling', 0, totalBytes, 0, totalLayers);
-  await registry.pull(resolved, '/work/pulled', '/layers', (bytes, layers) =>
-    progress('pulling', bytes, totalBytes, layers, totalLayers),
-  );
-  await registry.close();
+  let isPulling = true;
+  const pulling = registry
+    .pull(resolved, '/work/pulled', '/layers', (bytes, layers) =>
+      progress('pulling', bytes, totalBytes, layers, totalLayers),
+    )
+    .finally(() => (isPulling = false));
+  // Its failure is seen by whoever waits for a layer, or at its end.
+  pulling.catch(() => undefined);
 
-  const config = readConfig(await readPulledConfig('/work/pulled'), platform);
-  const layout = new LayerSet('/work/layout', limits, new TreeCount(limits.files, limits.depth));
-  await layout.open();
+  const tree = new ImageTree(limits.files, limits.depth);
+  await using contents = await Contents.open('/work/rootfs.erofs', '/work/tails');
+  const layers = new Layers(tree, contents, limits);
   let before = 0;
   for (const [index, layer] of manifest.layers.entries()) {
-    const hex = layer.digest.slice('sha256:'.length);
-    progress('unpacking', before, totalBytes, index, totalLayers);
-    await layout.add(`/work/pulled/blobs/sha256/${hex}`, layer, config.diffIds[index] ?? null, (bytes) =>
-      progress('unpacking', before + bytes, totalBytes, index, totalLayers),
-    );
+    const path = `/work/pulled/blobs/sha256/${layer.digest.slice('sha256:'.length)}`;
+    await appears(path, pulling);
+    const unpacking = (bytes: number) => {
+      // The phases come in their order.
+      if (!isPulling) progress('unpacking', before + bytes, totalBytes, index, totalLayers);
+    };
+    unpacking(0);
+    await layers.add(path, layer, unpacking);
     say({ type: 'verified', digest: layer.digest, bytes: layer.bytes });
     before += layer.bytes;
   }
-  await layout.close(platform);
-  await mkdir('/work/tree', 0o755);
-  await unpack('/work/layout', '/work/tree');
-  // The largest of what is not needed any more; the control server removes the rest.
-  await rm('/work/layout', { recursive: true });
+  await pulling;
+  await registry.close();
+  const config = readConfig(await readPulledConfig('/work/pulled'), platform);
+  checkDiffIds(manifest.layers, layers.diffIds, config.diffIds);
 
-  const tree = new Tree('/work/tree');
-  const user = resolveUser(config.user, await tree.readText('/etc/passwd'), await tree.readText('/etc/group'));
+  progress('unpacking', totalBytes, totalBytes, totalLayers, totalLayers);
+  const readText = async (path: string) => {
+    const file = tree.file(path);
+    return file === null ? null : (await contents.read(file, MAX_ACCOUNTS_BYTES)).toString('utf8');
+  };
+  const user = resolveUser(config.user, await readText('/etc/passwd'), await readText('/etc/group'));
   const workingDirectory = `/${config.workingDirectory.replace(/^\/+/, '')}`;
-  await tree.ensureDirectory(workingDirectory);
-  settleTimes(Buffer.from('/work/tree'));
+  tree.ensureDirectory(Buffer.from(workingDirectory).toString('latin1'));
   progress('packing', totalBytes, totalBytes, totalLayers, totalLayers);
-  await pack('/work/tree', '/work/rootfs.erofs');
+  await writeRootfs(tree.root, contents);
   const { entrypoint, command, environment, stopSignal } = config;
   return { entrypoint, command, environment, workingDirectory, user, stopSignal };
+}
+
+/** Waits for a file that the pull makes. @throws as the pull */
+async function appears(path: string, pulling: Promise<void>): Promise<void> {
+  const pulled = pulling.then(() => true);
+  pulled.catch(() => undefined);
+  while (!existsSync(path)) {
+    if (await Promise.race([pulled, sleep(APPEAR_INTERVAL_MS, false)])) return;
+  }
+}
+
+/** @param claimed of the configuration, which may have none */
+function checkDiffIds(layers: readonly Descriptor[], found: readonly string[], claimed: readonly string[]): void {
+  for (const [index, layer] of layers.entries()) {
+    if (claimed[index] === undefined || claimed[index] === found[index]) continue;
+    throw new ImportFailure(
+      'image_digest',
+      `the layer ${layer.digest} unpacks to other bytes than the configuration says`,
+    );
+  }
 }
 
 const lines = createInterface({ input: process.stdin, crlfDelay: Infinity })[Symbol.asyncIterator]();

@@ -1,4 +1,4 @@
-/** Blocks of a tar archive, in both directions. Names are Latin-1 strings: one character for each byte. */
+/** Blocks of a tar archive. Names are Latin-1 strings: one character for each byte. */
 
 export const BLOCK_BYTES = 512;
 
@@ -17,52 +17,6 @@ export interface TarEntry {
   /** Whole seconds. */
   readonly modifiedAt: number;
 }
-
-const FLAGS: Record<EntryType, string> = { file: '0', hardlink: '1', symlink: '2', directory: '5', fifo: '6' };
-
-function block(name: string, entry: Omit<TarEntry, 'type' | 'path'>, flag: string): Buffer {
-  const header = Buffer.alloc(BLOCK_BYTES);
-  const octal = (value: number, at: number, width: number) =>
-    header.write(`${value.toString(8).padStart(width - 1, '0')}\0`, at, 'latin1');
-  header.write(name.slice(0, 100), 0, 'latin1');
-  octal(entry.mode, 100, 8);
-  octal(entry.uid, 108, 8);
-  octal(entry.gid, 116, 8);
-  octal(entry.bytes, 124, 12);
-  octal(entry.modifiedAt, 136, 12);
-  header.write('        ', 148, 'latin1');
-  header.write(flag, 156, 'latin1');
-  header.write(entry.linkTarget.slice(0, 100), 157, 'latin1');
-  header.write('ustar\x0000', 257, 'latin1');
-  let sum = 0;
-  for (const byte of header) sum += byte;
-  header.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148, 'latin1');
-  return header;
-}
-
-function paxRecord(key: string, value: string): string {
-  const rest = ` ${key}=${value}\n`;
-  let length = rest.length + 1;
-  while (String(length).length + rest.length !== length) length = String(length).length + rest.length;
-  return `${length}${rest}`;
-}
-
-/** The header of an entry as every reader understands it in the same way. */
-export function encodeEntry(entry: TarEntry): Buffer {
-  const name = entry.path === '' ? './' : entry.path;
-  const header = block(name, entry, FLAGS[entry.type]);
-  let records = '';
-  if (name.length > 100) records += paxRecord('path', name);
-  if (entry.linkTarget.length > 100) records += paxRecord('linkpath', entry.linkTarget);
-  if (records === '') return header;
-  const plain = { linkTarget: '', mode: 0o644, uid: 0, gid: 0, bytes: records.length, modifiedAt: 0 };
-  const body = Buffer.alloc(padded(records.length));
-  body.write(records, 'latin1');
-  return Buffer.concat([block('pax', plain, 'x'), body, header]);
-}
-
-/** The end of an archive. */
-export const END_OF_ARCHIVE = Buffer.alloc(2 * BLOCK_BYTES);
 
 /** `bytes` rounded up to whole blocks. */
 export function padded(bytes: number): number {

@@ -3,13 +3,11 @@ import {
   BLOCK_BYTES,
   decodeHeader,
   decodePax,
-  encodeEntry,
-  END_OF_ARCHIVE,
   type EntryType,
   padded,
   type RawHeader,
+  type TarEntry,
 } from './tar-entry.ts';
-import type { TreeCount } from './tree-count.ts';
 
 const MAX_META_BYTES = 1024 * 1024;
 const MAX_PATH_BYTES = 4095;
@@ -29,15 +27,14 @@ const TYPES: Record<string, EntryType> = {
 };
 
 /**
- * Writes a layer's archive anew, entry by entry, as the bytes come: what is counted here is what is unpacked later, because the
- * unpacker reads this writer's words and never the layer's own. Left out are device nodes, extended attributes, names of
+ * Reads a layer's archive, entry by entry, as the bytes come. Left out are device nodes, extended attributes, names of
  * users, and fractions of seconds; what is not understood, sparse files among it, refuses the image.
  *
  * Three states: at a header (`#wanted` bytes of a block or of a record are collected), in a file's data, in padding.
  */
-export class LayerRewriter {
-  readonly #count: TreeCount;
-  readonly #emit: (bytes: Buffer) => void;
+export class LayerReader {
+  readonly #onEntry: (entry: TarEntry) => void;
+  readonly #onData: (bytes: Buffer) => void;
   /** Collected bytes of a header or a record, when they came in pieces. */
   #held = Buffer.alloc(0);
   /** What the collected bytes are; `null` in data. */
@@ -50,9 +47,10 @@ export class LayerRewriter {
   #longLink: string | null = null;
   #pax: Map<string, string> | null = null;
 
-  constructor(count: TreeCount, emit: (bytes: Buffer) => void) {
-    this.#count = count;
-    this.#emit = emit;
+  /** @param onData gets the bytes of the last entry, in pieces */
+  constructor(onEntry: (entry: TarEntry) => void, onData: (bytes: Buffer) => void) {
+    this.#onEntry = onEntry;
+    this.#onData = onData;
   }
 
   /** @throws ImportFailure `image_refused`, `image_too_large` */
@@ -61,12 +59,11 @@ export class LayerRewriter {
     while (at < chunk.length && !this.#ended) {
       if (this.#dataLeft > 0) {
         const taken = Math.min(this.#dataLeft, chunk.length - at);
-        if (!this.#skipData) this.#emit(chunk.subarray(at, at + taken));
+        if (!this.#skipData) this.#onData(chunk.subarray(at, at + taken));
         this.#dataLeft -= taken;
         at += taken;
       } else if (this.#paddingLeft > 0) {
         const taken = Math.min(this.#paddingLeft, chunk.length - at);
-        if (!this.#skipData) this.#emit(Buffer.alloc(taken));
         this.#paddingLeft -= taken;
         at += taken;
       } else {
@@ -88,12 +85,10 @@ export class LayerRewriter {
 
   /** @throws ImportFailure `image_refused` where the archive ends inside an entry */
   end(): void {
+    // Archives of some tools end with the last byte of the last file.
     if (this.#dataLeft > 0 || this.#meta !== null || this.#held.length > 0) {
       throw new ImportFailure('image_refused', 'a layer ends in the middle of a file');
     }
-    // umoci's own archives end with the last byte of the last file.
-    if (this.#paddingLeft > 0 && !this.#skipData) this.#emit(Buffer.alloc(this.#paddingLeft));
-    this.#emit(END_OF_ARCHIVE);
   }
 
   #header(block: Buffer): void {
@@ -173,19 +168,16 @@ export class LayerRewriter {
     }
     const modifiedAt = decimal('mtime', header.modifiedAt);
     if (Number.isNaN(modifiedAt) || Number.isNaN(header.mode)) throw refuse('has a header that makes no sense');
-    this.#count.add(parts, type === 'directory');
-    this.#emit(
-      encodeEntry({
-        type,
-        path,
-        linkTarget: type === 'hardlink' ? clean(target) : type === 'symlink' ? target : '',
-        mode: header.mode & 0o7777,
-        uid,
-        gid,
-        bytes,
-        modifiedAt: Math.min(Math.max(modifiedAt, 0), MAX_TIME),
-      }),
-    );
+    this.#onEntry({
+      type,
+      path,
+      linkTarget: type === 'hardlink' ? clean(target) : type === 'symlink' ? target : '',
+      mode: header.mode & 0o7777,
+      uid,
+      gid,
+      bytes,
+      modifiedAt: Math.min(Math.max(modifiedAt, 0), MAX_TIME),
+    });
   }
 }
 
