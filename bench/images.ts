@@ -1,6 +1,6 @@
 /**
  * From an image in a registry on the loopback to the first output of its function: nothing kept, with the layers and the file system of an earlier
- * import kept, and beside both the floor, the same steps by hand with the same tools and none of CoCore's walls and checks. All in turn,
+ * import kept, and beside both the floor, the same by hand with the usual tools and none of CoCore's walls and checks. All in turn,
  * round after round.
  */
 import { execFile } from 'node:child_process';
@@ -53,14 +53,12 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - began;
 }
 
-/** The same tools, one after the other. */
-async function byHand(reference: string): Promise<void> {
-  const work = await mkdtemp(join(directory, 'floor-'));
+/** With the usual tools, one after the other. */
+async function byHand(reference: string, work: string): Promise<void> {
   const layout = `${join(work, 'layout')}:image`;
   await run('skopeo', ['copy', '--quiet', '--src-tls-verify=false', `docker://${reference}`, `oci:${layout}`]);
   await run('umoci', ['raw', 'unpack', '--image', layout, join(work, 'rootfs')]);
   await run('mkfs.erofs', ['--quiet', join(work, 'rootfs.erofs'), join(work, 'rootfs')]);
-  await rm(work, { recursive: true });
 }
 
 async function deployAndRun(reference: string, name: string): Promise<void> {
@@ -76,7 +74,9 @@ async function runOnce(name: string): Promise<void> {
 const times = { floor: [] as number[], warm: [] as number[], cold: [] as number[], cached: [] as number[] };
 for (let round = 0; round < ROUNDS; round += 1) {
   const reference = await newImage(round);
-  times.floor.push(await timed(() => byHand(reference)));
+  const work = await mkdtemp(join(directory, 'floor-'));
+  times.floor.push(await timed(() => byHand(reference, work)));
+  await rm(work, { recursive: true });
   times.cold.push(await timed(() => deployAndRun(reference, `cold${round}`)));
   times.cached.push(await timed(() => deployAndRun(reference, `cached${round}`)));
   times.warm.push(await timed(() => runOnce(`cached${round}`)));
