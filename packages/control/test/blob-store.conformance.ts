@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { suite, test } from 'node:test';
-import { CocoreError } from '@cocore/protocol';
+import { type BlobRef, CocoreError } from '@cocore/protocol';
 import type { BlobBackend } from '../src/blobs/backend.ts';
 import { BlobStore } from '../src/blobs/blob-store.ts';
 import { temporaryDirectory } from './support/temporary.ts';
@@ -133,6 +133,18 @@ export function blobStoreConformance<Place>(name: string, make: MakeBackend<Plac
       const other = await again.adopt(`${path}.new`);
       assert.deepEqual(other, refOf(second));
       assert.deepEqual(await digests(again), [refOf(first).digest, other.digest].sort());
+    });
+
+    test('a file whose digest is known, it is kept under it', async () => {
+      await using made = await fixture();
+      const path = join(made.path, 'large');
+      const bytes = Buffer.alloc(200_000, 'known');
+      await writeFile(path, bytes);
+      const admitted: string[] = [];
+      const admit = async ({ digest }: BlobRef) => void admitted.push(digest);
+      assert.deepEqual(await made.store.adopt(path, admit, refOf(bytes)), refOf(bytes));
+      assert.deepEqual(admitted, [refOf(bytes).digest]);
+      assert.ok((await buffer((await made.store.read(refOf(bytes).digest)).stream)).equals(bytes));
     });
 
     test('a file that was adopted and removed, it is kept again', async () => {

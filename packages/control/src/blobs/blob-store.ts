@@ -69,10 +69,11 @@ export class BlobStore {
    * Keeps a large file of the host, which must not change from then on: on disk it is linked where the file system can. Without
    * admission it is the server's own, and stays for this life of the server.
    *
+   * @param known what is in the file, of whoever has just read it whole; without it, it is read here
    * @throws CocoreError `not_ready`
    */
-  async adopt(path: string, admit?: AdmitBlob): Promise<BlobRef> {
-    const blob = await this.#adopted.refOf(path);
+  async adopt(path: string, admit?: AdmitBlob, known?: BlobRef): Promise<BlobRef> {
+    const blob = known ?? (await this.#adopted.refOf(path));
     if (admit === undefined) this.#own.add(blob.digest);
     await this.#keep(path, blob, admit);
     return blob;

@@ -29,7 +29,8 @@ export interface ImportedImage extends AsyncDisposable {
   /** Of the manifest for the workers' platform. */
   readonly manifestDigest: string;
   readonly config: ImageConfig;
-  readonly rootfs: BlobRef & { readonly path: string };
+  /** `isNew` when its bytes have been read just now. */
+  readonly rootfs: BlobRef & { readonly path: string; readonly isNew: boolean };
 }
 
 export interface ImageRequest {

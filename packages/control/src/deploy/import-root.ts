@@ -27,8 +27,10 @@ export async function importRoot(
   const request = { reference, auth: auth ?? null, project: projectId };
   await using imported = await images.import(request, (progress) => listener.progress(progress), listener.signal);
   const { config, manifestDigest, rootfs } = imported;
+  // What was kept for longer is read again: the disk may have damaged it.
+  const known = rootfs.isNew ? { digest: rootfs.digest, bytes: rootfs.bytes } : undefined;
   return {
-    image: await blobs.adopt(rootfs.path, async (blob) => store.addBlob(projectId, blob, limits)),
+    image: await blobs.adopt(rootfs.path, async (blob) => store.addBlob(projectId, blob, limits), known),
     manifestDigest,
     config,
     surroundings: surroundingsOf(config),

@@ -90,14 +90,14 @@ export class ImageImporter implements AsyncDisposable {
       onProgress,
       signal,
     );
-    const { image, indexDigest, manifestDigest } = imported;
+    const { image, indexDigest, manifestDigest, isNew } = imported;
     const release = this.#store.pin(image.path);
     return {
       reference: `${reference.repository}@${manifestDigest}`,
       indexDigest,
       manifestDigest,
       config: image.config,
-      rootfs: { path: image.path, digest: image.digest, bytes: image.bytes },
+      rootfs: { path: image.path, digest: image.digest, bytes: image.bytes, isNew },
       [Symbol.asyncDispose]: async () => release(),
     };
   }

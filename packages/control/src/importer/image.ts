@@ -39,5 +39,11 @@ export interface ImportedImage extends AsyncDisposable {
   readonly manifestDigest: string;
   readonly config: ImageConfig;
   /** A read-only erofs, the same bytes for the same image wherever it is made. */
-  readonly rootfs: { readonly path: string; readonly digest: string; readonly bytes: number };
+  readonly rootfs: {
+    readonly path: string;
+    readonly digest: string;
+    readonly bytes: number;
+    /** Whether it was made, and its digest taken, just now; else that was for an earlier request. */
+    readonly isNew: boolean;
+  };
 }

@@ -46,6 +46,8 @@ export interface Imported {
   readonly indexDigest: string;
   readonly manifestDigest: string;
   readonly image: KeptImage;
+  /** Whether the image was made by this import, so that its bytes have just been read. */
+  readonly isNew: boolean;
   readonly release: () => void;
 }
 
@@ -123,7 +125,7 @@ export async function importOnce(options: OneImport): Promise<Imported> {
       const { indexDigest, manifestDigest } = message;
       resolved = { indexDigest, manifestDigest };
       const kept = await scope.image(manifestDigest);
-      if (kept !== null) return { ...resolved, ...kept };
+      if (kept !== null) return { ...resolved, ...kept, isNew: false };
       send(child, { go: true });
     } else if (message.type === 'verified' && verified.length < limits.layers) {
       verified.push(message.digest);
@@ -152,7 +154,7 @@ export async function importOnce(options: OneImport): Promise<Imported> {
   await scope.keepImage(resolved.manifestDigest, rootfs, { digest, bytes, config: last.config });
   const kept = await scope.image(resolved.manifestDigest);
   if (kept === null) throw new Error('the image was removed while it was kept');
-  return { ...resolved, ...kept };
+  return { ...resolved, ...kept, isNew: true };
 }
 
 function send(child: JailProcess, message: unknown): void {
