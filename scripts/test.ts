@@ -128,6 +128,7 @@ const STAGES: Stage[] = [
   tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 1, leakCheck: true }),
   tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('faults', 'tests/faults/*.test.ts', { concurrency: 2, leakCheck: true }),
   endToEnd('qemu'),
   endToEnd('gvisor'),
   tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 1, leakCheck: true }),

@@ -1,0 +1,51 @@
+/**
+ * `npm run chaos -- --minutes 30 --seed 1`: one round of faults after the other, from that seed on, until the time is up; several at once with
+ * `--at-once N`. `--kind KIND`, given any number of times, chooses from these kinds alone. A seed that fails belongs into `tests/faults/seeds.json`.
+ */
+import { parseArgs } from 'node:util';
+import { ALL_KINDS, HELD_KINDS, planOf } from '../tests/faults/plan.ts';
+import { runRound } from '../tests/faults/round.ts';
+
+const { values } = parseArgs({
+  options: {
+    minutes: { type: 'string', default: '10' },
+    seed: { type: 'string', default: '1' },
+    'at-once': { type: 'string', default: '1' },
+    executions: { type: 'string', default: '500' },
+    kind: { type: 'string', multiple: true },
+  },
+});
+
+const numberOf = (name: 'minutes' | 'seed' | 'at-once' | 'executions'): number => {
+  const number = Number(values[name]);
+  if (Number.isFinite(number) && number > 0) return number;
+  console.error(`error: --${name} must be a number above 0`);
+  process.exit(2);
+};
+const kinds = values.kind?.map((kind) => {
+  const known = ALL_KINDS.find((one) => one === kind);
+  if (known !== undefined) return known;
+  console.error(`error: there is no fault ${kind}; the kinds are ${ALL_KINDS.join(', ')}`);
+  process.exit(2);
+});
+
+const until = performance.now() + numberOf('minutes') * 60_000;
+const failed: number[] = [];
+let rounds = 0;
+let next = numberOf('seed');
+
+async function lane(): Promise<void> {
+  while (performance.now() < until) {
+    const seed = next;
+    next += 1;
+    const plan = planOf(seed, { executions: numberOf('executions'), kinds: kinds ?? HELD_KINDS });
+    const { verdict, text } = await runRound(plan);
+    rounds += 1;
+    if (verdict.violations.length > 0) failed.push(seed);
+    console.log(`\n${text}`);
+  }
+}
+
+await Promise.all(Array.from({ length: numberOf('at-once') }, lane));
+console.log(`\n${rounds} rounds, ${failed.length} failed${failed.length === 0 ? '' : `: seeds ${failed.join(', ')}`}`);
+process.exitCode = failed.length > 0 ? 1 : 0;

@@ -1,0 +1,334 @@
+import { type AttemptRecord, CONTROL_GRACE_MS, type ExecutionRecord, isTerminal, LEASE_MS } from '@cocore/protocol';
+import type { Sighting } from './fleet.ts';
+import { AFTERMATH_MS, History, type Span } from './history.ts';
+import type { FaultRun } from './inject.ts';
+import { DONE, textOf } from './jobs.ts';
+import type { Ledger } from './ledger.ts';
+import { WORKERS } from './plan.ts';
+import type { JobRun } from './workload.ts';
+
+/** Everything that is known of a round when all of it is over. Times by the monotonic clock, but those of records. */
+export interface Observation {
+  readonly faults: readonly FaultRun[];
+  readonly runs: readonly JobRun[];
+  /** By id: what the control server answers at the end for each id that was answered; absent where it does not. */
+  readonly records: ReadonlyMap<string, ExecutionRecord>;
+  /** Standard output by id. */
+  readonly outputs: ReadonlyMap<string, Buffer>;
+  /** Ids of all executions that the control server lists and that are of jobs. */
+  readonly listed: readonly string[];
+  readonly ledger: Ledger;
+  readonly sightings: readonly Sighting[];
+  /** Ids of workers by number. */
+  readonly workerIds: readonly string[];
+  /** What the wall clock was ahead of the monotonic one. */
+  readonly wallAheadMs: number;
+  readonly memoryPeakKiB: { readonly control: number; readonly worker: number };
+  /** Daemons that ended by themselves, or did not stop. */
+  readonly surprises: readonly string[];
+  /** Processes, mounts and files that should be gone. */
+  readonly leaks: readonly string[];
+}
+
+export interface Verdict {
+  /** What is held, and what was measured. */
+  readonly rows: readonly (readonly [what: string, value: string])[];
+  /** For each fault, how long after it was healed service was normal; null where another fault was in between, or nobody asked. */
+  readonly recoveriesMs: readonly (number | null)[];
+  /** One sentence each. */
+  readonly violations: readonly string[];
+}
+
+/** What no daemon may need, whatever happens to it in a round. */
+export const MAX_CONTROL_MIB = 512;
+export const MAX_WORKER_MIB = 384;
+
+/** Beyond its deadline, the grace after it and a lease: what a loaded host needs. */
+const LATE_MS = 15_000;
+
+/** Ends that are the same on both sides of all faults: the state, and why. */
+const endOf = ({ state, reason }: Pick<ExecutionRecord, 'state' | 'reason'>): string =>
+  reason === null ? state : `${state} (${reason})`;
+
+/** Judges a round. Nothing is asked of anybody here: the same observation gives the same verdict. */
+export function judge(observation: Observation): Verdict {
+  return new Judgement(observation).verdict();
+}
+
+class Judgement {
+  readonly #seen: Observation;
+  readonly #history: History;
+  readonly #violations: string[] = [];
+  readonly #ends = new Map<string, number>();
+  readonly #cancelToGoneMs: number[] = [];
+  readonly #killedToKnownMs: number[] = [];
+  readonly #silentToKnownMs: number[] = [];
+  #accepted = 0;
+  #ended = 0;
+  #lost = 0;
+  #doubleSuccess = 0;
+  #bytes = 0;
+  #bytesLost = 0;
+  #bytesDoubled = 0;
+  #stuck = 0;
+  #ranTwice = 0;
+  #untouched = 0;
+
+  constructor(observation: Observation) {
+    this.#seen = observation;
+    this.#history = new History(observation.faults);
+  }
+
+  verdict(): Verdict {
+    const { runs, listed, surprises, leaks, memoryPeakKiB } = this.#seen;
+    for (const run of runs) this.#judge(run);
+    const known = new Set(runs.flatMap(({ ids }) => [...ids]));
+    const unknown = listed.filter((id) => !known.has(id));
+    // Who gave up before the answer may have been given one.
+    const unanswered = runs.filter(({ ids }) => ids.size === 0).length;
+    if (unknown.length > unanswered) this.#violations.push(`nobody asked for ${unknown.slice(0, 5).join(', ')}`);
+    const listedOnce = new Set(listed);
+    for (const id of known) if (!listedOnce.has(id)) this.#violations.push(`${id} is not listed`);
+    this.#violations.push(...surprises, ...leaks.map((leak) => `left behind: ${leak}`));
+    const mib = (kib: number) => Math.ceil(kib / 1024);
+    const [control, worker] = [mib(memoryPeakKiB.control), mib(memoryPeakKiB.worker)];
+    if (control > MAX_CONTROL_MIB) this.#violations.push(`the control server had ${control} MiB`);
+    if (worker > MAX_WORKER_MIB) this.#violations.push(`a worker had ${worker} MiB`);
+    const recoveriesMs = this.#seen.faults.map((fault) => this.#recoveryMs(fault));
+    const recovered = recoveriesMs.filter((ms) => ms !== null);
+    return {
+      rows: [
+        ['executions accepted', String(this.#accepted)],
+        ['executions ended', String(this.#ended)],
+        ...[...this.#ends]
+          .sort(([, one], [, other]) => other - one)
+          .map(([end, n]) => [`  ${end}`, String(n)] as const),
+        ['  of them touched by no fault', String(this.#untouched)],
+        ['lost', String(this.#lost)],
+        ['double success', String(this.#doubleSuccess)],
+        ['run more than once, for a fault', String(this.#ranTwice)],
+        ['stuck past deadline', String(this.#stuck)],
+        ['bytes of output', String(this.#bytes)],
+        ['bytes lost', String(this.#bytesLost)],
+        ['bytes doubled or damaged', String(this.#bytesDoubled)],
+        ['processes, mounts, files leaked', String(leaks.length)],
+        ['memory peak: control server; a worker', `${control} MiB; ${worker} MiB`],
+        ['last fault healed → everything has ended', `${Math.round(this.#lastEndMs())} ms`],
+        ['fault healed → normal service', quantiles(recovered)],
+        ['cancel request → sandbox gone', quantiles(this.#cancelToGoneMs)],
+        ['worker killed → its executions end', quantiles(this.#killedToKnownMs)],
+        ['worker silent → its executions end', quantiles(this.#silentToKnownMs)],
+      ],
+      recoveriesMs,
+      violations: this.#violations,
+    };
+  }
+
+  #judge(run: JobRun): void {
+    const { job, ids } = run;
+    const fail = (what: string) => this.#violations.push(`job ${job.number} (${[...ids].join(', ')}): ${what}`);
+    for (const fault of run.faults) fail(fault);
+    if (ids.size > 1) fail('one idempotency key gave several executions');
+    const [id] = ids;
+    if (id === undefined) {
+      this.#stuck += 1;
+      fail('was never answered');
+      return;
+    }
+    this.#accepted += 1;
+    const record = this.#seen.records.get(id);
+    if (record === undefined) {
+      this.#lost += 1;
+      fail('its id answers no more');
+      return;
+    }
+    if (!isTerminal(record.state)) {
+      this.#stuck += 1;
+      fail(`has not ended: ${JSON.stringify(record.waiting ?? record.attempts.at(-1))}`);
+      return;
+    }
+    this.#ended += 1;
+    this.#ends.set(endOf(record), (this.#ends.get(endOf(record)) ?? 0) + 1);
+    if (run.end === null) fail('its user never heard of the end');
+    else if (endOf(run.end) !== endOf(record)) fail(`ended as ${endOf(run.end)}, then as ${endOf(record)}`);
+    this.#judgeEnd(run, record, fail);
+    this.#judgeRuns(record, fail);
+    this.#judgeBytes(run, record, fail);
+    this.#measureCancel(run, record);
+  }
+
+  /** Whether it ended as it should, or a fault of the plan explains why not; and in time. */
+  #judgeEnd({ job, cancel, askedMs }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
+    const attempt = record.attempts.at(-1)!;
+    const worker = this.#workerOf(attempt);
+    const endedMs = this.#ms(record.endedAt!);
+    const life = { fromMs: this.#ms(attempt.assignedAt ?? record.createdAt), toMs: endedMs };
+    if (!this.#history.touched(worker, { fromMs: askedMs, toMs: endedMs })) this.#untouched += 1;
+    const isNatural = record.state === job.natural.state && record.reason === job.natural.reason;
+    const isCancelled = record.state === 'cancelled' && cancel !== null;
+    if (!isNatural && !isCancelled && (worker === null || !this.#explains(worker, record, life))) {
+      fail(`ended as ${endOf(record)} instead of ${endOf(job.natural)}, which no fault explains: ${story(record)}`);
+    }
+    if (record.reason === 'host_lost' && worker !== null) this.#measureLost(worker, life);
+    const deadlineMs = record.deadlineAt === null ? null : this.#ms(record.deadlineAt);
+    if (deadlineMs !== null && endedMs > deadlineMs + CONTROL_GRACE_MS + LEASE_MS + this.#outageMs() + LATE_MS) {
+      this.#stuck += 1;
+      fail(`ended ${Math.round((endedMs - deadlineMs) / 1000)} s after its deadline`);
+    }
+  }
+
+  #explains(worker: number, { state, reason }: ExecutionRecord, life: Span): boolean {
+    const history = this.#history;
+    if (state === 'failure' && reason === 'host_lost') {
+      return (
+        history.died(worker, life) ||
+        history.wasSilentForLease(worker, life) ||
+        history.wasRestartedUnheard(worker, life) ||
+        history.hadTwin(worker, life)
+      );
+    }
+    if (state === 'failure' && reason === 'host_reclaimed') return history.wasRestarted(worker, life);
+    // The function's time ran out while it stood still with its worker.
+    if (state === 'timeout' && reason === 'run_timeout') return history.wasStopped(worker, life);
+    return false;
+  }
+
+  /** By the account of the world outside. */
+  #judgeRuns({ state, attempts }: ExecutionRecord, fail: (what: string) => void): void {
+    const { ledger } = this.#seen;
+    const times = attempts.map(({ id }) => ledger.effects(id, DONE));
+    const total = times.reduce((sum, count) => sum + count, 0);
+    const successes = attempts.filter(({ outcome }) => outcome?.kind === 'exited' && outcome.code === 0).length;
+    if (successes > 1) {
+      this.#doubleSuccess += 1;
+      fail('succeeded twice');
+    }
+    if (state === 'success' && total === 0) fail('is a success and never ran to its end');
+    if (total <= 1) return;
+    this.#ranTwice += 1;
+    const isExplained = attempts.some((attempt) => {
+      const worker = this.#workerOf(attempt);
+      const life = { fromMs: this.#ms(attempt.createdAt), toMs: this.#ms(attempt.endedAt ?? attempt.createdAt) };
+      // An attempt that is given to another worker forgets the first.
+      return (worker === null ? [] : [...Array(WORKERS).keys()]).some((one) =>
+        this.#history.wasSilentForLease(one, life),
+      );
+    });
+    if (!isExplained) fail(`had its effect ${total} times, which no fault explains`);
+  }
+
+  #judgeBytes({ job, followed }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
+    const output = this.#seen.outputs.get(record.id) ?? Buffer.alloc(0);
+    const expected = Buffer.from(textOf(job.lines));
+    this.#bytes += output.length;
+    const isWhole = record.state === 'success' || record.reason === 'exit_code';
+    const same = commonLength(output, expected);
+    if (same < output.length) {
+      this.#bytesDoubled += output.length - same;
+      fail(`its output is not what it wrote from byte ${same} on`);
+    } else if (isWhole && same < expected.length) {
+      this.#bytesLost += expected.length - same;
+      fail(`${expected.length - same} bytes of its output are missing`);
+    }
+    if (record.output.stdout.bytes !== output.length) {
+      this.#bytesLost += Math.abs(record.output.stdout.bytes - output.length);
+      fail(`its record counts ${record.output.stdout.bytes} bytes of output, and there are ${output.length}`);
+    }
+    if (followed === null || followed.equals(output)) return;
+    this.#bytesLost += Math.abs(followed.length - output.length);
+    fail(`its follower was sent ${followed.length} bytes, and there are ${output.length}`);
+  }
+
+  /** Only where no fault is in between. */
+  #measureCancel({ cancel }: JobRun, { attempts }: ExecutionRecord): void {
+    if (cancel?.result !== 'requested') return;
+    const attempt = attempts.at(-1)!;
+    const goneMs = this.#seen.ledger.goneMs(attempt.id);
+    if (goneMs === null || goneMs < cancel.askedMs) return;
+    if (this.#history.touched(this.#workerOf(attempt), { fromMs: cancel.askedMs, toMs: goneMs }, 1_000)) {
+      return;
+    }
+    this.#cancelToGoneMs.push(goneMs - cancel.askedMs);
+  }
+
+  #measureLost(worker: number, { toMs }: Span): void {
+    const killed = this.#history.lastBefore(worker, ['kill'], toMs);
+    const silent = this.#history.lastBefore(worker, ['stop', 'cut', 'silence', 'mute', 'deaf'], toMs);
+    if (killed !== undefined && (silent === undefined || killed.beganMs > silent.beganMs)) {
+      this.#killedToKnownMs.push(toMs - killed.beganMs);
+    } else if (silent !== undefined) this.#silentToKnownMs.push(toMs - silent.beganMs);
+  }
+
+  /**
+   * Until all workers are online, but those that another fault is on, and something that was asked for after the fault has succeeded. Null
+   * where a fault of all was in between.
+   */
+  #recoveryMs(run: FaultRun): number | null {
+    const { sightings, runs, faults } = this.#seen;
+    const { healedMs } = run;
+    const isNormal = ({ atMs, online }: Sighting) =>
+      [...Array(WORKERS).keys()].every((worker) => online.has(worker) || this.#history.isUnder(worker, atMs, run));
+    const online = sightings.find((sighting) => sighting.atMs >= healedMs && isNormal(sighting));
+    const served = runs
+      .filter(({ askedMs, end }) => askedMs >= healedMs && end?.state === 'success')
+      .map(({ endKnownMs }) => endKnownMs!);
+    if (online === undefined || served.length === 0) return null;
+    const normalMs = Math.max(online.atMs, Math.min(...served));
+    const isDisturbed = faults.some(
+      (other) =>
+        other !== run &&
+        typeof other.fault.target !== 'number' &&
+        other.beganMs < normalMs &&
+        other.healedMs + AFTERMATH_MS > healedMs,
+    );
+    return isDisturbed ? null : normalMs - healedMs;
+  }
+
+  #lastEndMs(): number {
+    const healedMs = Math.max(0, ...this.#seen.faults.map((fault) => fault.healedMs));
+    const known = this.#seen.runs.map(({ endKnownMs }) => endKnownMs ?? 0);
+    return Math.max(0, Math.max(...known) - healedMs);
+  }
+
+  /** How long anything was wrong with the control server or the whole. */
+  #outageMs(): number {
+    return this.#seen.faults.reduce(
+      (sum, { beganMs, healedMs, fault }) =>
+        fault.target === 'control' || fault.target === 'all' ? sum + healedMs - beganMs + AFTERMATH_MS : sum,
+      0,
+    );
+  }
+
+  #workerOf({ workerId }: Pick<AttemptRecord, 'workerId'>): number | null {
+    const number = workerId === null ? -1 : this.#seen.workerIds.indexOf(workerId);
+    return number === -1 ? null : number;
+  }
+
+  /** A record's time by the monotonic clock. */
+  #ms(at: string): number {
+    return Date.parse(at) - this.#seen.wallAheadMs;
+  }
+}
+
+function story({ message, attempts }: ExecutionRecord): string {
+  const lines = attempts.map(
+    ({ workerId, assignedAt, acceptedAt, startedAt, endedAt, outcome }) =>
+      `${workerId} assigned ${assignedAt} accepted ${acceptedAt} started ${startedAt} ended ${endedAt} as ${JSON.stringify(outcome)}`,
+  );
+  return [...(message === null ? [] : [message]), ...lines].join('; ');
+}
+
+function commonLength(one: Buffer, other: Buffer): number {
+  const most = Math.min(one.length, other.length);
+  if (one.subarray(0, most).equals(other.subarray(0, most))) return most;
+  let at = 0;
+  while (one[at] === other[at]) at += 1;
+  return at;
+}
+
+export function quantiles(valuesMs: readonly number[]): string {
+  if (valuesMs.length === 0) return '–';
+  const sorted = [...valuesMs].sort((one, other) => one - other);
+  const at = (share: number) => Math.round(sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]!);
+  return `p50 ${at(0.5)} ms, p99 ${at(0.99)} ms (${sorted.length})`;
+}
