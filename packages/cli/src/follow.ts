@@ -16,6 +16,11 @@ export async function followOutput(client: CocoreClient, id: string, sinks: Sink
         if (sink !== undefined && !sink.write(fromBase64(event.data.base64))) await once(sink, 'drain');
         break;
       }
+      case 'restart':
+        process.stderr.write(
+          `cocore: the output of another attempt follows, from its beginning (${event.data.attemptId})\n`,
+        );
+        break;
       case 'end':
         return event.data;
     }

@@ -1,4 +1,4 @@
-import { CocoreError, ExecutionRecord, type FollowEvent, OutputEvent } from '@cocore/protocol';
+import { CocoreError, ExecutionRecord, type FollowEvent, OutputEvent, RestartEvent } from '@cocore/protocol';
 import { z } from 'zod';
 import { type Http } from './http.ts';
 import { type ServerSentEvent, SseParser } from './sse.ts';
@@ -6,6 +6,7 @@ import { type ServerSentEvent, SseParser } from './sse.ts';
 const FollowEventSchema = z.discriminatedUnion('event', [
   z.object({ event: z.literal('execution'), id: z.string(), data: ExecutionRecord }),
   z.object({ event: z.literal('output'), id: z.string(), data: OutputEvent }),
+  z.object({ event: z.literal('restart'), id: z.string(), data: RestartEvent }),
   z.object({ event: z.literal('end'), id: z.string(), data: ExecutionRecord }),
 ]);
 

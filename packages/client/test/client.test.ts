@@ -26,6 +26,7 @@ const record: ExecutionRecord = {
   timeoutMs: 1000,
   outputLimitBytes: 1000,
   isolation: 'gvisor',
+  retries: null,
   waiting: null,
   inputDigest: sha256,
   createdAt: '2026-01-01T00:00:00.000Z',

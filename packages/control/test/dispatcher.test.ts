@@ -145,8 +145,10 @@ test('a worker that resumes an attempt while its lease runs out, it is told to d
     clock.advance(SWEEP_MS);
     await sweeper.sweep();
   }
+  // What follows the lost attempt is a new one.
+  await until('it has the next', () => resumed?.sent.some(({ type }) => type === 'AttemptAssign') === true);
   assert.deepEqual(
     (resumed as Link | null)?.sent.map(({ type }) => type),
-    ['AttemptRevoke'],
+    ['AttemptRevoke', 'AttemptAssign'],
   );
 });

@@ -11,7 +11,7 @@ import { EventHub } from '../src/events.ts';
 import { follow } from '../src/http/follow.ts';
 import type { OutputStore } from '../src/output/output-store.ts';
 import { EventStream } from './support/event-stream.ts';
-import { ScriptedWorker } from './support/scripted-worker.ts';
+import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
 
@@ -62,6 +62,35 @@ test('a follower that comes back with the last id, it gets what it has not had',
     pieces.map(({ offset, base64 }) => [offset, Buffer.from(base64, 'base64').toString()]),
     [[6, 'second']],
   );
+});
+
+test('rule 11: a follower over a redelivery, it goes on where the new output begins as the old one did, else it restarts', async () => {
+  for (const [second, expected] of [
+    ['same and more', ['output 0 same', 'output 4  and more', 'end']],
+    ['other', ['output 0 same', 'restart', 'output 0 other', 'end']],
+    ['sam', ['output 0 same', 'restart', 'output 0 sam', 'end']],
+  ] as const) {
+    await using server = await TestServer.start();
+    const identity = new Identity();
+    await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+    await server.deploy('twice');
+    const { id } = await server.run('twice');
+    const lost = await first.startNext();
+    await using events = await EventStream.open(server, id);
+    first.output(lost.channel, 'stdout', 0, 'same');
+    const before = await events.nextOf('output');
+    // It comes back without what it had.
+    await using again = await ScriptedWorker.connect(server, { identity });
+    const assign = await again.startNext();
+    again.output(assign.channel, 'stdout', 0, second);
+    again.end(assign, { kind: 'exited', code: 0 }, { stdout: second });
+    const seen = [before, ...(await events.rest())].flatMap((one) => {
+      if (one.event === 'execution') return [];
+      if (one.event !== 'output') return [one.event];
+      return [`output ${one.data.offset} ${Buffer.from(one.data.base64, 'base64').toString()}`];
+    });
+    assert.deepEqual(seen, expected);
+  }
 });
 
 test('a Last-Event-ID that is not of this execution, it is refused', async () => {

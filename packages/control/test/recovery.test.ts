@@ -37,7 +37,7 @@ test('the server restarted during a run, the worker comes back, its output is wh
   assert.equal(again.executionId, queued.id);
 });
 
-test('a worker that comes back without an attempt it had accepted, the attempt ends as host_lost', async () => {
+test('a worker that comes back without an attempt it had accepted, the attempt ends as host_lost and the next one runs', async () => {
   await using server = await TestServer.start();
   const identity = new Identity();
   await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
@@ -45,9 +45,69 @@ test('a worker that comes back without an attempt it had accepted, the attempt e
   const { id } = await server.run('forgotten');
   await first.startNext();
   await executing(server, id);
-  await using _second = await ScriptedWorker.connect(server, { identity });
+  await using second = await ScriptedWorker.connect(server, { identity });
+  second.end(await second.startNext());
   const record = await server.execution(id, '10s');
-  assert.deepEqual([record.state, record.reason], ['failure', 'host_lost']);
+  assert.equal(record.state, 'success');
+  assert.deepEqual(
+    record.attempts.map(({ cause, outcome }) => [cause, outcome?.kind]),
+    [
+      ['first', 'lost'],
+      ['redelivery', 'exited'],
+    ],
+  );
+});
+
+test('rule 1: a worker that is lost, another one runs its execution and what the first says late is dropped', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  const identity = new Identity();
+  const first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('moved');
+  const { id } = await server.run('moved');
+  const lost = await first.startNext();
+  first.output(lost.channel, 'stdout', 0, 'first');
+  await first.next('OutputAck', (ack) => ack.offset === 5);
+  await first[Symbol.asyncDispose]();
+  await pass(server, clock, LEASE_MS + 2 * SWEEP_MS);
+  await using second = await ScriptedWorker.connect(server);
+  const assign = await second.startNext();
+  assert.equal(assign.executionId, id);
+  await using back = await ScriptedWorker.connect(server, { identity, inventory: [lost.attemptId] });
+  assert.deepEqual(back.welcome.revoke, [lost.attemptId]);
+  second.output(assign.channel, 'stdout', 0, 'second');
+  second.end(assign, { kind: 'exited', code: 0 }, { stdout: 'second' });
+  const record = await server.execution(id, '10s');
+  assert.deepEqual([record.state, record.stdout?.data], ['success', 'second']);
+});
+
+test('retries, the next attempt waits its time also over a restart of the server, and can be cancelled meanwhile', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  const identity = new Identity();
+  const first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+  await server.deploy('tried', { retries: { max: 1, on: ['exit_code'], backoffMs: 60_000 } });
+  const ids = [];
+  for (const _ of [1, 2]) {
+    ids.push((await server.run('tried')).id);
+    first.end(await first.startNext(), { kind: 'exited', code: 1 });
+  }
+  const [tried, cancelled] = ids as [string, string];
+  for (const id of ids) await until('it waits', async () => (await server.execution(id)).waiting?.code === 'backoff');
+  await server.call('POST', `/v1/executions/${cancelled}/cancel`, { body: { json: {} } });
+  assert.equal((await server.execution(cancelled)).state, 'cancelled');
+  await server.restart();
+  await first.closed;
+  await using second = await ScriptedWorker.connect(server, { identity });
+  assert.equal((await server.execution(tried)).phase, 'requeued');
+  assert.deepEqual(second.received, [], 'nothing is given out yet');
+  clock.advance(60_000);
+  await server.restart();
+  await second.closed;
+  await using third = await ScriptedWorker.connect(server, { identity });
+  third.end(await third.startNext());
+  const record = await server.execution(tried, '10s');
+  assert.deepEqual([record.state, record.attempts.at(-1)?.cause], ['success', 'retry']);
 });
 
 test('an attempt in the inventory that has ended, it is revoked', async () => {
@@ -63,7 +123,7 @@ test('an attempt in the inventory that has ended, it is revoked', async () => {
   assert.deepEqual(second.welcome.revoke, [assign.attemptId]);
 });
 
-test('a socket cut for less than the lease, the run goes on; longer, it ends as host_lost', async () => {
+test('a socket cut for less than the lease, the run goes on; longer, it waits for another worker', async () => {
   const clock = new ManualClock();
   await using server = await TestServer.start({ clock });
   const identity = new Identity();
@@ -81,7 +141,8 @@ test('a socket cut for less than the lease, the run goes on; longer, it ends as 
   assert.equal((await server.execution(id)).state, 'running');
   await pass(server, clock, 4 * SWEEP_MS);
   const record = await server.execution(id);
-  assert.deepEqual([record.state, record.reason], ['failure', 'host_lost']);
+  assert.deepEqual([record.state, record.phase], ['running', 'requeued']);
+  assert.deepEqual(record.attempts[0]?.outcome, { kind: 'lost', cause: 'host_lost' });
 });
 
 test('a connected worker that does not beat, its session is closed at the end of its lease', async () => {

@@ -11,7 +11,7 @@ import {
   QUEUE_TTL_MS,
 } from '@cocore/protocol';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
-import type { NewExecution, QueuedAttempt, ReportedEnd, SessionOpened, Store } from '../src/store/store.ts';
+import type { AttemptKey, NewExecution, QueuedAttempt, ReportedEnd, SessionOpened, Store } from '../src/store/store.ts';
 import { ManualClock } from './support/manual-clock.ts';
 import { BASH_FILE } from './support/version-fields.ts';
 
@@ -533,8 +533,116 @@ export function storeConformance(
       });
     });
 
+    describe('deliveries', () => {
+      /** The attempt that waits, given to a worker and accepted. */
+      const again = async (attempt: AttemptKey & { executionId: string }, sessionId = 's1', publicKey = 'k1') => {
+        const next = await store.readNext(attempt);
+        const { workerId } = await join(publicKey, sessionId);
+        assert.notEqual(await store.assign(next!, { workerId, sessionId }), null);
+        assert.equal((await store.recordAccepted(next!, sessionId, SANDBOX)).reported, 'recorded');
+        return { attempt: next!, workerId };
+      };
+      const retries = { max: 2, backoffMs: 1000 };
+      const failed = reportedEnd({ outcome: { kind: 'exited', code: 3 } });
+
+      test('rule 1: a lost attempt, the execution runs on and ends by the attempt after it', async () => {
+        const first = await running();
+        await store.recordLost(first.attempt, first.workerId, null);
+        const second = await again(first.attempt, 's2', 'k2');
+        assert.notEqual(second.attempt.attemptId, first.attempt.attemptId);
+        assert.equal((await read(first.attempt)).phase, 'preparing');
+        assert.equal(await store.recordEnd(second.attempt, 's2', reportedEnd()), 'recorded');
+        const record = await read(first.attempt);
+        assert.deepEqual([record.state, record.decidingAttempt], ['success', second.attempt.attemptId]);
+        assert.equal(await store.readNext(first.attempt), null);
+      });
+
+      test('a host lost again and again, two redeliveries are made and then it ends', async () => {
+        let { attempt, workerId } = await running();
+        for (const life of [2, 3]) {
+          await store.recordLost(attempt, workerId, null);
+          ({ attempt, workerId } = await again(attempt, `s${life}`, `k${life}`));
+        }
+        assert.equal(await store.recordLost(attempt, workerId, null), 'ended');
+        const record = await read(attempt);
+        assert.deepEqual([record.state, record.reason, record.attempts.length], ['failure', 'host_lost', 3]);
+      });
+
+      test('retries that were asked for, each waits longer and the last end stands', async () => {
+        const queued = await create({ retries });
+        const { workerId } = await join('k1', 's1');
+        await store.assign(queued, { workerId, sessionId: 's1' });
+        await store.recordAccepted(queued, 's1', SANDBOX);
+        let attempt: QueuedAttempt = queued;
+        for (const longestMs of [1000, 2000]) {
+          assert.equal(await store.recordEnd(attempt, 's1', failed), 'recorded');
+          const record = await read(attempt);
+          assert.deepEqual([record.state, record.phase, record.exitCode], ['running', 'requeued', null]);
+          const next = (await store.readNext(attempt))!;
+          const waitMs = next.notBeforeMs! - clock.nowMs();
+          assert.ok(waitMs >= longestMs / 2 && waitMs <= longestMs, `${waitMs} of ${longestMs}`);
+          await store.assign(next, { workerId, sessionId: 's1' });
+          await store.recordAccepted(next, 's1', SANDBOX);
+          attempt = next;
+        }
+        await store.recordEnd(attempt, 's1', failed);
+        const record = await read(attempt);
+        assert.deepEqual([record.state, record.reason, record.exitCode], ['failure', 'exit_code', 3]);
+        assert.deepEqual(
+          record.attempts.map(({ cause }) => cause),
+          ['first', 'retry', 'retry'],
+        );
+        assert.deepEqual(record.retries, retries);
+      });
+
+      test('a function’s retries, its executions have them unless they say otherwise', async () => {
+        await store.createFunctionVersion(
+          {
+            ...{
+              projectId,
+              name: 'tried',
+              ...BASH_FILE,
+              code: BLOB,
+              image: BLOB,
+              memoryMiB: 256,
+              cpus: 1,
+              timeoutMs: 1000,
+            },
+            ...{ outputLimitBytes: 1000, env: {}, isolation: 'container', retries },
+          },
+          DEFAULT_LIMITS,
+        );
+        assert.deepEqual((await read(await create({ function: 'tried' }))).retries, retries);
+        assert.equal((await read(await create({ function: 'tried', retries: null }))).retries, null);
+      });
+
+      test('an execution that waits for its next attempt, it is cancelled at once, and expires as it does while it is open', async () => {
+        const one = await running('s1', 'k1');
+        const two = await running('s2', 'k2');
+        for (const { attempt, workerId } of [one, two]) await store.recordLost(attempt, workerId, null);
+        assert.equal((await store.requestCancel(projectId, one.attempt.executionId))?.result, 'cancelled');
+        assert.deepEqual(await store.readNext(one.attempt), null);
+        clock.advance(QUEUE_TTL_MS + 1);
+        const expired = await store.expireQueue(10);
+        assert.deepEqual(
+          expired.map(({ executionId }) => executionId),
+          [two.attempt.executionId],
+        );
+        assert.equal((await read(two.attempt)).reason, 'queue_ttl');
+        assert.equal((await read(one.attempt)).state, 'cancelled');
+      });
+
+      test('rule 7: what is being cancelled when its worker is lost, it is cancelled and nothing follows', async () => {
+        const { attempt, workerId } = await running();
+        await store.requestCancel(projectId, attempt.executionId);
+        await store.recordLost(attempt, workerId, null);
+        assert.equal((await read(attempt)).state, 'cancelled');
+        assert.equal(await store.readNext(attempt), null);
+      });
+    });
+
     describe('giving up', () => {
-      test('an accepted attempt whose worker is lost, it ends; its worker’s late word is stale', async () => {
+      test('an accepted attempt whose worker is lost, it ends and the next waits; its worker’s late word is stale', async () => {
         const { attempt, workerId } = await running();
         assert.equal(await store.recordLost(attempt, 'wk_other', null), 'stale');
         const beat = { atMs: clock.nowMs(), agentAgeMs: 7 };
@@ -542,7 +650,16 @@ export function storeConformance(
         assert.equal(await store.recordLost(attempt, workerId, null), 'stale');
         assert.equal((await store.recordStarted(attempt, 's1', 0)).reported, 'stale');
         const record = await read(attempt);
-        assert.deepEqual([record.state, record.reason, record.attempts[0]?.agentAgeMs], ['failure', 'host_lost', 7]);
+        assert.deepEqual([record.state, record.phase, record.attempts[0]?.agentAgeMs], ['running', 'requeued', 7]);
+        assert.deepEqual(
+          record.attempts.map(({ number, cause, state, outcome }) => [number, cause, state, outcome]),
+          [
+            [1, 'first', 'ended', { kind: 'lost', cause: 'host_lost' }],
+            [2, 'redelivery', 'queued', null],
+          ],
+        );
+        const next = await store.readNext(attempt);
+        assert.deepEqual([next?.attemptId, next?.notBeforeMs], [record.attempts[1]?.id, null]);
       });
 
       test('an attempt that was only assigned, it is queued again', async () => {
@@ -616,7 +733,7 @@ export function storeConformance(
           [gone.attemptId],
         );
         assert.deepEqual(opened.revoke, [unknown]);
-        assert.equal((await read(gone)).reason, 'host_lost');
+        assert.equal((await read(gone)).phase, 'requeued');
         assert.equal((await read(assigned)).state, 'open');
       });
 

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { utf8Length } from './bytes.ts';
+import { AttemptCause, RetryPolicy } from './delivery.ts';
 import { ExecutionPhase, ExecutionState, Fault, Reason } from './execution.ts';
 import { AttemptId, ExecutionId, FunctionId, FunctionName, KeyId, ProjectId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
@@ -134,6 +135,8 @@ const FunctionDeployFields = z.strictObject({
   env: Environment.default({}),
   /** The weakest class that it may run in; the default is the server's. */
   isolation: IsolationClass.optional(),
+  /** What is done again when an execution ends otherwise than by success; nothing if not given. */
+  retries: RetryPolicy.optional(),
 });
 
 /**
@@ -183,6 +186,7 @@ export const FunctionRecord = z.object({
   outputLimitBytes: z.int(),
   /** The weakest class that this version runs in. */
   isolation: IsolationClass,
+  retries: RetryPolicy.nullable().default(null),
   createdAt: Timestamp,
   deployedAt: Timestamp,
 });
@@ -237,6 +241,8 @@ const ExecutionCreateFields = z.strictObject({
   files: z.array(InputFile).max(limits.MAX_FILES).default([]),
   timeoutMs: RunTimeoutMs.optional(),
   outputLimitBytes: OutputLimitBytes.optional(),
+  /** Instead of its function's; null for none. */
+  retries: RetryPolicy.nullable().optional(),
   /** The same key with the same input gives the same execution; with another input it is refused. */
   idempotencyKey: z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText).optional(),
 });
@@ -300,11 +306,14 @@ export const AttemptRecord = z.object({
   id: AttemptId,
   number: z.int().min(1),
   kind: z.enum(['primary']),
+  cause: AttemptCause.default('first'),
   state: AttemptState,
   workerId: WorkerId.nullable(),
   driver: z.string().nullable(),
   isolation: IsolationClass.nullable(),
   createdAt: Timestamp,
+  /** When the wait before a retry is over. */
+  notBefore: Timestamp.nullable().default(null),
   assignedAt: Timestamp.nullable(),
   acceptedAt: Timestamp.nullable(),
   startedAt: Timestamp.nullable(),
@@ -322,9 +331,9 @@ export type AttemptRecord = z.infer<typeof AttemptRecord>;
 export const Waiting = z.object({
   /**
    * `no_worker`: none is online. `isolation`: none that is online gives the class that is required. `too_large`: those that give it are too
-   * small, were they empty. `busy`: those that could run it have no room now, or take nothing.
+   * small, were they empty. `busy`: those that could run it have no room now, or take nothing. `backoff`: the wait before a retry.
    */
-  code: z.enum(['no_worker', 'isolation', 'too_large', 'busy']),
+  code: z.enum(['no_worker', 'isolation', 'too_large', 'busy', 'backoff']),
   /** One line for people: what is needed, and what is there. */
   message: z.string(),
 });
@@ -351,6 +360,7 @@ export const ExecutionRecord = z.object({
   outputLimitBytes: z.int(),
   /** What its function's version requires; what an attempt was given is in the attempt. */
   isolation: IsolationClass,
+  retries: RetryPolicy.nullable().default(null),
   /** Null unless it waits in the queue and nothing can take it now. */
   waiting: Waiting.nullable(),
   inputDigest: Sha256,
@@ -440,13 +450,19 @@ export const OutputEvent = z.object({
 });
 export type OutputEvent = z.infer<typeof OutputEvent>;
 
+/** Event `restart`. */
+export const RestartEvent = z.object({ attemptId: AttemptId });
+export type RestartEvent = z.infer<typeof RestartEvent>;
+
 /**
  * What a follower is sent: `execution` at once and at each change, `output` as it is committed, and `end` with the
- * final record, after all output. Each event's `id` is a cursor for `Last-Event-ID`.
+ * final record, after all output. `restart` says that what follows is the output of another attempt, from its beginning: what was sent of the
+ * earlier one is not its prefix. Each event's `id` is a cursor for `Last-Event-ID`.
  */
 export type FollowEvent =
   | { event: 'execution'; id: string; data: ExecutionRecord }
   | { event: 'output'; id: string; data: OutputEvent }
+  | { event: 'restart'; id: string; data: RestartEvent }
   | { event: 'end'; id: string; data: ExecutionRecord };
 
 // --- Blobs

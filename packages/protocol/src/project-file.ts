@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { CodePath, Environment, HandlerName, RuntimeName } from './api.ts';
+import { RetryPolicy } from './delivery.ts';
 import { FunctionName } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
 import * as limits from './limits.ts';
@@ -39,6 +40,7 @@ export const ProjectFile = z
     isolation: IsolationClass.optional().describe(
       'The weakest isolation class that it may run in; the server’s default if not given.',
     ),
+    retries: RetryPolicy.optional().describe('What is done again when an execution fails; nothing if not given.'),
   })
   .describe('How CoCore deploys this directory.');
 export type ProjectFile = z.infer<typeof ProjectFile>;

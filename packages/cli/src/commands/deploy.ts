@@ -13,10 +13,11 @@ import { connect } from '../context.ts';
 import { DeployProgressPrinter } from '../deploy-progress.ts';
 import { nameOfImage, registryAuth } from '../images/registry-auth.ts';
 import { plain, printJson } from '../print.ts';
+import { type RetryOptions, retriesOf, withRetries } from '../retries.ts';
 import { sourceAt, type Source } from '../source/source.ts';
 import { durationMs, environment, sizeBytes, wholeNumber } from '../units.ts';
 
-interface Options {
+interface Options extends RetryOptions {
   name?: string;
   image?: string;
   runtime?: string;
@@ -64,13 +65,14 @@ function settings(options: Options, project: ProjectFile) {
     timeoutMs: options.timeout ?? project.timeoutMs,
     outputLimitBytes: options.outputLimit ?? project.outputLimitBytes,
     isolation: options.isolation ?? project.isolation,
+    retries: options.retries === 0 ? undefined : (retriesOf(options) ?? project.retries),
     env: { ...project.env, ...options.env },
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Defined<typeof given>;
 }
 
 export function deployCommand(): Command {
-  return new Command('deploy')
+  const command = new Command('deploy')
     .description('make a function of a file, a directory or a container image, or the next version of one')
     .argument('[words...]', 'a file or a directory; or, after --, the command of an image')
     .option('--image <reference>', 'an image of any registry, such as python:3.12 or ghcr.io/owner/name@sha256:…')
@@ -92,20 +94,20 @@ export function deployCommand(): Command {
         IsolationClass.options,
       ),
     )
-    .option('--json', 'print the record')
-    .action(async (words: string[], options: Options) => {
-      let known: CocoreClient | undefined;
-      // What is wrong with the code is said before what is wrong with the server.
-      const client = () => (known ??= connect(process.env));
-      const { deploy, project } = await sourceOf(words, options, client);
-      const printer = new DeployProgressPrinter(process.stderr);
-      const given = { ...deploy, ...settings(options, project) };
-      const onEvent: DeployOptions['onEvent'] = (event) =>
-        event.event === 'progress' ? printer.progress(event.data) : printer.output(event.data);
-      const record = await client()
-        .functions.deploy(given, { onEvent })
-        .finally(() => printer.end());
-      if (options.json === true) printJson(record);
-      else process.stdout.write(`${plain(record.name)} version ${record.version} (${record.id})\n`);
-    });
+    .option('--json', 'print the record');
+  return withRetries(command).action(async (words: string[], options: Options) => {
+    let known: CocoreClient | undefined;
+    // What is wrong with the code is said before what is wrong with the server.
+    const client = () => (known ??= connect(process.env));
+    const { deploy, project } = await sourceOf(words, options, client);
+    const printer = new DeployProgressPrinter(process.stderr);
+    const given = { ...deploy, ...settings(options, project) };
+    const onEvent: DeployOptions['onEvent'] = (event) =>
+      event.event === 'progress' ? printer.progress(event.data) : printer.output(event.data);
+    const record = await client()
+      .functions.deploy(given, { onEvent })
+      .finally(() => printer.end());
+    if (options.json === true) printJson(record);
+    else process.stdout.write(`${plain(record.name)} version ${record.version} (${record.id})\n`);
+  });
 }

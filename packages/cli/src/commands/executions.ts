@@ -1,4 +1,4 @@
-import { type AttemptRecord, type ExecutionRecord, orBetter, type StreamName } from '@cocore/protocol';
+import { type AttemptRecord, type ExecutionRecord, type Outcome, orBetter, type StreamName } from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { followOutput, type Sinks } from '../follow.ts';
@@ -39,17 +39,22 @@ function heartbeatOf({ lastBeatAt, agentAgeMs }: AttemptRecord): string {
   return `${ago(lastBeatAt)}${agentAgeMs === null ? '' : `; agent heard ${agentAgeMs} ms before`}`;
 }
 
+/** Such as `exited 3` and `lost host_lost`. */
+const outcomeOf = (outcome: Outcome): string => Object.values(outcome).join(' ');
+
 function attemptRows(attempt: AttemptRecord): [string, string][] {
   const { host, guest } = attempt.usage;
   const usage = (reading: typeof host) =>
     reading === null
       ? 'not measured'
       : `${reading.cpuMs?.toFixed(0) ?? '–'} ms CPU, ${((reading.memoryPeakBytes ?? 0) / 2 ** 20).toFixed(0)} MiB peak`;
-  const rows: [string, string][] = [[`attempt ${attempt.number}`, `${attempt.id}, ${attempt.state}`]];
+  const why = attempt.cause === 'first' ? '' : `, a ${attempt.cause}`;
+  const rows: [string, string][] = [[`attempt ${attempt.number}`, `${attempt.id}, ${attempt.state}${why}`]];
   if (attempt.workerId === null) return rows;
   return [
     ...rows,
     ['  worker', `${attempt.workerId ?? '–'} (${attempt.driver ?? '–'}, ${attempt.isolation ?? '–'})`],
+    ...(attempt.outcome === null ? [] : [['  end', outcomeOf(attempt.outcome)] satisfies [string, string]]),
     ['  heartbeat', heartbeatOf(attempt)],
     ['  usage, host', usage(host)],
     ['  usage, guest', usage(guest)],

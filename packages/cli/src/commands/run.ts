@@ -16,10 +16,11 @@ import { connect } from '../context.ts';
 import { exitCodeOf } from '../exit-code.ts';
 import { followOutput, type Sinks } from '../follow.ts';
 import { plain, printJson } from '../print.ts';
+import { type RetryOptions, retriesOf, withRetries } from '../retries.ts';
 import { durationMs, environment, sizeBytes } from '../units.ts';
 import { sayWhyItWaits } from '../waiting.ts';
 
-interface Options {
+interface Options extends RetryOptions {
   interactive?: true;
   detach?: true;
   json?: true;
@@ -156,7 +157,7 @@ function sayEnd(record: ExecutionRecord): void {
 const isHandler = async (client: CocoreClient, fn: string) => (await client.functions.get(fn)).handler !== null;
 
 export function runCommand(): Command {
-  return new Command('run')
+  const command = new Command('run')
     .description('run a function; what follows its name goes to it as it is')
     .argument('<function>')
     .argument('[args...]')
@@ -174,39 +175,41 @@ export function runCommand(): Command {
     .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
     .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment)
-    .option('--idempotency-key <key>', 'the same key with the same input gives the same execution')
-    .action(async (fn: string, args: string[], options: Options) => {
-      const client = connect(process.env);
-      const { timeout, outputLimit, idempotencyKey } = options;
-      const input = await (options.event === undefined
-        ? stdinSource(client, options.interactive === true)
-        : eventOf(options.event));
-      const files = await filesOf(client, options.file ?? []);
-      using cancel = new CancelOnSignal(client);
-      const created = await client.executions.create(fn, {
-        args,
-        env: options.env ?? {},
-        ...input,
-        files,
-        ...(timeout === undefined ? {} : { timeoutMs: timeout }),
-        ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
-        ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
-      });
-      cancel.created(created.id);
-      if (options.detach === true) {
-        process.stdout.write(`${created.id}\n`);
-        return;
-      }
-      using _waits = options.json === true ? null : sayWhyItWaits(client, created.id);
-      const stdout = options.result === true ? process.stderr : process.stdout;
-      const sinks: Sinks = options.json === true ? {} : { stdout, stderr: process.stderr };
-      const record = await followOutput(client, created.id, sinks);
-      if (options.json === true) printJson(await client.executions.get(created.id, { waitMs: 0 }));
-      else {
-        if (record.result !== null && (options.result === true || (await isHandler(client, fn))))
-          printJson(record.result.value);
-        sayEnd(record);
-      }
-      process.exitCode = exitCodeOf(record);
+    .option('--idempotency-key <key>', 'the same key with the same input gives the same execution');
+  return withRetries(command).action(async (fn: string, args: string[], options: Options) => {
+    const client = connect(process.env);
+    const { timeout, outputLimit, idempotencyKey } = options;
+    const retries = retriesOf(options);
+    const input = await (options.event === undefined
+      ? stdinSource(client, options.interactive === true)
+      : eventOf(options.event));
+    const files = await filesOf(client, options.file ?? []);
+    using cancel = new CancelOnSignal(client);
+    const created = await client.executions.create(fn, {
+      args,
+      env: options.env ?? {},
+      ...input,
+      files,
+      ...(timeout === undefined ? {} : { timeoutMs: timeout }),
+      ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
+      ...(retries === undefined ? {} : { retries }),
+      ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
     });
+    cancel.created(created.id);
+    if (options.detach === true) {
+      process.stdout.write(`${created.id}\n`);
+      return;
+    }
+    using _waits = options.json === true ? null : sayWhyItWaits(client, created.id);
+    const stdout = options.result === true ? process.stderr : process.stdout;
+    const sinks: Sinks = options.json === true ? {} : { stdout, stderr: process.stderr };
+    const record = await followOutput(client, created.id, sinks);
+    if (options.json === true) printJson(await client.executions.get(created.id, { waitMs: 0 }));
+    else {
+      if (record.result !== null && (options.result === true || (await isHandler(client, fn))))
+        printJson(record.result.value);
+      sayEnd(record);
+    }
+    process.exitCode = exitCodeOf(record);
+  });
 }

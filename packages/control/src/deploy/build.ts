@@ -152,6 +152,9 @@ async function watch(
       case 'idle':
         tell(await read());
         break;
+      case 'restart':
+        // Its worker was lost: what it prints comes once more.
+        break;
       case 'end':
         return news.record;
     }

@@ -17,9 +17,9 @@ export async function deploy(
   checkShape(body.memoryMiB, body.cpus);
   checkEnvironment(body.env);
   const made = await makeVersion(parts, projectId, body, listener);
-  const { name, memoryMiB, cpus, timeoutMs, outputLimitBytes, env } = body;
+  const { name, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, retries } = body;
   const isolation = body.isolation ?? parts.defaultIsolation;
-  const version = { projectId, name, ...made, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, isolation };
+  const version = { projectId, name, ...made, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, isolation, retries };
   return parts.store.createFunctionVersion(version, parts.limits);
 }
 

@@ -1,4 +1,11 @@
-import { CocoreError, MAX_TOLD_BLOBS, ofStreams, PREPARE_TIMEOUT_MS, SCRATCH_MIB } from '@cocore/protocol';
+import {
+  CocoreError,
+  MAX_RETRY_BACKOFF_MS,
+  MAX_TOLD_BLOBS,
+  ofStreams,
+  PREPARE_TIMEOUT_MS,
+  SCRATCH_MIB,
+} from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
@@ -7,6 +14,7 @@ import type { OutputStore, StreamLimits } from '../output/output-store.ts';
 import { Scheduler, type SchedulerItem } from '../scheduler/scheduler.ts';
 import type {
   AssignedTask,
+  AttemptKey,
   CancelRequested,
   LiveAttemptRow,
   QueuedAttempt,
@@ -98,7 +106,11 @@ export class Dispatcher {
       sandboxOverheadMiB,
       attempts: opened.resume.map(itemOf),
     });
-    for (const row of opened.lost) this.#forgotten(row, 'control');
+    for (const row of opened.lost) {
+      this.#forgotten(row, 'control').catch((error: unknown) => {
+        this.#parts.log.error({ err: error, attemptId: row.attemptId }, 'what follows a lost attempt is not known');
+      });
+    }
     for (const row of opened.requeued) {
       this.#drop(row.attemptId);
       this.#enqueue(row);
@@ -144,13 +156,12 @@ export class Dispatcher {
   requeue(attempt: LiveAttempt): void {
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
-    this.enqueue({ ...queuedOf(attempt), queuedAtMs: this.#parts.clock.nowMs() });
+    this.enqueue({ ...queuedOf(attempt), queuedAtMs: this.#parts.clock.nowMs(), notBeforeMs: null });
   }
 
-  /** Its end is committed. */
-  ended(attempt: LiveAttempt, by: 'worker' | 'control'): void {
-    this.#forgotten(attempt, by);
-    this.pump();
+  /** Its end is committed. What follows it, if anything does, is queued. */
+  async ended(attempt: LiveAttempt, by: 'worker' | 'control'): Promise<void> {
+    await this.#forgotten(attempt, by);
   }
 
   /** An execution that was never accepted has ended: it waits no more, and a worker that has it drops it. */
@@ -257,9 +268,23 @@ export class Dispatcher {
   }
 
   #enqueue(attempt: QueuedAttempt): void {
-    const queued = { ...queuedOf(attempt), queuedAtMs: attempt.queuedAtMs };
-    this.#queued.set(attempt.attemptId, queued);
-    this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+    const { attemptId, queuedAtMs, notBeforeMs } = attempt;
+    const queued = { ...queuedOf(attempt), queuedAtMs, notBeforeMs };
+    this.#queued.set(attemptId, queued);
+    const waitMs = notBeforeMs === null ? 0 : notBeforeMs - this.#parts.clock.nowMs();
+    if (waitMs <= 0) {
+      this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+      return;
+    }
+    // No longer than the longest wait, whatever the time of day is set to meanwhile.
+    setTimeout(
+      () => {
+        if (this.#queued.get(attemptId) !== queued || this.#stopped) return;
+        this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+        this.pump();
+      },
+      Math.min(waitMs, MAX_RETRY_BACKOFF_MS),
+    ).unref();
   }
 
   /** Makes or updates what is held of an attempt that is committed to a worker. */
@@ -295,11 +320,15 @@ export class Dispatcher {
     return attempt;
   }
 
-  #forgotten(attempt: { attemptId: string; executionId: string }, by: 'worker' | 'control'): void {
+  async #forgotten(attempt: AttemptKey & { executionId: string }, by: 'worker' | 'control'): Promise<void> {
+    const { store, hub, metrics } = this.#parts;
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
-    this.#parts.metrics.attemptsEnded.inc({ by });
-    this.#parts.hub.publish(attempt.executionId, 'ended');
+    metrics.attemptsEnded.inc({ by });
+    const next = await store.readNext(attempt);
+    if (next !== null && !this.#queued.has(next.attemptId)) this.#enqueue(next);
+    hub.publish(attempt.executionId, next === null ? 'ended' : 'changed');
+    this.pump();
   }
 
   #drop(attemptId: string): void {
@@ -320,13 +349,15 @@ const limitsOf = (task: Pick<AssignedTask, 'outputLimitBytes' | 'artifactsLimitB
   artifactsBytes: task.artifactsLimitBytes,
 });
 
+type Placeable = Omit<QueuedAttempt, 'queuedAtMs' | 'notBeforeMs'>;
+
 /** What the scheduler knows of an attempt. */
-function itemOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): SchedulerItem {
+function itemOf(attempt: Placeable): SchedulerItem {
   const { projectId, attemptId, memoryMiB, cpus, isolation, blobs } = attempt;
   return { projectId, attemptId, memoryMiB, cpus, isolation, diskMiB: SCRATCH_MIB, blobs };
 }
 
-function queuedOf(attempt: Omit<QueuedAttempt, 'queuedAtMs'>): Omit<QueuedAttempt, 'queuedAtMs'> {
+function queuedOf(attempt: Placeable): Placeable {
   const { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs } = attempt;
   return { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs };
 }

@@ -136,7 +136,7 @@ export class Sweeper {
     if (attempt.over || result === 'stale') return;
     // Its worker may have come back, and resumed it, in the same moment.
     attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its lease ran out' });
-    if (result === 'ended') dispatcher.ended(attempt, 'control');
+    if (result === 'ended') await dispatcher.ended(attempt, 'control');
     else dispatcher.requeue(attempt);
   }
 
@@ -154,7 +154,7 @@ export class Sweeper {
     const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat);
     if (!ended || attempt.over) return;
     attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its deadline passed' });
-    this.#parts.dispatcher.ended(attempt, 'control');
+    await this.#parts.dispatcher.ended(attempt, 'control');
   }
 
   /** An unanswered claim is revoked; only when that was a lease ago is the attempt free for another worker. */

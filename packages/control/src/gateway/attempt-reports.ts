@@ -295,7 +295,7 @@ export class AttemptReports {
       check(reported, report);
       if (reported !== 'recorded') return;
       session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
-      if (!attempt.over) this.#parts.dispatcher.ended(attempt, 'worker');
+      if (!attempt.over) await this.#parts.dispatcher.ended(attempt, 'worker');
     };
     return { committed: settle() };
   }

@@ -1,4 +1,5 @@
 import {
+  type AttemptRecord,
   CancelAnswer,
   CocoreError,
   decodeUtf8,
@@ -17,9 +18,11 @@ import {
   MAX_INLINE_STDIN_BYTES,
   type StdinSource,
   type StreamName,
+  type Waiting,
   WaitQuery,
 } from '@cocore/protocol';
 import { z } from 'zod';
+import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { EventHub } from '../events.ts';
 import { shownAttempt } from '../output/follower.ts';
 import type { NewStdin } from '../store/store.ts';
@@ -108,7 +111,13 @@ function asOfNow({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionR
     if (beat === undefined || beat === null) return attempt;
     return { ...attempt, lastBeatAt: new Date(beat.atMs).toISOString(), agentAgeMs: beat.agentAgeMs };
   });
-  return { ...record, attempts, waiting: dispatcher.scheduler.why(record.attempts.at(-1)!.id) };
+  return { ...record, attempts, waiting: waitingOf(dispatcher, record.attempts.at(-1)!) };
+}
+
+function waitingOf({ scheduler }: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
+  const waiting = scheduler.why(id);
+  if (waiting !== null || state !== 'queued' || notBefore === null) return waiting;
+  return { code: 'backoff', message: `it is tried again at ${notBefore}` };
 }
 
 async function create(
@@ -128,6 +137,7 @@ async function create(
         files: checkedFiles(body.files),
         timeoutMs: body.timeoutMs ?? null,
         outputLimitBytes: body.outputLimitBytes ?? null,
+        retries: body.retries,
         idempotencyKey: body.idempotencyKey ?? null,
       },
     ],

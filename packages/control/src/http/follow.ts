@@ -25,12 +25,12 @@ const formatCursor = (cursor: Cursor): string => `${cursor.attemptId}.${cursor.s
 function parseCursor(text: string, record: ExecutionRecord): Cursor {
   const [, attemptId, stdout, stderr] = /^(at_[0-9a-z]{26})\.(\d{1,15})\.(\d{1,15})$/.exec(text) ?? [];
   const { output } = record;
-  const known =
-    attemptId === shownAttempt(record) &&
-    Number(stdout) <= output.stdout.bytes &&
-    Number(stderr) <= output.stderr.bytes;
+  const isShown = attemptId === shownAttempt(record);
+  const known = isShown
+    ? Number(stdout) <= output.stdout.bytes && Number(stderr) <= output.stderr.bytes
+    : record.attempts.some(({ id }) => id === attemptId);
   if (!known) throw new CocoreError('invalid_request', 'Last-Event-ID is not an id of this execution’s events');
-  return { attemptId, stdout: Number(stdout), stderr: Number(stderr) };
+  return { attemptId: attemptId!, stdout: Number(stdout), stderr: Number(stderr) };
 }
 
 /**
@@ -49,6 +49,10 @@ export async function follow({ first, lastEventId, reply, keepAliveMs, ...parts 
       continue;
     }
     const id = formatCursor(news.cursor);
+    if (news.kind === 'restart') {
+      await send({ event: 'restart', id, data: { attemptId: news.cursor.attemptId } });
+      continue;
+    }
     if (news.kind === 'output') {
       const { cursor, stream, offset, bytes } = news;
       const data = { attemptId: cursor.attemptId, stream, offset, base64: Buffer.from(bytes).toString('base64') };

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { type ExecutionRecord, isTerminal, type StreamName } from '@cocore/protocol';
 import type { EventHub } from '../events.ts';
 import type { OutputStore } from './output-store.ts';
@@ -40,10 +41,13 @@ export type Followed =
       readonly offset: number;
       readonly bytes: Uint8Array;
     }
+  /** What follows is of another attempt, and from its beginning. */
+  | { readonly kind: 'restart'; readonly cursor: Cursor }
   | { readonly kind: 'idle' };
 
 /**
  * An execution as it goes on: its record at once and at each change, its output as it is committed, and the final record after all output.
+ * When another attempt's output takes the place of what was given, it goes on where it is if that begins with the same bytes, else it restarts.
  * Nothing is read before it is asked for, so a slow follower costs one piece of memory. It ends early when the signal aborts.
  */
 export async function* followExecution(parts: FollowerParts): AsyncGenerator<Followed> {
@@ -54,7 +58,15 @@ export async function* followExecution(parts: FollowerParts): AsyncGenerator<Fol
   let isNew = true;
   while (!signal.aborted) {
     if (isNew) yield { kind: 'execution', cursor, record };
-    while (!signal.aborted && STREAMS.some((stream) => cursor[stream] < record.output[stream].bytes)) {
+    if (shownAttempt(record) !== cursor.attemptId) {
+      const change = await nextCursor(parts, cursor, record);
+      if (change !== null) {
+        cursor = change.cursor;
+        if (change.isRestart) yield { kind: 'restart', cursor };
+      }
+    }
+    const isHere = shownAttempt(record) === cursor.attemptId;
+    while (isHere && !signal.aborted && STREAMS.some((stream) => cursor[stream] < record.output[stream].bytes)) {
       for (const stream of STREAMS) {
         const until = Math.min(record.output[stream].bytes, cursor[stream] + TURN_BYTES);
         if (cursor[stream] >= until) continue;
@@ -75,6 +87,34 @@ export async function* followExecution(parts: FollowerParts): AsyncGenerator<Fol
     isNew = news.take();
     record = await read();
   }
+}
+
+/**
+ * Where a follower goes on in the output of the attempt that the record shows now. Null while that has not written enough to tell.
+ */
+async function nextCursor(
+  { output, projectId }: FollowerParts,
+  cursor: Cursor,
+  record: ExecutionRecord,
+): Promise<{ readonly cursor: Cursor; readonly isRestart: boolean } | null> {
+  const attemptId = shownAttempt(record);
+  const restart = { cursor: { attemptId, stdout: 0, stderr: 0 }, isRestart: true };
+  const isShorter = STREAMS.some((stream) => record.output[stream].bytes < cursor[stream]);
+  if (isShorter) return isTerminal(record.state) ? restart : null;
+  for (const stream of STREAMS) {
+    const was = output.read({ projectId, attemptId: cursor.attemptId }, stream, 0, cursor[stream]);
+    const is = output.read({ projectId, attemptId }, stream, 0, cursor[stream]);
+    if (!(await isSame(was, is))) return restart;
+  }
+  return { cursor: { ...cursor, attemptId }, isRestart: false };
+}
+
+/** Whether two streams of the same length, in pieces of any sizes, hold the same. */
+async function isSame(one: AsyncIterable<Uint8Array>, other: AsyncIterable<Uint8Array>): Promise<boolean> {
+  const [first, second] = [createHash('sha256'), createHash('sha256')];
+  for await (const piece of one) first.update(piece);
+  for await (const piece of other) second.update(piece);
+  return first.digest().equals(second.digest());
 }
 
 /** Gathers what is published while the follower is busy. */

@@ -14,6 +14,7 @@ import type {
   KeyRole,
   OfStreams,
   Outcome,
+  RetryPolicy,
   StreamEnd,
   TaskFile,
   UsageRecord,
@@ -134,6 +135,7 @@ export interface NewFunctionVersion {
   readonly env: Readonly<Record<string, string>>;
   /** The weakest class that it may run in. */
   readonly isolation: IsolationClass;
+  readonly retries?: RetryPolicy | null | undefined;
 }
 
 export interface FunctionStore {
@@ -177,6 +179,8 @@ export interface NewExecution {
   readonly files: readonly InputFile[];
   readonly timeoutMs: number | null;
   readonly outputLimitBytes: number | null;
+  /** Its function's if not given; null for none. */
+  readonly retries?: RetryPolicy | null | undefined;
   readonly idempotencyKey: string | null;
 }
 
@@ -200,6 +204,8 @@ export interface QueuedAttempt extends AttemptKey {
   /** Digests that its worker may fetch: image, code, and what else it needs. */
   readonly blobs: readonly string[];
   readonly queuedAtMs: number;
+  /** When it may be placed; null for at once. */
+  readonly notBeforeMs: number | null;
 }
 
 /** An attempt that has not ended, as a server that starts, or a worker that comes back, finds it. */
@@ -298,6 +304,8 @@ export interface OutputGrowth {
 export interface AttemptStore {
   /** Queued attempts and those with a worker, oldest first. */
   loadLive(): Promise<LiveAttemptRow[]>;
+  /** The attempt that follows one that has ended; null where its execution has ended too. */
+  readNext(ended: AttemptKey & { readonly executionId: string }): Promise<QueuedAttempt | null>;
   /**
    * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, and the attempt may still be queued.
    *

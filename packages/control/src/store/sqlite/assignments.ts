@@ -53,7 +53,7 @@ export function assign(
      JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
      JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
      JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
-     WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND e.state = 'open'`,
+     WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND (e.state = 'open' OR e.phase = 'requeued')`,
     attempt.attemptId,
     attempt.projectId,
   );

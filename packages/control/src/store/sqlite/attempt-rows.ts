@@ -1,5 +1,5 @@
 import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
-import type { AttemptKey, LiveAttemptRow } from '../store.ts';
+import type { AttemptKey, LiveAttemptRow, QueuedAttempt } from '../store.ts';
 import { fileBlobs } from './assignments.ts';
 import type { Context } from './context.ts';
 import type { StatusRow } from './lifecycle.ts';
@@ -7,6 +7,7 @@ import type { StatusRow } from './lifecycle.ts';
 /** An attempt joined with what its execution's next state depends on. */
 export interface JoinedRow extends StatusRow {
   readonly attempt_id: string;
+  readonly number: number;
   readonly attempt_state: AttemptState;
   readonly worker_id: string | null;
   readonly session_id: string | null;
@@ -25,6 +26,7 @@ export interface JoinedRow extends StatusRow {
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
   readonly artifacts_limit_bytes: number;
+  readonly not_before: number | null;
   readonly deadline_at: number | null;
   readonly state: ExecutionState;
   readonly phase: ExecutionPhase | null;
@@ -33,9 +35,9 @@ export interface JoinedRow extends StatusRow {
 }
 
 export const SELECT_JOINED = `
-  SELECT a.project_id, a.execution_id, a.attempt_id, a.state AS attempt_state, a.worker_id, a.session_id, a.driver, a.isolation,
+  SELECT a.project_id, a.execution_id, a.attempt_id, a.number, a.state AS attempt_state, a.worker_id, a.session_id, a.driver, a.isolation,
     a.created_at AS queued_at, a.assigned_at, a.accepted_at AS attempt_accepted_at, a.started_at AS attempt_started_at,
-    a.stdout_bytes, a.stderr_bytes, a.result_bytes, a.artifacts_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, e.deadline_at,
+    a.stdout_bytes, a.stderr_bytes, a.result_bytes, a.artifacts_bytes, a.worker_signature, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, a.not_before, e.deadline_at,
     e.cancel_requested_at, e.state, e.phase, e.reason
   FROM attempts a JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id`;
 
@@ -72,6 +74,7 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
     cpus: row.cpus,
     isolation: row.required_isolation,
     queuedAtMs: row.queued_at,
+    notBeforeMs: row.not_before,
     state: row.attempt_state as Exclude<AttemptState, 'ended'>,
     workerId: row.worker_id,
     sessionId: row.session_id,
@@ -92,6 +95,16 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
 
 export function loadLive({ db }: Context): LiveAttemptRow[] {
   return db.all<LiveRow>(`${SELECT_LIVE} WHERE a.ended_at IS NULL ORDER BY a.attempt_id`).map(liveAttempt);
+}
+
+const NEXT = `${SELECT_LIVE} WHERE a.project_id = ? AND a.execution_id = ? AND a.state = 'queued' AND a.ended_at IS NULL`;
+
+export function readNext(
+  { db }: Context,
+  { projectId, executionId }: { readonly projectId: string; readonly executionId: string },
+): QueuedAttempt | null {
+  const row = db.get<LiveRow>(NEXT, projectId, executionId);
+  return row === undefined ? null : liveAttempt(row);
 }
 
 export function liveOfWorker({ db }: Context, workerId: string): LiveAttemptRow[] {

@@ -12,6 +12,7 @@ import type { AttemptKey, Beat, ControlEnd, Reported, ReportedEnd } from '../sto
 import { requeue } from './assignments.ts';
 import { committedBytes, find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
 import type { Context } from './context.ts';
+import { goesOn } from './deliveries.ts';
 import { endAttempts, statusOf } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
 
@@ -64,7 +65,7 @@ const NOTHING_REPORTED: ReportedFacts = {
   signature: null,
 };
 
-/** Ends an accepted attempt and, by the event, its execution. */
+/** Ends an accepted attempt and, by the event, its execution, unless that goes on with another attempt. */
 function endAttempt(
   context: Context,
   row: JoinedRow,
@@ -101,6 +102,7 @@ function endAttempt(
     row.execution_id,
     row.attempt_id,
   );
+  if (goesOn(context, row, outcome)) return;
   const { result, error } = facts;
   applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome, result, error: json(error) });
 }

@@ -18,7 +18,14 @@ import { fileBlobs } from './assignments.ts';
 import { type Context, newId } from './context.ts';
 import { findFunction } from './functions.ts';
 import { applyEvent, type StatusRow } from './lifecycle.ts';
-import { type AttemptRow, executionRecord, type ExecutionRow, type FunctionRow, SELECT_EXECUTION } from './records.ts';
+import {
+  type AttemptRow,
+  executionRecord,
+  type ExecutionRow,
+  type FunctionRow,
+  optionalText,
+  SELECT_EXECUTION,
+} from './records.ts';
 
 /** A page stops growing past this many bytes of arguments and results, so that an answer stays bounded. */
 const MAX_PAGE_BYTES = 4 * 1024 * 1024;
@@ -27,16 +34,15 @@ const sha256 = (data: string | Uint8Array) => `sha256:${createHash('sha256').upd
 
 /** What the request asks for, whatever its key and the time: two requests with one digest mean the same. */
 function inputDigest(execution: NewExecution): string {
-  const { args, env, stdin, files, timeoutMs, outputLimitBytes } = execution;
+  const { args, env, stdin, files, timeoutMs, outputLimitBytes, retries } = execution;
   const stdinDigest = stdin === null ? null : 'blob' in stdin ? stdin.blob : sha256(stdin.inline);
   const sorted = Object.entries(env).sort(([one], [other]) => (one < other ? -1 : 1));
   const named = files
     .map((file) => [file.name, 'blob' in file ? file.blob : sha256(Buffer.from(file.base64, 'base64'))] as const)
     .sort(([one], [other]) => (one < other ? -1 : 1));
-  // Without files it is what it was before there were any: a key outlives an upgrade.
-  return sha256(
-    JSON.stringify([args, sorted, stdinDigest, timeoutMs, outputLimitBytes, ...(named.length === 0 ? [] : [named])]),
-  );
+  // Without files and retries it is what it was before there were any: a key outlives an upgrade.
+  const more = retries === undefined ? (named.length === 0 ? [] : [named]) : [named, retries];
+  return sha256(JSON.stringify([args, sorted, stdinDigest, timeoutMs, outputLimitBytes, ...more]));
 }
 
 function checkInputSize(execution: NewExecution, functionEnv: Readonly<Record<string, string>>): void {
@@ -166,9 +172,9 @@ function insertExecution(
   const nowMs = context.now();
   db.run(
     `INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, stdin_inline, stdin_digest,
-       stdin_bytes, files, memory_mib, cpus, timeout_ms, output_limit_bytes, artifacts_limit_bytes, input_digest, idempotency_key, created_at,
+       stdin_bytes, files, memory_mib, cpus, timeout_ms, output_limit_bytes, artifacts_limit_bytes, retries, input_digest, idempotency_key, created_at,
        queue_expires_at)
-     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+     VALUES (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     executionId,
     version.function_id,
@@ -184,6 +190,7 @@ function insertExecution(
     execution.timeoutMs ?? version.timeout_ms,
     execution.outputLimitBytes ?? version.output_limit_bytes,
     artifactsLimitBytes,
+    execution.retries === undefined ? version.retries : optionalText(execution.retries),
     digest,
     execution.idempotencyKey,
     nowMs,
@@ -211,6 +218,7 @@ function insertExecution(
       isolation: version.isolation,
       blobs: [version.image_digest, version.code_digest, ...inputs],
       queuedAtMs: nowMs,
+      notBeforeMs: null,
     },
   };
 }
@@ -316,7 +324,7 @@ export function expireQueue(context: Context, limit: number): { executionId: str
     `SELECT e.project_id, e.execution_id, e.state, e.phase, e.reason, e.cancel_requested_at, a.attempt_id
      FROM executions e JOIN attempts a
        ON a.project_id = e.project_id AND a.execution_id = e.execution_id AND a.ended_at IS NULL
-     WHERE e.state = 'open' AND e.queue_expires_at <= ? ORDER BY e.queue_expires_at LIMIT ?`,
+     WHERE (e.state = 'open' OR e.phase = 'requeued') AND e.queue_expires_at <= ? ORDER BY e.queue_expires_at LIMIT ?`,
     context.now(),
     limit,
   );

@@ -2,7 +2,7 @@ import { type BlobRef, type FunctionRecord, isIdOf } from '@cocore/protocol';
 import { admit, type Limits } from '../../admission.ts';
 import type { NewFunctionVersion } from '../store.ts';
 import { type Context, newId } from './context.ts';
-import { functionRecord, type FunctionRow, SELECT_FUNCTION } from './records.ts';
+import { functionRecord, type FunctionRow, optionalText, SELECT_FUNCTION } from './records.ts';
 
 const FIND_BY_ID = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.function_id = ?`;
 const FIND_BY_NAME = `${SELECT_FUNCTION} WHERE f.project_id = ? AND f.name = ?`;
@@ -90,8 +90,8 @@ export function insertVersion(
   addBlob(context, projectId, version.code, limits);
   db.run(
     `INSERT INTO function_versions (project_id, function_id, version, runtime, source, handler, process, code_digest, code_bytes, image_digest,
-       image_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, isolation, env, deployed_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       image_bytes, memory_mib, cpus, timeout_ms, output_limit_bytes, isolation, env, retries, deployed_at)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     projectId,
     functionId,
     number,
@@ -109,6 +109,7 @@ export function insertVersion(
     version.outputLimitBytes,
     version.isolation,
     JSON.stringify(version.env),
+    optionalText(version.retries ?? null),
     nowMs,
   );
   return db.get<FunctionRow>(FIND_BY_ID, projectId, functionId)!;

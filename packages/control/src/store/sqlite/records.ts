@@ -1,5 +1,6 @@
 import {
   type ArtifactsSummary,
+  type AttemptCause,
   type AttemptRecord,
   type AttemptState,
   type ExecutionPhase,
@@ -13,6 +14,7 @@ import {
   type MeterReading,
   type Outcome,
   type Reason,
+  type RetryPolicy,
   type StreamSummary,
 } from '@cocore/protocol';
 
@@ -37,6 +39,8 @@ export interface FunctionRow {
   readonly output_limit_bytes: number;
   readonly isolation: IsolationClass;
   readonly env: string;
+  /** JSON, as in an execution's row. */
+  readonly retries: string | null;
   readonly is_build: 0 | 1;
   readonly created_at: number;
   readonly deployed_at: number;
@@ -45,7 +49,7 @@ export interface FunctionRow {
 /** A function joined with its newest version. */
 export const SELECT_FUNCTION = `
   SELECT f.project_id, f.function_id, f.name, f.created_at, f.is_build, v.version, v.runtime, v.source, v.handler, v.code_digest, v.code_bytes,
-    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.deployed_at
+    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.retries, v.deployed_at
   FROM functions f
   JOIN function_versions v
     ON v.project_id = f.project_id AND v.function_id = f.function_id AND v.version = f.newest_version`;
@@ -70,6 +74,7 @@ export interface ExecutionRow {
   readonly timeout_ms: number;
   readonly output_limit_bytes: number;
   readonly isolation: IsolationClass;
+  readonly retries: string | null;
   readonly input_digest: string;
   readonly created_at: number;
   readonly accepted_at: number | null;
@@ -82,7 +87,7 @@ export interface ExecutionRow {
 
 export const SELECT_EXECUTION = `
   SELECT e.project_id, e.execution_id, e.function_id, f.name AS function_name, e.version, e.state, e.phase, e.reason, e.message,
-    e.exit_code, e.signal, e.result, e.error, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.input_digest, e.created_at,
+    e.exit_code, e.signal, e.result, e.error, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.retries, e.input_digest, e.created_at,
     e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt, v.isolation
   FROM executions e
   JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
@@ -92,11 +97,13 @@ export interface AttemptRow {
   readonly attempt_id: string;
   readonly number: number;
   readonly kind: 'primary';
+  readonly cause: AttemptCause;
   readonly state: AttemptState;
   readonly worker_id: string | null;
   readonly driver: string | null;
   readonly isolation: IsolationClass | null;
   readonly created_at: number;
+  readonly not_before: number | null;
   readonly assigned_at: number | null;
   readonly accepted_at: number | null;
   readonly started_at: number | null;
@@ -120,6 +127,8 @@ export interface AttemptRow {
 
 const timestamp = (ms: number): string => new Date(ms).toISOString();
 const optionalTimestamp = (ms: number | null): string | null => (ms === null ? null : timestamp(ms));
+/** As a column holds it. */
+export const optionalText = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
 const optionalJson = <T>(text: string | null): T | null => (text === null ? null : (JSON.parse(text) as T));
 
 export function functionRecord(row: FunctionRow): FunctionRecord {
@@ -137,6 +146,7 @@ export function functionRecord(row: FunctionRow): FunctionRecord {
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
     isolation: row.isolation,
+    retries: optionalJson<RetryPolicy>(row.retries),
     createdAt: timestamp(row.created_at),
     deployedAt: timestamp(row.deployed_at),
   };
@@ -147,11 +157,13 @@ function attemptRecord(row: AttemptRow): AttemptRecord {
     id: row.attempt_id,
     number: row.number,
     kind: row.kind,
+    cause: row.cause,
     state: row.state,
     workerId: row.worker_id,
     driver: row.driver,
     isolation: row.isolation,
     createdAt: timestamp(row.created_at),
+    notBefore: optionalTimestamp(row.not_before),
     assignedAt: optionalTimestamp(row.assigned_at),
     acceptedAt: optionalTimestamp(row.accepted_at),
     startedAt: optionalTimestamp(row.started_at),
@@ -203,6 +215,7 @@ export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow
     timeoutMs: row.timeout_ms,
     outputLimitBytes: row.output_limit_bytes,
     isolation: row.isolation,
+    retries: optionalJson<RetryPolicy>(row.retries),
     // Who holds the queue knows.
     waiting: null,
     inputDigest: row.input_digest,

@@ -52,6 +52,7 @@ export const READ_VERBS = {
   readExecution: inOneCommit(executions.readExecution),
   listExecutions: inOneCommit(executions.listExecutions),
   loadLive: rows.loadLive,
+  readNext: rows.readNext,
   compareEnd: ends.compareEnd,
   readInline: reports.readInline,
 };
