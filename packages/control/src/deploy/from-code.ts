@@ -52,13 +52,15 @@ export async function fromCode(
   listener.progress({ step: 'packing' });
   const source = await code.read(scope);
   source.requireFile(code.entry);
-  const root = await rootOf(parts, projectId, recipe.image, listener);
+  let known: Root | null = null;
+  const ownRoot = async () => (known ??= await rootOf(parts, projectId, recipe.image, listener));
   const tree = new CodeTree(BUILT_LIMITS);
   tree.lay(source, '');
   if (handler !== null) tree.addOwn(recipe.handler!.bootstrap, Content.of(bootstrap!));
   const { build } = recipe;
   if (build !== undefined && (await isBuilt(build, source))) {
-    const buildRoot = build.image === undefined ? root : await rootOf(parts, projectId, build.image, listener);
+    const buildRoot =
+      build.image === undefined ? await ownRoot() : await rootOf(parts, projectId, build.image, listener);
     const inputs = new CodeTree(BUILT_LIMITS);
     inputs.lay(inputsOf(build, source), '');
     if (build.script !== undefined) inputs.addOwn(build.script, Content.of(buildScript!));
@@ -68,6 +70,8 @@ export async function fromCode(
     listener.progress({ step: 'packing' });
   }
   const image = await parts.imager.make(tree, async (blob) => parts.store.addBlob(projectId, blob, parts.limits));
+  // Only once the code is admitted: an image is large.
+  const root = await ownRoot();
   return {
     runtime: recipe.name,
     source: code.source,
