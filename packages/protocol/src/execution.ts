@@ -165,8 +165,13 @@ const cancelledBeforeItRan = always({
   kind: 'changed',
   next: { state: 'cancelled', phase: null, reason: 'user_cancel', cancelRequested: true },
 });
+const CANCELLED: End = { state: 'cancelled', reason: 'user_cancel' };
 const QUEUE_EXPIRED: End = { state: 'timeout', reason: 'queue_ttl' };
 const UNPLACEABLE: End = { state: 'failure', reason: 'unplaceable' };
+
+/** How the function would have ended is not known, for a reason that is its host's or the way's from there. */
+const wentWithItsHost = (outcome: Outcome): boolean =>
+  outcome.kind === 'lost' && ['host_lost', 'host_reclaimed', 'output_lost'].includes(outcome.cause);
 
 const OPEN: Row = {
   attempt_accepted: (status) => ({
@@ -190,15 +195,11 @@ const RUNNING: Row = {
   attempt_refused: always(IMPOSSIBLE),
   attempt_started: (status) =>
     status.phase === 'preparing' ? { kind: 'changed', next: { ...status, phase: 'executing' } } : ALREADY,
-  attempt_ended: (status, event) => ended(status, endOf(event.outcome)),
+  attempt_ended: (status, { outcome }) =>
+    ended(status, status.cancelRequested && wentWithItsHost(outcome) ? CANCELLED : endOf(outcome)),
   // A cancelled execution is never run again; its lost worker leaves it cancelled, unconfirmed.
   attempt_lost: (status, event) =>
-    ended(
-      status,
-      status.cancelRequested
-        ? { state: 'cancelled', reason: 'user_cancel' }
-        : { state: 'failure', reason: event.cause },
-    ),
+    ended(status, status.cancelRequested ? CANCELLED : { state: 'failure', reason: event.cause }),
   // What is being stopped never runs again.
   attempt_requeued: (status) =>
     status.cancelRequested ? IMPOSSIBLE : { kind: 'changed', next: { ...status, phase: 'requeued' } },
@@ -209,12 +210,7 @@ const RUNNING: Row = {
   queue_expired: always(ALREADY),
   found_unplaceable: always(ALREADY),
   deadline_passed: (status) =>
-    ended(
-      status,
-      status.cancelRequested
-        ? { state: 'cancelled', reason: 'user_cancel' }
-        : { state: 'timeout', reason: 'run_timeout' },
-    ),
+    ended(status, status.cancelRequested ? CANCELLED : { state: 'timeout', reason: 'run_timeout' }),
 };
 
 /** Running, and no worker has it: as `open`, but for the state, which never goes back. */

@@ -149,6 +149,16 @@ describe('the execution state table', () => {
     const event: ExecutionEvent = { type: 'attempt_ended', outcome: { kind: 'exited', code: 0 } };
     assert.equal(describeTransition(STATUSES['stopping']!, event), 'success/-/-');
   });
+
+  test('a cancel-requested execution whose worker reports that the host, or the output, was lost is cancelled', () => {
+    const endOfLost = (status: string, cause: Extract<Outcome, { kind: 'lost' }>['cause']) =>
+      describeTransition(STATUSES[status]!, { type: 'attempt_ended', outcome: { kind: 'lost', cause } });
+    for (const cause of ['host_lost', 'host_reclaimed', 'output_lost'] as const) {
+      assert.equal(endOfLost('stopping', cause), 'cancelled/-/user_cancel');
+      assert.equal(endOfLost('executing', cause), `failure/-/${cause}`);
+    }
+    assert.equal(endOfLost('stopping', 'agent_lost'), 'failure/-/agent_lost');
+  });
 });
 
 describe('outcomes', () => {
