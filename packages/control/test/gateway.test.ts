@@ -12,6 +12,7 @@ import {
   type ServerRefusal,
 } from '@cocore/protocol';
 import type { z } from 'zod';
+import { MAX_UNPROVEN } from '../src/gateway/gateway.ts';
 import { type ConnectOptions, Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
@@ -115,6 +116,32 @@ describe('the worker handshake', () => {
       new Identity(),
     );
     assert.equal((await worker.next('ServerRefusal')).code, 'protocol_violation');
+  });
+
+  test('more connections that say nothing than there are places, a worker that proves itself gets in', async () => {
+    await using server = await TestServer.start();
+    const { hostname: host, port, host: authority } = new URL(server.url);
+    const joinToken = await server.joinToken();
+    const headers = `Host: ${authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==`;
+    await using scope = new AsyncDisposableStack();
+    const silent = Array.from({ length: 2 * MAX_UNPROVEN }, () => {
+      // One address has them all, and it is not the worker's.
+      const socket = connect({ host, port: Number(port), localAddress: '127.0.0.2' });
+      socket.on('error', () => undefined);
+      socket.write(
+        `GET ${GATEWAY_PATH} HTTP/1.1\r\n${headers}\r\nSec-WebSocket-Protocol: ${GATEWAY_SUBPROTOCOL}\r\n\r\n`,
+      );
+      return scope.adopt(socket, () => void socket.destroy());
+    });
+    await Promise.all(silent.map((socket) => once(socket, 'data')));
+    const waiting = await ScriptedWorker.dial(server, { identity: new Identity(), joinToken });
+    assert.ok(await waiting.next('ServerWelcome'));
+    await waiting[Symbol.asyncDispose]();
+    // The oldest were turned away.
+    await until(
+      'places are bounded',
+      () => silent.filter((socket) => socket.closed || socket.readableEnded).length >= MAX_UNPROVEN,
+    );
   });
 
   test('an upgrade with Origin, another Host, another path or another subprotocol, it is refused', async () => {

@@ -140,7 +140,7 @@ export class AttemptReports {
       this.#settled(attempt, inbox, items);
       return;
     }
-    if (inbox.again.length === 0) {
+    if (inbox.again.length === 0 && !attempt.over) {
       this.#parts.log.error({ err: error, attemptId: attempt.attemptId }, 'a report could not be committed');
     }
     inbox.again.push(...items);

@@ -18,12 +18,13 @@ import type { Sweeper } from '../dispatch/sweeper.ts';
 import type { Metrics } from '../metrics.ts';
 import type { AttemptReports } from './attempt-reports.ts';
 import { type HandshakeParts, type Handshaken, shakeHands } from './handshake.ts';
+import { UnprovenConnections } from './unproven.ts';
 import { type Heartbeat, type SessionHandler, WorkerSession } from './session.ts';
 
 /** A worker's largest message is a hello or a beat that names 10,000 attempts. */
 const MAX_WORKER_MESSAGE_BYTES = 2 * 1024 * 1024;
-/** Connections whose worker has not proven itself. */
-const MAX_UNPROVEN = 128;
+/** Connections whose worker has not proven itself; each may make the server hold one message. */
+export const MAX_UNPROVEN = 64;
 /** How often a worker's last beat is written down. */
 const PERSIST_BEAT_MS = 60_000;
 
@@ -44,7 +45,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
   readonly #blobTokenOf = new Map<WorkerSession, string>();
   readonly #persistedBeatMs = new Map<WorkerSession, number>();
   readonly #closing = new Set<Promise<void>>();
-  #unproven = 0;
+  readonly #unproven = new UnprovenConnections(MAX_UNPROVEN);
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
@@ -64,7 +65,9 @@ export class Gateway implements SessionHandler, AsyncDisposable {
         refuseUpgrade(socket, refusal.status, refusal.error);
         return;
       }
-      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => void this.#connected(webSocket, socket));
+      this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
+        void this.#connected(webSocket, socket, request.socket.remoteAddress ?? '');
+      });
     });
   }
 
@@ -150,16 +153,13 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     if (!offered.includes(GATEWAY_SUBPROTOCOL)) {
       return refuse(400, new CocoreError('protocol_version', `the subprotocol must be ${GATEWAY_SUBPROTOCOL}`));
     }
-    if (this.#unproven >= MAX_UNPROVEN) {
-      return refuse(503, new CocoreError('not_ready', 'too many workers connect at once'));
-    }
     return null;
   }
 
-  async #connected(socket: WebSocket, stream: Duplex): Promise<void> {
+  async #connected(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
     const { log } = this.#parts;
     socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
-    this.#unproven += 1;
+    using _place = this.#unproven.add(socket, address);
     try {
       this.#open(socket, stream, await shakeHands(socket, this.#parts));
     } catch (error) {
@@ -171,8 +171,6 @@ export class Gateway implements SessionHandler, AsyncDisposable {
         socket.send(JSON.stringify({ type: 'ServerRefusal', code: refusal.code, message: refusal.message }));
         socket.close(1008, refusal.code);
       }
-    } finally {
-      this.#unproven -= 1;
     }
   }
 

@@ -18,6 +18,8 @@ import type { LiveAttempt, WorkerLink } from '../dispatch/live-attempt.ts';
 /** Received and not yet worked off; beyond it the socket is not read. */
 const PAUSE_BYTES = 4 * 1024 * 1024;
 const RESUME_BYTES = 1 * 1024 * 1024;
+/** What a message costs while it waits, however short it is. */
+const MIN_MESSAGE_BYTES = 512;
 /** A worker that does not read what it is sent is cut off here. */
 const MAX_UNSENT_BYTES = 64 * 1024 * 1024;
 /** What a close frame has room for (RFC 6455, 5.5). */
@@ -166,10 +168,11 @@ export class WorkerSession implements WorkerLink {
   #receive(data: Buffer, isBinary: boolean): void {
     if (this.#closed) return;
     this.#handler.heard(this);
-    this.#unworkedBytes += data.length;
+    const costBytes = Math.max(data.length, MIN_MESSAGE_BYTES);
+    this.#unworkedBytes += costBytes;
     if (this.#unworkedBytes > PAUSE_BYTES) this.#socket.pause();
     const worked = () => {
-      this.#unworkedBytes -= data.length;
+      this.#unworkedBytes -= costBytes;
       if (this.#socket.isPaused && this.#unworkedBytes < RESUME_BYTES) this.#socket.resume();
     };
     try {

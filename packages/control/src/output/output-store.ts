@@ -6,6 +6,7 @@ import {
   type AttemptStream,
   CocoreError,
   MAX_RESULT_BYTES,
+  OUTPUT_WINDOW_BYTES,
   type OfStreams,
   ofStreams,
   type OutputFrame,
@@ -18,6 +19,9 @@ export const INLINE_OUTPUT_BYTES = 16 * 1024;
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
 const READ_BYTES = 64 * 1024;
+/** A session begins at what is committed, so it has little to repeat; each frame that repeats counts as this much at least. */
+const REPEATABLE_BYTES = 4 * OUTPUT_WINDOW_BYTES;
+const MIN_REPEATED_BYTES = 4 * 1024;
 
 /**
  * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each.
@@ -107,6 +111,9 @@ export class OutputWriter implements AsyncDisposable {
   /** Another has the attempt now, and the store said so. */
   #staleSession: string | null = null;
   #hasFailed = false;
+  #isDisposed = false;
+  /** What the current session may still repeat. */
+  #repeatableBytes = REPEATABLE_BYTES;
 
   constructor(
     store: Store,
@@ -141,7 +148,7 @@ export class OutputWriter implements AsyncDisposable {
   /**
    * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again.
    *
-   * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, or more than the output limit
+   * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, too many repeated ones, or more than the output limit
    */
   async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
     if (sessionId === this.#staleSession) return { reported: Promise.resolve('stale') };
@@ -160,27 +167,23 @@ export class OutputWriter implements AsyncDisposable {
       await this.#lastCommit;
       this.beginAgain();
       this.#lastSession = sessionId;
+      this.#repeatableBytes = REPEATABLE_BYTES;
     }
-    const fresh = ofStreams<Uint8Array[]>(() => []);
-    const starts = ofStreams((stream) => this.#streams[stream].asked);
-    const ends = { ...starts };
+    const fresh = ofStreams((stream) => new Fresh(this.#streams[stream].asked, stream, frames));
     for (const frame of frames) {
       const { stream, offset, data } = frame;
-      const overlap = ends[stream] - offset;
+      const overlap = fresh[stream].end - offset;
       if (overlap < 0) throw violation(`output of ${stream} has a gap before ${offset}`);
-      if (overlap > 0) await this.#checkRepeated(frame, fresh[stream], starts[stream], ends[stream]);
-      if (overlap >= data.length) continue;
-      const bytes = data.subarray(overlap);
-      fresh[stream].push(bytes);
-      ends[stream] += bytes.length;
+      if (overlap > 0) await this.#checkRepeated(frame, fresh[stream]);
+      if (overlap < data.length) fresh[stream].push(data.subarray(overlap));
     }
+    const ends = ofStreams((stream) => fresh[stream].end);
     this.#checkLimits(ends);
-    const names = ATTEMPT_STREAMS.filter((stream) => fresh[stream].length > 0);
+    const names = ATTEMPT_STREAMS.filter((stream) => fresh[stream].bytes.length > 0);
     if (names.length === 0) return { reported: this.#lastCommit.then(() => 'repeated') };
-    const growth = await Promise.all(names.map((stream) => this.#makeDurable(stream, fresh[stream])));
+    const growth = await Promise.all(names.map((stream) => this.#makeDurable(stream, fresh[stream].bytes)));
     for (const stream of names) {
-      const hash = await this.#hashOf(stream);
-      for (const bytes of fresh[stream]) hash.update(bytes);
+      (await this.#hashOf(stream)).update(fresh[stream].bytes);
       this.#streams[stream].asked = ends[stream];
     }
     const reported = this.#commit(sessionId, growth);
@@ -201,6 +204,7 @@ export class OutputWriter implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isDisposed = true;
     for (const state of Object.values(this.#streams)) {
       const { file } = state;
       state.file = null;
@@ -244,33 +248,73 @@ export class OutputWriter implements AsyncDisposable {
     return hash;
   }
 
-  async #makeDurable(stream: AttemptStream, pieces: readonly Uint8Array[]): Promise<OutputGrowth> {
+  async #makeDurable(stream: AttemptStream, bytes: Uint8Array): Promise<OutputGrowth> {
     const state = this.#streams[stream];
     const from = state.asked;
-    const bytes = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
     const inline = bytes.subarray(0, Math.max(0, INLINE_OUTPUT_BYTES - from));
     const rest = bytes.subarray(inline.length);
     if (rest.length > 0) {
       state.file ??= await openSegment(this.#output.segmentPath(this.#attempt, stream));
+      if (this.#isDisposed) {
+        await this[Symbol.asyncDispose]();
+        throw new Error('the attempt is over');
+      }
       await writeWhole(state.file, rest, Math.max(0, from - INLINE_OUTPUT_BYTES));
       await state.file.datasync();
     }
     return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
   }
 
-  /** @param start where the bytes in `fresh` begin */
-  async #checkRepeated(frame: OutputFrame, fresh: readonly Uint8Array[], start: number, end: number): Promise<void> {
-    const { stream, offset, data } = frame;
-    const until = Math.min(end, offset + data.length);
+  async #checkRepeated({ stream, offset, data }: OutputFrame, fresh: Fresh): Promise<void> {
+    this.#repeatableBytes -= Math.max(data.length, MIN_REPEATED_BYTES);
+    if (this.#repeatableBytes < 0) throw violation(`more of ${stream} is repeated than a session may`);
+    const until = Math.min(fresh.end, offset + data.length);
     const known: Uint8Array[] = [];
-    if (offset < start) {
+    if (offset < fresh.start) {
       await this.#lastCommit;
-      known.push(await this.#output.readAll(this.#attempt, stream, offset, Math.min(until, start)));
+      known.push(await this.#output.readAll(this.#attempt, stream, offset, Math.min(until, fresh.start)));
     }
-    if (until > start) known.push(Buffer.concat(fresh).subarray(Math.max(0, offset - start), until - start));
+    if (until > fresh.start) known.push(fresh.slice(Math.max(offset, fresh.start), until));
     if (!Buffer.concat(known).equals(data.subarray(0, until - offset))) {
       throw violation(`output of ${stream} at ${offset} differs from what came before`);
     }
+  }
+}
+
+/** What one batch of frames adds to a stream, in one piece. */
+class Fresh {
+  readonly start: number;
+  readonly #roomBytes: number;
+  #room: Uint8Array | null = null;
+  #bytes: Uint8Array = new Uint8Array(0);
+
+  /** @param frames all that could be pushed are among them */
+  constructor(start: number, stream: AttemptStream, frames: readonly OutputFrame[]) {
+    this.start = start;
+    this.#roomBytes = frames.reduce((sum, frame) => sum + (frame.stream === stream ? frame.data.length : 0), 0);
+  }
+
+  get bytes(): Uint8Array {
+    return this.#bytes;
+  }
+
+  get end(): number {
+    return this.start + this.#bytes.length;
+  }
+
+  push(bytes: Uint8Array): void {
+    if (bytes.length === this.#roomBytes) {
+      this.#bytes = bytes;
+      return;
+    }
+    this.#room ??= Buffer.allocUnsafe(this.#roomBytes);
+    const { length } = this.#bytes;
+    this.#room.set(bytes, length);
+    this.#bytes = this.#room.subarray(0, length + bytes.length);
+  }
+
+  slice(from: number, until: number): Uint8Array {
+    return this.#bytes.subarray(from - this.start, until - this.start);
   }
 }
 
@@ -290,9 +334,14 @@ async function openSegment(path: string): Promise<FileHandle> {
     await created.close();
     return open(path, 'r+');
   });
-  for (const parent of [directory, dirname(directory)]) {
-    await using handle = await open(parent, 'r');
-    await handle.sync();
+  try {
+    for (const parent of [directory, dirname(directory)]) {
+      await using handle = await open(parent, 'r');
+      await handle.sync();
+    }
+  } catch (error) {
+    await file.close();
+    throw error;
   }
   return file;
 }
