@@ -9,7 +9,7 @@ import {
   verify,
 } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { z } from 'zod';
 
 const Joined = z.strictObject({
@@ -97,13 +97,21 @@ export class Identity {
     const privateKey = this.#key.export({ format: 'pem', type: 'pkcs8' }).toString();
     const content: z.infer<typeof IdentityFile> = { version: 1, privateKey, joined: this.#joined };
     const temporary = `${this.#path}.new`;
-    const file = openSync(temporary, 'w', 0o600);
-    try {
+    withFile(temporary, 'w', (file) => {
       writeFileSync(file, `${JSON.stringify(content, null, 2)}\n`);
       fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
+    });
     renameSync(temporary, this.#path);
+    // The name too: a join token lets one key in, once.
+    withFile(dirname(this.#path), 'r', fsyncSync);
+  }
+}
+
+function withFile(path: string, flags: 'r' | 'w', use: (file: number) => void): void {
+  const file = openSync(path, flags, 0o600);
+  try {
+    use(file);
+  } finally {
+    closeSync(file);
   }
 }
