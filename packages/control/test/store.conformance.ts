@@ -557,6 +557,33 @@ export function storeConformance(
         assert.equal(await store.readNext(first.attempt), null);
       });
 
+      test('rule 3: what is asked about an attempt that has ended, it does not touch the one after it', async () => {
+        const first = await running();
+        await store.recordLost(first.attempt, first.workerId, null);
+        const queued = (await store.readNext(first.attempt))!;
+        assert.equal(await store.endByControl(queued, 'run_deadline', null), false);
+        assert.equal(await store.endUnplaceable(first.attempt, 'too large'), false);
+        const second = await again(first.attempt, 's2', 'k2');
+        assert.equal(await store.endByControl(first.attempt, 'run_deadline', null), false);
+        assert.equal(await store.endUnplaceable(first.attempt, 'too large'), false);
+        assert.equal(await store.recordLost(first.attempt, first.workerId, null), 'stale');
+        assert.equal(await store.recordEnd(first.attempt, 's1', reportedEnd()), 'stale');
+        assert.deepEqual(
+          (await read(first.attempt)).attempts.map(({ id, state }) => [id, state]),
+          [
+            [first.attempt.attemptId, 'ended'],
+            [second.attempt.attemptId, 'accepted'],
+          ],
+        );
+      });
+
+      test('an attempt after another that nothing can run, its execution ends', async () => {
+        const first = await running();
+        await store.recordLost(first.attempt, first.workerId, null);
+        assert.equal(await store.endUnplaceable((await store.readNext(first.attempt))!, 'too large'), true);
+        assert.equal((await read(first.attempt)).reason, 'unplaceable');
+      });
+
       test('a host lost again and again, two redeliveries are made and then it ends', async () => {
         let { attempt, workerId } = await running();
         for (const life of [2, 3]) {
@@ -707,6 +734,9 @@ export function storeConformance(
         );
         const other = await running();
         assert.equal(await store.endUnplaceable(other.attempt, 'too large'), false);
+        const assigned = await create();
+        await store.assign(assigned, { workerId: other.workerId, sessionId: 's1' });
+        assert.equal(await store.endUnplaceable(assigned, 'too large'), false);
       });
     });
 

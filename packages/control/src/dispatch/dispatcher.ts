@@ -49,6 +49,8 @@ export class Dispatcher {
   readonly #queued = new Map<string, QueuedAttempt>();
   /** Those of them that could not be assigned for a failure of this server's: they wait for `retry`. */
   readonly #failed = new Set<string>();
+  /** Have ended, and the store could not say what follows; they wait for it too. */
+  readonly #unfollowed = new Set<AttemptKey & { readonly executionId: string }>();
   #pumping = false;
   #stopped = false;
 
@@ -107,9 +109,7 @@ export class Dispatcher {
       attempts: opened.resume.map(itemOf),
     });
     for (const row of opened.lost) {
-      this.#forgotten(row, 'control').catch((error: unknown) => {
-        this.#parts.log.error({ err: error, attemptId: row.attemptId }, 'what follows a lost attempt is not known');
-      });
+      void this.#forgotten(row, 'control');
     }
     for (const row of opened.requeued) {
       this.#drop(row.attemptId);
@@ -209,13 +209,16 @@ export class Dispatcher {
     });
   }
 
-  /** Tries again what could not be assigned, and places what has room now. */
+  /** Tries again what this server could not do before, and places what has room now. */
   retry(): void {
     for (const attemptId of this.#failed) {
       const queued = this.#queued.get(attemptId);
       if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
     }
     this.#failed.clear();
+    const unfollowed = [...this.#unfollowed];
+    this.#unfollowed.clear();
+    for (const ended of unfollowed) void this.#follow(ended);
     this.pump();
   }
 
@@ -321,11 +324,22 @@ export class Dispatcher {
   }
 
   async #forgotten(attempt: AttemptKey & { executionId: string }, by: 'worker' | 'control'): Promise<void> {
-    const { store, hub, metrics } = this.#parts;
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
-    metrics.attemptsEnded.inc({ by });
-    const next = await store.readNext(attempt);
+    this.#parts.metrics.attemptsEnded.inc({ by });
+    await this.#follow(attempt);
+  }
+
+  async #follow(attempt: AttemptKey & { executionId: string }): Promise<void> {
+    const { store, hub, log } = this.#parts;
+    let next: QueuedAttempt | null;
+    try {
+      next = await store.readNext(attempt);
+    } catch (error) {
+      log.error({ err: error, attemptId: attempt.attemptId }, 'what follows an attempt is not known yet');
+      this.#unfollowed.add(attempt);
+      return;
+    }
     if (next !== null && !this.#queued.has(next.attemptId)) this.#enqueue(next);
     hub.publish(attempt.executionId, next === null ? 'ended' : 'changed');
     this.pump();

@@ -335,14 +335,10 @@ export interface AttemptStore {
   compareEnd(attemptId: string, workerId: string, signature: string): Promise<Reported>;
   /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it. */
   recordLost(attempt: AttemptKey, workerId: string, beat: Beat | null): Promise<'ended' | 'requeued' | 'stale'>;
-  /** Ends what its worker did not. False when it does not run. */
-  endByControl(
-    execution: { projectId: string; executionId: string },
-    why: ControlEnd,
-    beat: Beat | null,
-  ): Promise<boolean>;
-  /** Ends what no worker could run, with the reason in words. False when it is not open any more. */
-  endUnplaceable(execution: { projectId: string; executionId: string }, message: string): Promise<boolean>;
+  /** Ends what its worker did not. False when no worker has the attempt. */
+  endByControl(attempt: AttemptKey, why: ControlEnd, beat: Beat | null): Promise<boolean>;
+  /** Ends what no worker could run, with the reason in words. False when the attempt is not queued any more. */
+  endUnplaceable(attempt: AttemptKey, message: string): Promise<boolean>;
   /** Inline output of one stream from `offset`, in order. */
   readInline(attempt: AttemptKey, stream: AttemptStream, offset: number): Promise<Uint8Array[]>;
   recordBeat(workerId: string, sessionId: string, atMs: number): Promise<void>;

@@ -10,10 +10,10 @@ import {
 } from '@cocore/protocol';
 import type { AttemptKey, Beat, ControlEnd, Reported, ReportedEnd } from '../store.ts';
 import { requeue } from './assignments.ts';
-import { committedBytes, find, type JoinedRow, ofSession, SELECT_JOINED } from './attempt-rows.ts';
+import { committedBytes, find, type JoinedRow, ofSession } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import { goesOn } from './deliveries.ts';
-import { endAttempts, statusOf } from './executions.ts';
+import { endAttempts } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
 
 const OUTPUT_LOST: Outcome = { kind: 'lost', cause: 'output_lost' };
@@ -141,38 +141,24 @@ export function recordLost(
   return giveUp(context, attempt, beat);
 }
 
-export function endByControl(
-  context: Context,
-  execution: { projectId: string; executionId: string },
-  why: ControlEnd,
-  beat: Beat | null,
-): boolean {
-  const status = statusOf(context, execution.projectId, execution.executionId);
-  const row = context.db.get<JoinedRow>(
-    `${SELECT_JOINED} WHERE a.project_id = ? AND a.execution_id = ? AND a.ended_at IS NULL`,
-    execution.projectId,
-    execution.executionId,
-  );
-  if (status?.state !== 'running' || row === undefined) return false;
+export function endByControl(context: Context, attempt: AttemptKey, why: ControlEnd, beat: Beat | null): boolean {
+  const row = find(context, attempt);
+  if (row?.attempt_state !== 'accepted' && row?.attempt_state !== 'started') return false;
   if (why === 'output_lost') {
     endAttempt(context, row, { type: 'attempt_lost', cause: why }, OUTPUT_LOST, 'its output was not delivered', beat);
     return true;
   }
   const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
-  const isRunTimeout = endOf(outcome).state === 'timeout' || status.cancel_requested_at !== null;
+  const isRunTimeout = endOf(outcome).state === 'timeout' || row.cancel_requested_at !== null;
   const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
   endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
   return true;
 }
 
-export function endUnplaceable(
-  context: Context,
-  { projectId, executionId }: { projectId: string; executionId: string },
-  message: string,
-): boolean {
-  const status = statusOf(context, projectId, executionId);
-  if (status?.state !== 'open') return false;
-  applyEvent(context, status, { type: 'found_unplaceable' }, { message });
-  endAttempts(context, projectId, executionId);
+export function endUnplaceable(context: Context, attempt: AttemptKey, message: string): boolean {
+  const row = find(context, attempt);
+  if (row?.attempt_state !== 'queued') return false;
+  applyEvent(context, row, { type: 'found_unplaceable' }, { message });
+  endAttempts(context, row.project_id, row.execution_id);
   return true;
 }
