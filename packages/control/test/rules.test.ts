@@ -3,13 +3,81 @@ import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
-import { SWEEP_MS } from '../src/dispatch/sweeper.ts';
+import { MAX_UNANSWERED } from '../src/dispatch/dispatcher.ts';
+import { CLAIM_DEADLINE_MS, SWEEP_MS } from '../src/dispatch/sweeper.ts';
+import { MAX_FAULTS } from '../src/gateway/attempt-reports.ts';
 import { INLINE_OUTPUT_BYTES } from '../src/output/output-store.ts';
 import { breakStore, EVERY_WRITE, holdStore } from './support/broken-store.ts';
+import { ManualClock } from './support/manual-clock.ts';
 import { pass } from './support/pass.ts';
 import { Scene } from './support/scene.ts';
+import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
 
 const HOUR_MS = 3_600_000;
+
+test('rule 2: an assignment that is not answered, it is revoked, a late acceptance does not count, and a lease later it is given out again', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using mute = await ScriptedWorker.connect(server, { capabilities: { memoryMiB: 512 } });
+  await server.deploy('claim');
+  const { id } = await server.run('claim');
+  const assign = await mute.next('AttemptAssign');
+  await using other = await ScriptedWorker.connect(server);
+  await pass(server, clock, CLAIM_DEADLINE_MS + 2 * SWEEP_MS);
+  await mute.next('AttemptRevoke');
+  // All that it says late is dropped, and costs nothing else that it has.
+  mute.accept(assign);
+  mute.started(assign);
+  mute.output(assign.channel, 'stdout', 0, 'late');
+  mute.end(assign, { kind: 'exited', code: 0 }, { stdout: 'late' });
+  await mute.next('AttemptRevoke');
+  assert.equal((await server.execution(id)).state, 'open');
+  for (let second = 0; second < LEASE_MS / 1000 + 2; second += 2) {
+    for (const worker of [mute, other]) {
+      worker.beat(second);
+      await worker.next('HeartbeatAck');
+    }
+    await pass(server, clock, 2 * SWEEP_MS);
+  }
+  const moved = await Promise.race([other.next('AttemptAssign'), mute.next('AttemptAssign')]);
+  assert.equal(moved.attemptId, assign.attemptId);
+});
+
+test('rule 2: an assignment that every worker falls silent over, it is given to five and its execution ends', async () => {
+  await using server = await TestServer.start();
+  await server.deploy('poison');
+  const identity = new Identity();
+  let joinToken: { joinToken?: string } = { joinToken: await server.joinToken() };
+  const { id } = await server.run('poison');
+  for (let times = 0; times < MAX_UNANSWERED; times += 1) {
+    await using worker = await ScriptedWorker.connect(server, { identity, ...joinToken });
+    joinToken = {};
+    assert.equal((await worker.next('AttemptAssign')).executionId, id);
+  }
+  await using worker = await ScriptedWorker.connect(server, { identity });
+  const record = await server.execution(id, '10s');
+  assert.deepEqual([record.state, record.reason, record.fault], ['failure', 'unplaceable', 'platform']);
+  assert.match(record.message!, /no worker answered when it was given it, 5 times/);
+  // The next one goes on.
+  await server.run('poison', {});
+  await worker.startNext();
+});
+
+test('rule 8: an attempt whose worker breaks the contract again and again, it ends as protocol and costs the worker no more sessions', async () => {
+  await using scene = await Scene.start();
+  for (let fault = 0; fault < MAX_FAULTS; fault += 1) {
+    assert.equal((await scene.execution()).state, 'running');
+    const { channel } = scene.worker.welcome.resume[0] ?? scene.assign;
+    scene.worker.output(channel, 'stdout', 7, 'a gap is before it');
+    assert.equal((await scene.worker.closed).code, 1008);
+    if (fault < MAX_FAULTS - 1) await scene.comeBack();
+  }
+  const record = await scene.execution('10s');
+  assert.deepEqual([record.state, record.reason], ['failure', 'protocol']);
+  await scene.comeBack();
+  assert.deepEqual(scene.worker.welcome.revoke, [scene.assign.attemptId]);
+});
 
 describe('rule 5: what this server did not hear counts against nobody', () => {
   test('rule 5: a worker that is cut off over the deadline, the success that it brings back within the lease counts', async () => {

@@ -157,7 +157,7 @@ export function storeConformance(
         );
       });
 
-      test('the same idempotency key and input, also at the same time and after a new deployment, one execution', async () => {
+      test('rule 14: the same idempotency key and input, also at the same time and after a new deployment, one execution', async () => {
         const ask = () => store.createExecutions([request({ idempotencyKey: 'once' })], DEFAULT_LIMITS);
         const answers = await Promise.all(Array.from({ length: 10 }, ask));
         await deploy('add');
@@ -166,7 +166,7 @@ export function storeConformance(
         assert.equal(answers.filter(([one]) => one!.queued !== null).length, 1);
       });
 
-      test('the same idempotency key and another input, it is refused', async () => {
+      test('rule 14: the same idempotency key and another input, it is refused', async () => {
         await create({ idempotencyKey: 'once' });
         const bytes = { inline: Buffer.from('x') };
         for (const other of [{ args: ['5'] }, { env: { A: '1' } }, { stdin: bytes }, { timeoutMs: 1000 }]) {
@@ -324,7 +324,7 @@ export function storeConformance(
     });
 
     describe('reports', () => {
-      test('each report twice, the second is known and changes nothing', async () => {
+      test('rule 8: each report twice, the second is known and changes nothing', async () => {
         const { attempt } = await running();
         assert.equal((await store.recordAccepted(attempt, 's1', SANDBOX)).reported, 'repeated');
         clock.advance(1_000);
@@ -353,7 +353,7 @@ export function storeConformance(
         assert.equal(await store.recordRefused(attempt, 's1'), 'conflict');
       });
 
-      test('reports from an earlier session or another worker’s, they are stale', async () => {
+      test('rule 3: reports from an earlier session or another worker’s, they are stale', async () => {
         const { attempt } = await running();
         await join('k2', 's9');
         await join('k1', 's2', [attempt.attemptId]);
@@ -440,7 +440,7 @@ export function storeConformance(
         assert.deepEqual([record.result, record.error, record.exitCode], [{ value: null }, error, 1]);
       });
 
-      test('an end after the end, the first stays; only the same signature is the same end', async () => {
+      test('rule 8: an end after the end, the first stays; only the same signature is the same end', async () => {
         const { attempt, workerId } = await running();
         await store.recordEnd(attempt, 's1', reportedEnd());
         assert.equal(await store.recordEnd(attempt, 's1', reportedEnd({ outcome: { kind: 'oom' } })), 'stale');
@@ -525,7 +525,7 @@ export function storeConformance(
         assert.equal((await read(attempt)).state, 'success');
       });
 
-      test('a cancelled execution whose worker is lost, it is cancelled', async () => {
+      test('rule 7: a cancelled execution whose worker is lost, it is cancelled', async () => {
         const { attempt, workerId } = await running();
         await store.requestCancel(projectId, attempt.executionId);
         assert.equal(await store.recordLost(attempt, workerId, null), 'ended');
@@ -741,7 +741,7 @@ export function storeConformance(
     });
 
     describe('a session', () => {
-      test('a worker that comes back, what it has goes on, what it lacks is released or lost, the rest is revoked', async () => {
+      test('rule 4: a worker that comes back, what it has goes on, what it lacks is released or lost, the rest is revoked', async () => {
         const [kept, gone, assigned] = [await create(), await create(), await create()];
         const { workerId } = await join('k1', 's1');
         for (const attempt of [kept, gone, assigned]) await store.assign(attempt, { workerId, sessionId: 's1' });

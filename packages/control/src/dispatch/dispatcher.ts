@@ -24,6 +24,8 @@ import type {
 import { deadlineUptimeMs, type LiveAttempt, LiveAttempts, type WorkerLink } from './live-attempt.ts';
 import { taskSpec } from './task.ts';
 
+/** An attempt whose assignment was not answered so often ends: it may be what the workers fail of. */
+export const MAX_UNANSWERED = 5;
 /** A worker that refused for want of room is asked again after this long, if nothing it had ended before. */
 export const REFUSAL_PAUSE_MS = 1_000;
 
@@ -51,6 +53,7 @@ export class Dispatcher {
   readonly #failed = new Set<string>();
   /** Have ended, and the store could not say what follows; they wait for it too. */
   readonly #unfollowed = new Set<AttemptKey & { readonly executionId: string }>();
+  readonly #unansweredTimes = new Map<string, number>();
   #pumping = false;
   #stopped = false;
 
@@ -114,6 +117,7 @@ export class Dispatcher {
     for (const row of opened.requeued) {
       this.#drop(row.attemptId);
       this.#enqueue(row);
+      this.#unanswered(row);
     }
     const resumed = opened.resume.map((row) => this.#adopt(row, link));
     this.pump();
@@ -152,6 +156,12 @@ export class Dispatcher {
     }, REFUSAL_PAUSE_MS).unref();
   }
 
+  /** Its worker was given up on before it had answered: it is queued in the store again. */
+  lost(attempt: LiveAttempt): void {
+    this.requeue(attempt);
+    this.#unanswered(attempt);
+  }
+
   /** It is queued in the store again. */
   requeue(attempt: LiveAttempt): void {
     this.#drop(attempt.attemptId);
@@ -164,9 +174,15 @@ export class Dispatcher {
     await this.#forgotten(attempt, by);
   }
 
+  /** Its acceptance is committed. */
+  accepted(attemptId: string): void {
+    this.#unansweredTimes.delete(attemptId);
+  }
+
   /** An execution that was never accepted has ended: it waits no more, and a worker that has it drops it. */
   withdrawn(executionId: string, attemptId: string): void {
     this.#queued.delete(attemptId);
+    this.#unansweredTimes.delete(attemptId);
     this.scheduler.apply({ type: 'dequeued', attemptId });
     const attempt = this.live.get(attemptId);
     attempt?.link?.send({ type: 'AttemptRevoke', attemptId, why: 'the execution has ended' });
@@ -261,6 +277,7 @@ export class Dispatcher {
       cancelRequestedUptimeMs: null,
       beat: null,
       incompleteEnds: 0,
+      faults: 0,
       underWay: 0,
       over: false,
     };
@@ -290,6 +307,25 @@ export class Dispatcher {
     ).unref();
   }
 
+  /** Whatever makes workers fall silent over an assignment must not go to one after the other. */
+  #unanswered({ attemptId, executionId }: { attemptId: string; executionId: string }): void {
+    const queued = this.#queued.get(attemptId);
+    if (queued === undefined) return;
+    const times = (this.#unansweredTimes.get(attemptId) ?? 0) + 1;
+    this.#unansweredTimes.set(attemptId, times);
+    if (times < MAX_UNANSWERED) return;
+    this.scheduler.apply({ type: 'dequeued', attemptId });
+    this.#parts.store.endUnplaceable(queued, `no worker answered when it was given it, ${times} times`).then(
+      (ended) => {
+        if (ended) this.withdrawn(executionId, attemptId);
+      },
+      (error: unknown) => {
+        this.#parts.log.error({ err: error, attemptId }, 'an attempt that nobody answers could not be ended');
+        this.#failed.add(attemptId);
+      },
+    );
+  }
+
   /** Makes or updates what is held of an attempt that is committed to a worker. */
   #adopt(row: LiveAttemptRow, link: WorkerLink | null): LiveAttempt {
     const { clock, output } = this.#parts;
@@ -316,6 +352,7 @@ export class Dispatcher {
       cancelRequestedUptimeMs: row.cancelRequestedAtMs === null ? null : clock.uptimeMs(),
       beat: null,
       incompleteEnds: 0,
+      faults: 0,
       underWay: 0,
       over: false,
     };

@@ -49,6 +49,8 @@ export interface LiveAttempt extends AttemptKey {
   beat: Beat | null;
   /** How often its worker said that it ended and had not sent all of its output. */
   incompleteEnds: number;
+  /** How often what its worker said of it broke the contract. */
+  faults: number;
   /** What its worker has said of it and is not worked off. */
   underWay: number;
   /** No longer live: whatever is still under way about it is dropped. */

@@ -137,7 +137,7 @@ export class Sweeper {
     // Its worker may have come back, and resumed it, in the same moment.
     attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its lease ran out' });
     if (result === 'ended') await dispatcher.ended(attempt, 'control');
-    else dispatcher.requeue(attempt);
+    else dispatcher.lost(attempt);
   }
 
   async #sweepAttempt(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
@@ -159,7 +159,8 @@ export class Sweeper {
 
   /** An unanswered claim is revoked; only when that was a lease ago is the attempt free for another worker. */
   async #sweepClaim(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
-    if (attempt.link === null) return;
+    // Its answer may be among what is not worked off.
+    if (attempt.link === null || attempt.link.isBehind || attempt.underWay > 0) return;
     if (attempt.revokedUptimeMs === null) {
       if (uptimeMs - attempt.linkedUptimeMs <= CLAIM_DEADLINE_MS) return;
       attempt.revokedUptimeMs = uptimeMs;

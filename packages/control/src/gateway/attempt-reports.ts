@@ -26,6 +26,8 @@ import type { AttemptReport, WorkerSession } from './session.ts';
 const MAX_BATCH_BYTES = 1024 * 1024;
 /** What could not be committed is tried again after this long. */
 const RETRY_MS = 1_000;
+/** So many faults about one attempt end it. */
+export const MAX_FAULTS = 3;
 /** How long a worker that reported an end may take to send what is missing of the output. */
 export const DELIVERY_MS = 120_000;
 
@@ -138,6 +140,8 @@ export class AttemptReports {
     if (error instanceof CocoreError && inbox.again.length === 0) {
       for (const item of items) item.failed(error);
       this.#settled(attempt, inbox, items);
+      attempt.faults += 1;
+      if (attempt.faults === MAX_FAULTS) void this.#endFaulty(attempt);
       return;
     }
     if (inbox.again.length === 0 && !attempt.over) {
@@ -175,6 +179,14 @@ export class AttemptReports {
 
   async #ask(first: Item, attempt: LiveAttempt, items: readonly Item[]): Promise<Asked> {
     const { session } = first;
+    if (attempt.revokedUptimeMs !== null && attempt.state === 'assigned') {
+      // It was taken back before it was accepted: only that the worker does not want it either is news.
+      const isRefusal = 'report' in first && first.report.type === 'AttemptRefused';
+      if (!isRefusal) {
+        if ('report' in first) session.send(revokeOf(attempt.attemptId));
+        return DROPPED;
+      }
+    }
     if ('frame' in first) {
       const frames = items.flatMap((item) => ('frame' in item ? [item.frame] : []));
       const { reported } = await attempt.writer.append(frames, session.sessionId);
@@ -219,10 +231,6 @@ export class AttemptReports {
   }
 
   async #accepted(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptAccepted'>): Promise<void> {
-    if (attempt.revokedUptimeMs !== null) {
-      session.send(revokeOf(attempt.attemptId));
-      return;
-    }
     if (attempt.state === 'assigned' && !isAtLeast(report.isolation, attempt.isolation)) {
       await this.#tooWeak(session, attempt, report);
       return;
@@ -234,6 +242,7 @@ export class AttemptReports {
     check(reported, report);
     if (reported !== 'recorded') return;
     attempt.state = 'accepted';
+    this.#parts.dispatcher.accepted(attempt.attemptId);
     attempt.deadlineUptimeMs = deadlineUptimeMs(this.#parts.clock, deadlineAtMs!, PREPARE_TIMEOUT_MS);
     this.#parts.hub.publish(attempt.executionId, 'changed');
   }
@@ -312,6 +321,20 @@ export class AttemptReports {
     const byMs = this.#parts.clock.uptimeMs() + DELIVERY_MS;
     attempt.deadlineUptimeMs = Math.min(attempt.deadlineUptimeMs ?? byMs, byMs);
     session.close(4003, 'incomplete');
+  }
+
+  /** Each of its faults cost the worker its session, with all else that it runs. */
+  async #endFaulty(attempt: LiveAttempt): Promise<void> {
+    const { store, dispatcher, log } = this.#parts;
+    try {
+      if (!(await store.endByControl(attempt, 'protocol', attempt.beat)) || attempt.over) return;
+      attempt.link?.send(revokeOf(attempt.attemptId));
+      await dispatcher.ended(attempt, 'control');
+    } catch (error) {
+      log.error({ err: error, attemptId: attempt.attemptId }, 'a faulty attempt could not be ended');
+      // The next fault tries again.
+      attempt.faults -= 1;
+    }
   }
 
   /** About an attempt that is not live in this session: ended, given to another, or never this worker's. */

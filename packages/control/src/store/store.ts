@@ -268,8 +268,11 @@ export interface AssignedTask {
   readonly artifactsLimitBytes: number;
 }
 
-/** What passed without a word of the worker: a deadline, or the time to deliver the output of an end that it reported. */
-export type ControlEnd = 'run_deadline' | 'prepare_deadline' | 'output_lost';
+/**
+ * What passed without a word of the worker: a deadline, or the time to deliver the output of an end that it reported; or that its words about the
+ * attempt broke the contract again and again.
+ */
+export type ControlEnd = 'run_deadline' | 'prepare_deadline' | 'output_lost' | 'protocol';
 
 export interface Beat {
   readonly atMs: number;

@@ -144,8 +144,10 @@ export function recordLost(
 export function endByControl(context: Context, attempt: AttemptKey, why: ControlEnd, beat: Beat | null): boolean {
   const row = find(context, attempt);
   if (row?.attempt_state !== 'accepted' && row?.attempt_state !== 'started') return false;
-  if (why === 'output_lost') {
-    endAttempt(context, row, { type: 'attempt_lost', cause: why }, OUTPUT_LOST, 'its output was not delivered', beat);
+  if (why === 'output_lost' || why === 'protocol') {
+    const lost: Outcome = { kind: 'lost', cause: why };
+    const message = why === 'protocol' ? 'its worker broke the protocol' : 'its output was not delivered';
+    endAttempt(context, row, { type: 'attempt_ended', outcome: lost }, lost, message, beat);
     return true;
   }
   const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
