@@ -1,9 +1,10 @@
 /**
  * `npm run chaos -- --minutes 30 --seed 1`: one round of faults after the other, from that seed on, until the time is up; several at once with
- * `--at-once N`. `--kind KIND`, given any number of times, chooses from these kinds alone. A seed that fails belongs into `tests/faults/seeds.json`.
+ * `--at-once N`. `--kind KIND`, given any number of times, chooses from these kinds alone; without it seeds take turns between the sets of `plan.ts`. A seed that fails belongs into `tests/faults/seeds.json`.
  */
 import { parseArgs } from 'node:util';
-import { ALL_KINDS, HELD_KINDS, planOf } from '../tests/faults/plan.ts';
+import { quantiles } from '../tests/faults/oracle.ts';
+import { ALL_KINDS, KIND_SETS, planOf } from '../tests/faults/plan.ts';
 import { runRound } from '../tests/faults/round.ts';
 
 const { values } = parseArgs({
@@ -29,8 +30,12 @@ const kinds = values.kind?.map((kind) => {
   process.exit(2);
 });
 
+const sets = Object.values(KIND_SETS);
+const kindsOf = (seed: number) => kinds ?? sets[seed % sets.length]!;
+
 const until = performance.now() + numberOf('minutes') * 60_000;
 const failed: number[] = [];
+const measuresMs = new Map<string, number[]>();
 let rounds = 0;
 let next = numberOf('seed');
 
@@ -38,14 +43,19 @@ async function lane(): Promise<void> {
   while (performance.now() < until) {
     const seed = next;
     next += 1;
-    const plan = planOf(seed, { executions: numberOf('executions'), kinds: kinds ?? HELD_KINDS });
+    const plan = planOf(seed, { executions: numberOf('executions'), kinds: kindsOf(seed) });
     const { verdict, text } = await runRound(plan);
     rounds += 1;
+    for (const [what, values] of Object.entries(verdict.measuresMs)) {
+      measuresMs.set(what, [...(measuresMs.get(what) ?? []), ...values]);
+    }
     if (verdict.violations.length > 0) failed.push(seed);
     console.log(`\n${text}`);
   }
 }
 
 await Promise.all(Array.from({ length: numberOf('at-once') }, lane));
-console.log(`\n${rounds} rounds, ${failed.length} failed${failed.length === 0 ? '' : `: seeds ${failed.join(', ')}`}`);
+console.log('');
+for (const [what, values] of measuresMs) console.log(`${what.padEnd(42)}${quantiles(values)}`);
+console.log(`${rounds} rounds, ${failed.length} failed${failed.length === 0 ? '' : `: seeds ${failed.join(', ')}`}`);
 process.exitCode = failed.length > 0 ? 1 : 0;

@@ -10,13 +10,14 @@ import { until } from '../e2e/support/wait.ts';
 import { nowMs } from './clock.ts';
 import { Daemon } from './daemon.ts';
 import { WORKERS } from './plan.ts';
+import { buildPreload, HostFaults } from './preload/preload.ts';
 import { Wire } from './wire.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const mainOf = (name: 'control' | 'worker') => join(ROOT, 'packages', name, 'src', 'main.ts');
 
 /** What one worker leases: so many executions at once. */
-const SLOTS = 4;
+const SLOTS = 3;
 const MEMORY_MIB = 128;
 /** Room for the scratch of as many executions, beside the quarter that blobs have. */
 const DISK_MIB = 10_000;
@@ -46,6 +47,8 @@ export class Fleet implements AsyncDisposable {
   readonly sightings: Sighting[] = [];
   /** Ids of workers, by number. */
   readonly workerIds: string[] = [];
+  /** By the daemon's name. */
+  readonly hostFaults = new Map<string, HostFaults>();
   readonly #twinWire: Wire;
   readonly #port: number;
   readonly #stop = new AbortController();
@@ -57,6 +60,7 @@ export class Fleet implements AsyncDisposable {
   private constructor(directory: string, port: number, wires: readonly Wire[]) {
     this.directory = directory;
     this.#port = port;
+    buildPreload(this.#library);
     this.workerWires = wires.slice(0, WORKERS);
     this.userWire = wires[WORKERS]!;
     this.#twinWire = wires[WORKERS + 1]!;
@@ -97,6 +101,10 @@ export class Fleet implements AsyncDisposable {
 
   get ledgerPath(): string {
     return join(this.directory, 'ledger.jsonl');
+  }
+
+  get #library(): string {
+    return join(this.directory, 'libfaults.so');
   }
 
   get daemons(): readonly Daemon[] {
@@ -142,7 +150,10 @@ export class Fleet implements AsyncDisposable {
   }
 
   #daemon(name: string, what: 'control' | 'worker', args: readonly string[]): Daemon {
+    const faults = new HostFaults(this.#library, join(this.directory, `${name}.faults`));
+    this.hostFaults.set(name, faults);
     const env = {
+      ...faults.env,
       PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,
       HOME: this.directory,
       COCORE_LOG_LEVEL: 'info',

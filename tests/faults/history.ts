@@ -56,6 +56,22 @@ export class History {
     return this.#of(worker, ['stop'], within).length > 0;
   }
 
+  /** The disk of the control server took nothing. */
+  diskFailed(atMs: number): boolean {
+    return this.#faults.some(
+      ({ fault: { kind, target }, beganMs, healedMs }) =>
+        (kind === 'sync' || kind === 'full') &&
+        target === 'control' &&
+        beganMs <= atMs &&
+        atMs <= healedMs + AFTERMATH_MS,
+    );
+  }
+
+  /** The times in records are not to be believed. */
+  get recordsAreWrong(): boolean {
+    return this.#faults.some(({ fault: { kind, target } }) => kind === 'clock' && target === 'control');
+  }
+
   hadTwin(worker: number, within: Span): boolean {
     return this.#of(worker, ['twin'], within).length > 0;
   }

@@ -56,12 +56,21 @@ async function act(fault: Fault, fleet: Fleet, random: Random): Promise<void> {
       return wire!.halfOpen(fault.end!);
     case 'tear':
       return wire!.tear(random.next());
+    case 'sync':
+    case 'full':
+    case 'clock':
+      for (const { name } of daemons) fleet.hostFaults.get(name)!.set(hostFault(fault));
+      await sleep(forMs);
+      for (const { name } of daemons) fleet.hostFaults.get(name)!.set({});
+      return;
     case 'twin':
       await fleet.startTwin(target as number);
       await sleep(forMs);
       return fleet.endTwin();
   }
 }
+
+const hostFault = ({ kind, wallAheadMs = 0 }: Fault) => ({ sync: kind === 'sync', full: kind === 'full', wallAheadMs });
 
 async function during(wire: Wire, forMs: number, begin: () => void): Promise<void> {
   begin();

@@ -50,7 +50,7 @@ function observed(change: Change = {}): Observation {
   const end = change.record ?? record('success', null);
   const run: JobRun = {
     ...{ job, ids: new Set([ID]), askedMs: 900, acceptedMs: 1_000, endKnownMs: 50_010, end },
-    ...{ followed: null, cancel: null, faults: [], ...change.run },
+    ...{ followed: null, cancel: null, failuresMs: [], repeated: 0, faults: [], ...change.run },
   };
   return {
     faults: [],
@@ -111,6 +111,8 @@ describe('the oracle', () => {
       record: record('failure', 'host_lost'),
       ...fault('kill', 'control', 5_000, 8_000),
     },
+    'the server could not, and its disk was well': { run: { failuresMs: [2_000] } },
+    'its output was lost for no reason': { record: record('failure', 'output_lost') },
     'a daemon died by itself': { surprises: ['worker-0 ended by itself'] },
     'a process is left': { leaks: ['process 1'] },
     'a daemon grew': { memoryPeakKiB: { control: 2 ** 20, worker: 1 } },
@@ -129,6 +131,10 @@ describe('the oracle', () => {
     'its operator stopped the worker': {
       record: record('failure', 'host_reclaimed'),
       ...fault('restart', 0, 49_000, 51_000),
+    },
+    'the server could not, and its disk was full': {
+      run: { failuresMs: [2_000] },
+      ...fault('full', 'control', 1_000, 3_000),
     },
     'its user cancelled it': {
       record: record('cancelled', 'user_cancel'),

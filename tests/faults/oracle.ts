@@ -33,6 +33,8 @@ export interface Observation {
 export interface Verdict {
   /** What is held, and what was measured. */
   readonly rows: readonly (readonly [what: string, value: string])[];
+  /** The samples behind the rows that are measured, so that those of several rounds can be put together. */
+  readonly measuresMs: Readonly<Record<string, readonly number[]>>;
   /** For each fault, how long after it was healed service was normal; null where another fault was in between, or nobody asked. */
   readonly recoveriesMs: readonly (number | null)[];
   /** One sentence each. */
@@ -40,8 +42,8 @@ export interface Verdict {
 }
 
 /** What no daemon may need, whatever happens to it in a round. */
-export const MAX_CONTROL_MIB = 512;
-export const MAX_WORKER_MIB = 384;
+export const MAX_CONTROL_MIB = 384;
+export const MAX_WORKER_MIB = 256;
 
 /** Beyond its deadline, the grace after it and a lease: what a loaded host needs. */
 const LATE_MS = 15_000;
@@ -95,7 +97,12 @@ class Judgement {
     if (control > MAX_CONTROL_MIB) this.#violations.push(`the control server had ${control} MiB`);
     if (worker > MAX_WORKER_MIB) this.#violations.push(`a worker had ${worker} MiB`);
     const recoveriesMs = this.#seen.faults.map((fault) => this.#recoveryMs(fault));
-    const recovered = recoveriesMs.filter((ms) => ms !== null);
+    const measuresMs = {
+      'fault healed → normal service': recoveriesMs.filter((ms) => ms !== null),
+      'cancel request → sandbox gone': this.#cancelToGoneMs,
+      'worker killed → its executions end': this.#killedToKnownMs,
+      'worker silent → its executions end': this.#silentToKnownMs,
+    };
     return {
       rows: [
         ['executions accepted', String(this.#accepted)],
@@ -104,6 +111,7 @@ class Judgement {
           .sort(([, one], [, other]) => other - one)
           .map(([end, n]) => [`  ${end}`, String(n)] as const),
         ['  of them touched by no fault', String(this.#untouched)],
+        ['requests repeated; answered `internal`', this.#repeated()],
         ['lost', String(this.#lost)],
         ['double success', String(this.#doubleSuccess)],
         ['run more than once, for a fault', String(this.#ranTwice)],
@@ -114,11 +122,9 @@ class Judgement {
         ['processes, mounts, files leaked', String(leaks.length)],
         ['memory peak: control server; a worker', `${control} MiB; ${worker} MiB`],
         ['last fault healed → everything has ended', `${Math.round(this.#lastEndMs())} ms`],
-        ['fault healed → normal service', quantiles(recovered)],
-        ['cancel request → sandbox gone', quantiles(this.#cancelToGoneMs)],
-        ['worker killed → its executions end', quantiles(this.#killedToKnownMs)],
-        ['worker silent → its executions end', quantiles(this.#silentToKnownMs)],
+        ...Object.entries(measuresMs).map(([what, valuesMs]) => [what, quantiles(valuesMs)] as const),
       ],
+      measuresMs,
       recoveriesMs,
       violations: this.#violations,
     };
@@ -128,6 +134,8 @@ class Judgement {
     const { job, ids } = run;
     const fail = (what: string) => this.#violations.push(`job ${job.number} (${[...ids].join(', ')}): ${what}`);
     for (const fault of run.faults) fail(fault);
+    if (run.failuresMs.some((ms) => !this.#history.diskFailed(ms)))
+      fail('was answered `internal` while the disk was well');
     if (ids.size > 1) fail('one idempotency key gave several executions');
     const [id] = ids;
     if (id === undefined) {
@@ -158,11 +166,12 @@ class Judgement {
   }
 
   /** Whether it ended as it should, or a fault of the plan explains why not; and in time. */
-  #judgeEnd({ job, cancel, askedMs }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
+  #judgeEnd({ job, cancel, askedMs, endKnownMs }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
     const attempt = record.attempts.at(-1)!;
     const worker = this.#workerOf(attempt);
-    const endedMs = this.#ms(record.endedAt!);
-    const life = { fromMs: this.#ms(attempt.assignedAt ?? record.createdAt), toMs: endedMs };
+    const isByUser = this.#history.recordsAreWrong;
+    const endedMs = isByUser ? (endKnownMs ?? Infinity) : this.#ms(record.endedAt!);
+    const life = { fromMs: isByUser ? askedMs : this.#ms(attempt.assignedAt ?? record.createdAt), toMs: endedMs };
     if (!this.#history.touched(worker, { fromMs: askedMs, toMs: endedMs })) this.#untouched += 1;
     const isNatural = record.state === job.natural.state && record.reason === job.natural.reason;
     const isCancelled = record.state === 'cancelled' && cancel !== null;
@@ -170,7 +179,7 @@ class Judgement {
       fail(`ended as ${endOf(record)} instead of ${endOf(job.natural)}, which no fault explains: ${story(record)}`);
     }
     if (record.reason === 'host_lost' && worker !== null) this.#measureLost(worker, life);
-    const deadlineMs = record.deadlineAt === null ? null : this.#ms(record.deadlineAt);
+    const deadlineMs = record.deadlineAt === null || isByUser ? null : this.#ms(record.deadlineAt);
     if (deadlineMs !== null && endedMs > deadlineMs + CONTROL_GRACE_MS + LEASE_MS + this.#outageMs() + LATE_MS) {
       this.#stuck += 1;
       fail(`ended ${Math.round((endedMs - deadlineMs) / 1000)} s after its deadline`);
@@ -186,6 +195,10 @@ class Judgement {
         history.wasRestartedUnheard(worker, life) ||
         history.hadTwin(worker, life)
       );
+    }
+    // What it had not handed on went with its memory.
+    if (state === 'failure' && reason === 'output_lost') {
+      return history.died(worker, life) || history.wasRestartedUnheard(worker, life);
     }
     if (state === 'failure' && reason === 'host_reclaimed') return history.wasRestarted(worker, life);
     // The function's time ran out while it stood still with its worker.
@@ -282,6 +295,11 @@ class Judgement {
         other.healedMs + AFTERMATH_MS > healedMs,
     );
     return isDisturbed ? null : normalMs - healedMs;
+  }
+
+  #repeated(): string {
+    const sum = (count: (run: JobRun) => number) => this.#seen.runs.reduce((total, run) => total + count(run), 0);
+    return `${sum(({ repeated }) => repeated)}; ${sum(({ failuresMs }) => failuresMs.length)}`;
   }
 
   #lastEndMs(): number {

@@ -19,8 +19,18 @@ test('many seeds, every kind of fault strikes every target that it can strike', 
     }
   }
   const expected = [
-    ...ALL_KINDS.map((kind) => `${kind} worker`),
-    ...['kill control', 'restart control', 'stop control', 'kill all', 'cut user', 'tear user'],
+    ...ALL_KINDS.filter((kind) => kind !== 'full').map((kind) => `${kind} worker`),
+    ...[
+      'sync control',
+      'full control',
+      'clock control',
+      'kill control',
+      'restart control',
+      'stop control',
+      'kill all',
+      'cut user',
+      'tear user',
+    ],
   ];
   assert.deepEqual([...struck].sort(), expected.sort());
 });

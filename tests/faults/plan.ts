@@ -32,7 +32,13 @@ export type FaultKind =
   /** The connection ends in the middle of a frame, and new ones are let through. */
   | 'tear'
   /** A second daemon with the worker's identity. */
-  | 'twin';
+  | 'twin'
+  /** Every fsync fails with EIO. */
+  | 'sync'
+  /** Every write to a file fails with ENOSPC. */
+  | 'full'
+  /** The wall clock is wrong by hours. */
+  | 'clock';
 
 export interface Fault {
   readonly kind: FaultKind;
@@ -44,6 +50,8 @@ export interface Fault {
   readonly end?: 'control' | 'worker';
   /** Of `slow`. */
   readonly bytesPerSecond?: number;
+  /** Of `clock`. */
+  readonly wallAheadMs?: number;
 }
 
 export interface Plan {
@@ -60,25 +68,18 @@ export interface PlanOptions {
   readonly kinds?: readonly FaultKind[];
 }
 
-export const ALL_KINDS: readonly FaultKind[] = [
-  'kill',
-  'restart',
-  'stop',
-  'cut',
-  'silence',
-  'mute',
-  'deaf',
-  'half-open',
-  'slow',
-  'tear',
-  'twin',
-];
-
 /**
- * What seeds choose from. Not yet held, so not among them: `twin`. Two daemons with one identity take turns in ending each
- * other's sessions and, with them, each other's executions.
+ * The sets that seeds choose from. A set that a seed of `seeds.json` names stays as it is, or the seed would be another plan; what is new makes
+ * another set. Not yet held, so in none: `twin`. Two daemons with one identity take turns in ending each other's sessions and, with
+ * them, each other's executions.
  */
-export const HELD_KINDS: readonly FaultKind[] = ALL_KINDS.filter((kind) => kind !== 'twin');
+export const KIND_SETS = {
+  hosts: ['kill', 'restart', 'stop', 'cut', 'silence', 'mute', 'deaf', 'half-open', 'slow', 'tear'],
+  disks: ['sync', 'full', 'clock', 'kill', 'stop', 'cut'],
+} as const satisfies Readonly<Record<string, readonly FaultKind[]>>;
+export type KindSet = keyof typeof KIND_SETS;
+
+export const ALL_KINDS: readonly FaultKind[] = [...new Set([...KIND_SETS.hosts, 'twin', ...KIND_SETS.disks] as const)];
 
 /** From the first to the last, both ends with it. */
 type Range = readonly [number, number];
@@ -116,6 +117,15 @@ function draft(random: Random, kind: FaultKind, isLong: boolean): Draft {
       return { ...base, forMs: 0, end: random.pick(['control', 'worker'] as const) };
     case 'slow':
       return { ...base, bytesPerSecond: random.pick([2_000, 10_000, 50_000]) };
+    case 'sync':
+      return { ...base, target: random.pick<Target>(['control', worker]) };
+    case 'full':
+      // The ledger of the functions is on the workers' disks.
+      return { ...base, target: 'control' };
+    case 'clock': {
+      const wallAheadMs = random.pick([-1, 1]) * random.int(1, 48) * 1_800_000;
+      return { ...base, target: random.pick<Target>(['control', worker]), wallAheadMs };
+    }
     case 'tear':
       return { ...base, target: random.pick<Target>(['user', worker]), forMs: 0 };
     default:
@@ -130,7 +140,7 @@ function pauseMs(one: Draft, other: Draft): number | null {
 }
 
 export function planOf(seed: number, options: PlanOptions = {}): Plan {
-  const { workMs = 30_000, executions = 500, kinds = HELD_KINDS } = options;
+  const { workMs = 30_000, executions = 500, kinds = KIND_SETS.hosts } = options;
   const random = new Random(`plan/${seed}`);
   const faults: Fault[] = [];
   const place = (it: Draft, beforeMs: number): void => {
@@ -163,12 +173,13 @@ export function describeTarget(target: Target): string {
 }
 
 /** One line a fault. */
-export function describeFault({ kind, target, atMs, forMs, end, bytesPerSecond }: Fault): string {
+export function describeFault({ kind, target, atMs, forMs, end, bytesPerSecond, wallAheadMs }: Fault): string {
   const what = `${kind.padEnd(9)}  ${describeTarget(target).padEnd(8)}`;
   const more = [
     forMs > 0 ? `${PROCESS_KINDS.has(kind) && kind !== 'stop' ? 'back after' : 'for'} ${seconds(forMs)}` : '',
     end === undefined ? '' : `seen by the ${end === 'control' ? 'control server' : 'worker'}`,
     bytesPerSecond === undefined ? '' : `${bytesPerSecond} bytes/s`,
+    wallAheadMs === undefined ? '' : `by ${wallAheadMs / 3_600_000} h`,
   ].filter((part) => part !== '');
   return `${seconds(atMs).padStart(7)}  ${what}  ${more.join(', ')}`.trimEnd();
 }

@@ -21,6 +21,10 @@ export interface JobRun {
   /** What a follower was sent up to the end; null for who did not follow that far. */
   followed: Buffer | null;
   cancel: { readonly askedMs: number; readonly result: CancelAnswer['result'] } | null;
+  /** When the control server answered that it could not: `internal`. */
+  readonly failuresMs: number[];
+  /** Requests that had to be made again, for any reason. */
+  repeated: number;
   /** Answers that no fault explains. */
   readonly faults: string[];
 }
@@ -29,8 +33,8 @@ const AGAIN_MS = 200;
 const WAIT_MS = 10_000;
 
 /** Whether it may be different in a moment. */
-const isPassing = (error: unknown): boolean =>
-  error instanceof CocoreError && ['server_unreachable', 'not_ready'].includes(error.code);
+const isPassing = (error: unknown): error is CocoreError =>
+  error instanceof CocoreError && ['server_unreachable', 'not_ready', 'internal'].includes(error.code);
 
 /** All users at once. They give up when the signal aborts. */
 export async function work(
@@ -48,6 +52,8 @@ export async function work(
     end: null,
     followed: null,
     cancel: null,
+    failuresMs: [],
+    repeated: 0,
     faults: [],
   }));
   const one = async (run: JobRun) => {
@@ -72,7 +78,9 @@ async function use(run: JobRun, client: CocoreClient, giveUp: AbortSignal): Prom
   const { args, timeoutMs, idempotencyKey, user } = run.job;
   run.askedMs = nowMs();
   const ask = () =>
-    persist(giveUp, async () => client.executions.create(FUNCTION, { args: [...args], timeoutMs, idempotencyKey }));
+    persist(run, giveUp, async () =>
+      client.executions.create(FUNCTION, { args: [...args], timeoutMs, idempotencyKey }),
+    );
   const answers = await Promise.all(user.asksTwice ? [ask(), ask()] : [ask()]);
   run.acceptedMs = nowMs();
   for (const { id } of answers) run.ids.add(id);
@@ -84,13 +92,15 @@ async function use(run: JobRun, client: CocoreClient, giveUp: AbortSignal): Prom
 }
 
 /** Does it until it is answered. */
-async function persist<T>(giveUp: AbortSignal, act: () => Promise<T>): Promise<T> {
+async function persist<T>(run: JobRun, giveUp: AbortSignal, act: () => Promise<T>): Promise<T> {
   for (;;) {
     giveUp.throwIfAborted();
     try {
       return await act();
     } catch (error) {
       if (!isPassing(error)) throw error;
+      run.repeated += 1;
+      if (error.code === 'internal') run.failuresMs.push(nowMs());
     }
     await sleep(AGAIN_MS, undefined, { signal: giveUp });
   }
@@ -101,13 +111,13 @@ async function cancelLater(run: JobRun, client: CocoreClient, id: string, giveUp
   if (cancelsAfterMs === null) return;
   await sleep(cancelsAfterMs, undefined, { signal: giveUp });
   const askedMs = nowMs();
-  const { result } = await persist(giveUp, async () => client.executions.cancel(id));
+  const { result } = await persist(run, giveUp, async () => client.executions.cancel(id));
   run.cancel = { askedMs, result };
 }
 
 async function wait(run: JobRun, client: CocoreClient, id: string, giveUp: AbortSignal): Promise<void> {
   for (;;) {
-    const record = await persist(giveUp, async () => client.executions.get(id, { waitMs: WAIT_MS }));
+    const record = await persist(run, giveUp, async () => client.executions.get(id, { waitMs: WAIT_MS }));
     if (!isTerminal(record.state)) continue;
     ended(run, record);
     return;
@@ -116,7 +126,7 @@ async function wait(run: JobRun, client: CocoreClient, id: string, giveUp: Abort
 
 /** As the SDK follows: a connection that is cut is made again, and not a byte may be missing or come twice. */
 async function follow(run: JobRun, client: CocoreClient, id: string, giveUp: AbortSignal): Promise<void> {
-  await persist(giveUp, async () => {
+  await persist(run, giveUp, async () => {
     const pieces: Buffer[] = [];
     let length = 0;
     for await (const { event, data } of client.executions.follow(id, giveUp)) {
