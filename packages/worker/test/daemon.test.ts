@@ -379,6 +379,20 @@ describe('the daemon and a scripted server', () => {
       assert.equal(said.stdout, `ready ${WORKER_ID}\n`);
     });
 
+    test('SIGTERM while nobody answers its connection, it exits 0 all the same', async () => {
+      const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'fake', '--join-token-file', '-'];
+      const { child, said, exited } = run(...args);
+      child.stdin.end(`${tokenFor(SERVER_ID)}\n`);
+      const peer = await server.peer(0);
+      await peer.welcome();
+      await eventually('ready', () => said.stdout !== '');
+      peer.socket.pause();
+      const began = performance.now();
+      child.kill('SIGTERM');
+      assert.equal(await exited, 0);
+      assert.ok(performance.now() - began < 15_000, `${performance.now() - began} ms`);
+    });
+
     /** A worker whose process has an attempt that runs. */
     async function busy(steps: readonly string[]) {
       const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'fake', '--cpus', '2'];

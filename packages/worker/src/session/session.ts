@@ -43,6 +43,8 @@ type Challenge = Extract<ServerMessage, { type: 'ServerChallenge' }>;
 
 export const SILENCE_MS = 15_000;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
+/** How long a connection that is closed may wait for the other end to close it too. */
+const CLOSE_MS = 1_000;
 
 /**
  * One connection to the control server, from dialling to its end. It says hello, resumes what goes on, and from then on carries
@@ -120,9 +122,10 @@ export class Session {
     if (added.length + removed.length > 0) this.#outbox.send({ type: 'WorkerBlobs', added, removed });
   }
 
-  /** Closes the connection in good order. */
+  /** Closes the connection in good order, as far as the other end answers. */
   close(): void {
     this.#socket.close(1000, 'the worker stops');
+    setTimeout(() => this.#socket.terminate(), CLOSE_MS).unref();
     this.#end(new Error('the worker stops'), false);
   }
 
