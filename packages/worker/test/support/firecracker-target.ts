@@ -73,7 +73,9 @@ export async function firecrackerTarget(
       runDir,
       daemonTag,
       snapshots: null,
-      ...(isDouble ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 60_000, apiDeadlineMs: 30_000, callDeadlineMs: 30_000 } : {}),
+      ...(isDouble
+        ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 60_000, apiDeadlineMs: 30_000, callDeadlineMs: 30_000 }
+        : {}),
       ...options,
     }),
   );
