@@ -56,6 +56,6 @@ async function lane(): Promise<void> {
 
 await Promise.all(Array.from({ length: numberOf('at-once') }, lane));
 console.log('');
-for (const [what, values] of measuresMs) console.log(`${what.padEnd(42)}${quantiles(values)}`);
+for (const [what, values] of measuresMs) console.log(`${what.padEnd(46)}${quantiles(values)}`);
 console.log(`${rounds} rounds, ${failed.length} failed${failed.length === 0 ? '' : `: seeds ${failed.join(', ')}`}`);
 process.exitCode = failed.length > 0 ? 1 : 0;

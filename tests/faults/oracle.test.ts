@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import type { ExecutionRecord, Outcome, Reason } from '@cocore/protocol';
+import { type ExecutionRecord, LostCause, type Outcome, type Reason } from '@cocore/protocol';
 import { DONE, type Job, textOf } from './jobs.ts';
 import { Ledger, type Row } from './ledger.ts';
 import { judge, type Observation } from './oracle.ts';
@@ -26,9 +26,14 @@ const job: Job = {
 const at = (ms: number): string => new Date(ms).toISOString();
 const EXITED: Outcome = { kind: 'exited', code: 0 };
 
+function outcomeOf(state: ExecutionRecord['state'], reason: Reason | null): Outcome | null {
+  if (state === 'success') return EXITED;
+  return state === 'failure' ? { kind: 'lost', cause: LostCause.parse(reason) } : null;
+}
+
 /** What the oracle looks at of a record: an execution from second 1 to second 50 on worker 0. */
 function record(state: ExecutionRecord['state'], reason: Reason | null, stdoutBytes = WHOLE.length): ExecutionRecord {
-  const outcome: Outcome | null = state === 'success' ? EXITED : null;
+  const outcome = outcomeOf(state, reason);
   const attempt = { id: ATTEMPT, workerId: 'wk_0', createdAt: at(1_000), assignedAt: at(1_000), endedAt: at(50_000) };
   return {
     ...{ id: ID, state, reason, message: null, waiting: null, createdAt: at(1_000), endedAt: at(50_000) },

@@ -1,4 +1,11 @@
-import { type AttemptRecord, CONTROL_GRACE_MS, type ExecutionRecord, isTerminal, LEASE_MS } from '@cocore/protocol';
+import {
+  type AttemptRecord,
+  CONTROL_GRACE_MS,
+  type ExecutionRecord,
+  isTerminal,
+  LEASE_MS,
+  type LostCause,
+} from '@cocore/protocol';
 import type { Sighting } from './fleet.ts';
 import { AFTERMATH_MS, History, type Span } from './history.ts';
 import type { FaultRun } from './inject.ts';
@@ -74,6 +81,7 @@ class Judgement {
   #bytesDoubled = 0;
   #stuck = 0;
   #ranTwice = 0;
+  #deliveredAgain = 0;
   #untouched = 0;
 
   constructor(observation: Observation) {
@@ -100,8 +108,8 @@ class Judgement {
     const measuresMs = {
       'fault healed → normal service': recoveriesMs.filter((ms) => ms !== null),
       'cancel request → sandbox gone': this.#cancelToGoneMs,
-      'worker killed → its executions end': this.#killedToKnownMs,
-      'worker silent → its executions end': this.#silentToKnownMs,
+      'worker killed → its attempts are known lost': this.#killedToKnownMs,
+      'worker silent → its attempts are known lost': this.#silentToKnownMs,
     };
     return {
       rows: [
@@ -114,6 +122,7 @@ class Judgement {
         ['requests repeated; answered `internal`', this.#repeated()],
         ['lost', String(this.#lost)],
         ['double success', String(this.#doubleSuccess)],
+        ['delivered again', String(this.#deliveredAgain)],
         ['run more than once, for a fault', String(this.#ranTwice)],
         ['stuck past deadline', String(this.#stuck)],
         ['bytes of output', String(this.#bytes)],
@@ -160,57 +169,68 @@ class Judgement {
     if (run.end === null) fail('its user never heard of the end');
     else if (endOf(run.end) !== endOf(record)) fail(`ended as ${endOf(run.end)}, then as ${endOf(record)}`);
     this.#judgeEnd(run, record, fail);
-    this.#judgeRuns(record, fail);
+    this.#judgeLosses(run, record, fail);
+    this.#judgeRuns(run, record, fail);
     this.#judgeBytes(run, record, fail);
     this.#measureCancel(run, record);
   }
 
   /** Whether it ended as it should, or a fault of the plan explains why not; and in time. */
-  #judgeEnd({ job, cancel, askedMs, endKnownMs }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
+  #judgeEnd(run: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
+    const { job, cancel, askedMs } = run;
     const attempt = record.attempts.at(-1)!;
     const worker = this.#workerOf(attempt);
-    const isByUser = this.#history.recordsAreWrong;
-    const endedMs = isByUser ? (endKnownMs ?? Infinity) : this.#ms(record.endedAt!);
-    const life = { fromMs: isByUser ? askedMs : this.#ms(attempt.assignedAt ?? record.createdAt), toMs: endedMs };
-    if (!this.#history.touched(worker, { fromMs: askedMs, toMs: endedMs })) this.#untouched += 1;
+    const life = this.#lifeOf(attempt, run);
+    if (!this.#history.touched(worker, { fromMs: askedMs, toMs: life.toMs })) this.#untouched += 1;
     const isNatural = record.state === job.natural.state && record.reason === job.natural.reason;
     const isCancelled = record.state === 'cancelled' && cancel !== null;
-    if (!isNatural && !isCancelled && (worker === null || !this.#explains(worker, record, life))) {
+    // The function's time ran out while it stood still with its worker.
+    const isStopped = record.reason === 'run_timeout' && worker !== null && this.#history.wasStopped(worker, life);
+    const isLost = attempt.outcome?.kind === 'lost' && record.reason === attempt.outcome.cause;
+    if (!isNatural && !isCancelled && !isStopped && !isLost) {
       fail(`ended as ${endOf(record)} instead of ${endOf(job.natural)}, which no fault explains: ${story(record)}`);
     }
-    if (record.reason === 'host_lost' && worker !== null) this.#measureLost(worker, life);
-    const deadlineMs = record.deadlineAt === null || isByUser ? null : this.#ms(record.deadlineAt);
-    if (deadlineMs !== null && endedMs > deadlineMs + CONTROL_GRACE_MS + LEASE_MS + this.#outageMs() + LATE_MS) {
+    const deadlineMs = record.deadlineAt === null || this.#history.recordsAreWrong ? null : this.#ms(record.deadlineAt);
+    if (deadlineMs !== null && life.toMs > deadlineMs + CONTROL_GRACE_MS + LEASE_MS + this.#outageMs() + LATE_MS) {
       this.#stuck += 1;
-      fail(`ended ${Math.round((endedMs - deadlineMs) / 1000)} s after its deadline`);
+      fail(`ended ${Math.round((life.toMs - deadlineMs) / 1000)} s after its deadline`);
     }
   }
 
-  #explains(worker: number, { state, reason }: ExecutionRecord, life: Span): boolean {
+  /** Every attempt that was lost needs its own reason, whatever became of its execution. */
+  #judgeLosses(run: JobRun, { attempts }: ExecutionRecord, fail: (what: string) => void): void {
+    if (attempts.length > 1) this.#deliveredAgain += 1;
+    for (const attempt of attempts) {
+      if (attempt.outcome?.kind !== 'lost') continue;
+      const { cause } = attempt.outcome;
+      const worker = this.#workerOf(attempt);
+      const life = this.#lifeOf(attempt, run);
+      if (worker === null || !this.#explains(worker, cause, life)) {
+        fail(`lost an attempt (${cause}), which no fault explains: ${lineOf(attempt)}`);
+      } else if (cause === 'host_lost' && !this.#history.recordsAreWrong) this.#measureLost(worker, life);
+    }
+  }
+
+  #explains(worker: number, cause: LostCause, life: Span): boolean {
     const history = this.#history;
-    if (state === 'failure' && reason === 'host_lost') {
-      return (
-        history.died(worker, life) ||
-        history.wasSilentForLease(worker, life) ||
-        history.wasRestartedUnheard(worker, life) ||
-        history.hadTwin(worker, life)
-      );
+    const isGone = history.died(worker, life) || history.wasRestartedUnheard(worker, life);
+    switch (cause) {
+      case 'host_lost':
+        return isGone || history.wasSilentForLease(worker, life) || history.hadTwin(worker, life);
+      case 'output_lost':
+        // What it had not handed on went with its memory.
+        return isGone;
+      case 'host_reclaimed':
+        return history.wasRestarted(worker, life);
+      default:
+        return false;
     }
-    // What it had not handed on went with its memory.
-    if (state === 'failure' && reason === 'output_lost') {
-      return history.died(worker, life) || history.wasRestartedUnheard(worker, life);
-    }
-    if (state === 'failure' && reason === 'host_reclaimed') return history.wasRestarted(worker, life);
-    // The function's time ran out while it stood still with its worker.
-    if (state === 'timeout' && reason === 'run_timeout') return history.wasStopped(worker, life);
-    return false;
   }
 
   /** By the account of the world outside. */
-  #judgeRuns({ state, attempts }: ExecutionRecord, fail: (what: string) => void): void {
+  #judgeRuns(run: JobRun, { state, attempts }: ExecutionRecord, fail: (what: string) => void): void {
     const { ledger } = this.#seen;
-    const times = attempts.map(({ id }) => ledger.effects(id, DONE));
-    const total = times.reduce((sum, count) => sum + count, 0);
+    const total = attempts.reduce((sum, { id }) => sum + ledger.effects(id, DONE), 0);
     const successes = attempts.filter(({ outcome }) => outcome?.kind === 'exited' && outcome.code === 0).length;
     if (successes > 1) {
       this.#doubleSuccess += 1;
@@ -220,14 +240,20 @@ class Judgement {
     if (total <= 1) return;
     this.#ranTwice += 1;
     const isExplained = attempts.some((attempt) => {
+      const life = this.#lifeOf(attempt, run);
       const worker = this.#workerOf(attempt);
-      const life = { fromMs: this.#ms(attempt.createdAt), toMs: this.#ms(attempt.endedAt ?? attempt.createdAt) };
-      // An attempt that is given to another worker forgets the first.
-      return (worker === null ? [] : [...Array(WORKERS).keys()]).some((one) =>
-        this.#history.wasSilentForLease(one, life),
-      );
+      const isLost = attempt.outcome?.kind === 'lost' && worker !== null;
+      if (isLost && this.#explains(worker, (attempt.outcome as { cause: LostCause }).cause, life)) return true;
+      // One that was never heard to be accepted was given to another worker, and its record forgets the first.
+      return [...Array(WORKERS).keys()].some((one) => this.#history.wasSilentForLease(one, life));
     });
     if (!isExplained) fail(`had its effect ${total} times, which no fault explains`);
+  }
+
+  /** From its assignment to its end; where times of records are not to be believed, all that its user saw. */
+  #lifeOf({ createdAt, assignedAt, endedAt }: AttemptRecord, { askedMs, endKnownMs }: JobRun): Span {
+    if (this.#history.recordsAreWrong) return { fromMs: askedMs, toMs: endKnownMs ?? Infinity };
+    return { fromMs: this.#ms(assignedAt ?? createdAt), toMs: endedAt === null ? Infinity : this.#ms(endedAt) };
   }
 
   #judgeBytes({ job, followed }: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
@@ -329,12 +355,11 @@ class Judgement {
 }
 
 function story({ message, attempts }: ExecutionRecord): string {
-  const lines = attempts.map(
-    ({ workerId, assignedAt, acceptedAt, startedAt, endedAt, outcome }) =>
-      `${workerId} assigned ${assignedAt} accepted ${acceptedAt} started ${startedAt} ended ${endedAt} as ${JSON.stringify(outcome)}`,
-  );
-  return [...(message === null ? [] : [message]), ...lines].join('; ');
+  return [...(message === null ? [] : [message]), ...attempts.map(lineOf)].join('; ');
 }
+
+const lineOf = ({ workerId, assignedAt, acceptedAt, startedAt, endedAt, outcome }: AttemptRecord): string =>
+  `${workerId} assigned ${assignedAt} accepted ${acceptedAt} started ${startedAt} ended ${endedAt} as ${JSON.stringify(outcome)}`;
 
 function commonLength(one: Buffer, other: Buffer): number {
   const most = Math.min(one.length, other.length);

@@ -128,7 +128,7 @@ function describe(
     const ms = recoveriesMs[at] ?? null;
     return `${describeFault(fault).padEnd(64)}${ms === null ? '' : `normal ${(ms / 1000).toFixed(1)} s after it`}`.trimEnd();
   });
-  const table = rows.map(([what, value]) => `${what.padEnd(42)}${value}`);
+  const table = rows.map(([what, value]) => `${what.padEnd(46)}${value}`);
   const wrong = violations.slice(0, 20).map((violation) => `✖ ${violation}`);
   if (violations.length > wrong.length) wrong.push(`✖ and ${violations.length - wrong.length} more`);
   if (kept !== null) wrong.push(`logs and data are in ${kept}`);
