@@ -49,13 +49,15 @@ export class Fleet implements AsyncDisposable {
   readonly workerIds: string[] = [];
   /** By the daemon's name. */
   readonly hostFaults = new Map<string, HostFaults>();
+  /** What twins did that nobody asked for. */
+  readonly twinSurprises: string[] = [];
   readonly #twinWire: Wire;
   readonly #port: number;
   readonly #stop = new AbortController();
   #operator: CocoreClient | null = null;
   #user: CocoreClient | null = null;
   #watching: Promise<void> = Promise.resolve();
-  #twin: Daemon | null = null;
+  readonly #twins = new Map<number, Daemon>();
 
   private constructor(directory: string, port: number, wires: readonly Wire[]) {
     this.directory = directory;
@@ -70,7 +72,10 @@ export class Fleet implements AsyncDisposable {
       ...wires.flatMap((wire) => ['--allow-host', `127.0.0.1:${wire.port}`]),
     ]);
     this.workers = this.workerWires.map((wire, number) =>
-      this.#daemon(`worker-${number}`, 'worker', this.#workerArgs(`worker-${number}`, wire)),
+      this.#daemon(`worker-${number}`, 'worker', [
+        ...this.#workerArgs(`worker-${number}`, wire),
+        ...['--join-token-file', join(directory, `worker-${number}.token`)],
+      ]),
     );
   }
 
@@ -117,13 +122,16 @@ export class Fleet implements AsyncDisposable {
     mkdirSync(join(this.directory, name));
     const identity = join(this.directory, `worker-${number}`, 'identity.json');
     cpSync(identity, join(this.directory, name, 'identity.json'));
-    this.#twin = this.#daemon(name, 'worker', this.#workerArgs(name, this.#twinWire));
-    void this.#twin.start();
+    const twin = this.#daemon(name, 'worker', this.#workerArgs(name, this.#twinWire));
+    this.#twins.set(number, twin);
+    void twin.start();
   }
 
-  async endTwin(): Promise<void> {
-    await this.#twin?.end('SIGKILL');
-    this.#twin = null;
+  async endTwin(number: number): Promise<void> {
+    const twin = this.#twins.get(number)!;
+    this.#twins.delete(number);
+    await twin.end('SIGKILL');
+    this.twinSurprises.push(...twin.surprises);
   }
 
   /** Ends all processes in order. */
@@ -131,7 +139,7 @@ export class Fleet implements AsyncDisposable {
     this.#stop.abort();
     await this.#watching;
     for (const daemon of this.daemons) daemon.sample();
-    await this.endTwin();
+    for (const number of this.#twins.keys()) await this.endTwin(number);
     for (const daemon of this.workers) await daemon[Symbol.asyncDispose]();
     await this.control[Symbol.asyncDispose]();
     for (const wire of [...this.workerWires, this.userWire, this.#twinWire]) await wire[Symbol.asyncDispose]();
@@ -166,7 +174,7 @@ export class Fleet implements AsyncDisposable {
     return [
       ...['--server', `http://127.0.0.1:${wire.port}`, '--data-dir', join(this.directory, name), '--name', name],
       ...['--isolation', 'fake', '--cpus', String(SLOTS), '--memory', String(SLOTS * MEMORY_MIB)],
-      ...['--disk', String(DISK_MIB), '--join-token-file', join(this.directory, `${name}.token`)],
+      ...['--disk', String(DISK_MIB)],
     ];
   }
 

@@ -66,7 +66,7 @@ async function act(fault: Fault, fleet: Fleet, random: Random): Promise<void> {
     case 'twin':
       await fleet.startTwin(target as number);
       await sleep(forMs);
-      return fleet.endTwin();
+      return fleet.endTwin(target as number);
   }
 }
 

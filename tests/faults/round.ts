@@ -70,7 +70,7 @@ async function observe(plan: Plan, fleet: Fleet): Promise<Observation> {
       control: fleet.control.memoryPeakKiB,
       worker: Math.max(...fleet.workers.map(({ memoryPeakKiB }) => memoryPeakKiB)),
     },
-    surprises: fleet.daemons.flatMap(({ surprises }) => surprises),
+    surprises: [...fleet.daemons.flatMap(({ surprises }) => surprises), ...fleet.twinSurprises],
     leaks: leaksOf(fleet, ledger),
   };
 }
