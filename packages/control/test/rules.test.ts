@@ -24,7 +24,10 @@ test('rule 2: an assignment that is not answered, it is revoked, a late acceptan
   const { id } = await server.run('claim');
   const assign = await mute.next('AttemptAssign');
   await using other = await ScriptedWorker.connect(server);
-  await pass(server, clock, CLAIM_DEADLINE_MS + 2 * SWEEP_MS);
+  await pass(server, clock, CLAIM_DEADLINE_MS + SWEEP_MS);
+  mute.beat(0);
+  await mute.next('HeartbeatAck');
+  await pass(server, clock, SWEEP_MS);
   await mute.next('AttemptRevoke');
   // All that it says late is dropped, and costs nothing else that it has.
   mute.accept(assign);
@@ -42,6 +45,21 @@ test('rule 2: an assignment that is not answered, it is revoked, a late acceptan
   }
   const moved = await Promise.race([other.next('AttemptAssign'), mute.next('AttemptAssign')]);
   assert.equal(moved.attemptId, assign.attemptId);
+});
+
+test('rule 2: a worker that was not heard for longer than an answer may take, what it did meanwhile counts', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('unheard');
+  const { id } = await server.run('unheard');
+  const assign = await worker.next('AttemptAssign');
+  await pass(server, clock, CLAIM_DEADLINE_MS + 2 * SWEEP_MS);
+  worker.accept(assign);
+  worker.started(assign);
+  worker.end(assign);
+  const record = await server.execution(id, '10s');
+  assert.deepEqual([record.state, record.attempts.length], ['success', 1]);
 });
 
 test('rule 2: an assignment that every worker falls silent over, it is given to five and its execution ends', async () => {

@@ -157,12 +157,16 @@ export class Sweeper {
     await this.#parts.dispatcher.ended(attempt, 'control');
   }
 
-  /** An unanswered claim is revoked; only when that was a lease ago is the attempt free for another worker. */
+  /**
+   * A claim that a worker had time to answer, and spoke of something else, is revoked; only when that was a lease ago is the attempt free for another
+   * worker. One that is not heard may have answered: its lease decides.
+   */
   async #sweepClaim(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
     // Its answer may be among what is not worked off.
     if (attempt.link === null || attempt.link.isBehind || attempt.underWay > 0) return;
     if (attempt.revokedUptimeMs === null) {
-      if (uptimeMs - attempt.linkedUptimeMs <= CLAIM_DEADLINE_MS) return;
+      const heardMs = this.#lastBeatMs.get(attempt.workerId) ?? 0;
+      if (heardMs - attempt.linkedUptimeMs <= CLAIM_DEADLINE_MS) return;
       attempt.revokedUptimeMs = uptimeMs;
       attempt.link.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'it was not answered in time' });
     } else if (uptimeMs - attempt.revokedUptimeMs > LEASE_MS) {
