@@ -584,6 +584,16 @@ export function storeConformance(
         assert.equal((await read(first.attempt)).reason, 'unplaceable');
       });
 
+      test('a reclaimed host that has not delivered all output, its execution is run again all the same', async () => {
+        const { attempt } = await running();
+        const stream = { bytes: 9, sha256: EMPTY, truncated: false };
+        const outcome = { kind: 'lost', cause: 'host_reclaimed' } as const;
+        const end = reportedEnd({ outcome, streams: ofStreams(() => stream), final: true });
+        assert.equal(await store.recordEnd(attempt, 's1', end), 'recorded');
+        const record = await read(attempt);
+        assert.deepEqual([record.phase, record.attempts[0]?.outcome], ['requeued', outcome]);
+      });
+
       test('a host lost again and again, two redeliveries are made and then it ends', async () => {
         let { attempt, workerId } = await running();
         for (const life of [2, 3]) {

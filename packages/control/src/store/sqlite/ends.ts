@@ -15,10 +15,9 @@ import type { Context } from './context.ts';
 import { goesOn } from './deliveries.ts';
 import { endAttempts } from './executions.ts';
 import { applyEvent } from './lifecycle.ts';
+import { optionalText } from './records.ts';
 
 const OUTPUT_LOST: Outcome = { kind: 'lost', cause: 'output_lost' };
-
-const json = (value: object | null): string | null => (value === null ? null : JSON.stringify(value));
 
 export function recordEnd(
   context: Context,
@@ -33,8 +32,10 @@ export function recordEnd(
   const isMissing = ATTEMPT_STREAMS.some((stream) => committed[stream] < end.streams[stream].bytes);
   if (isMissing && !end.final) return 'incomplete';
   const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === committed[stream]);
-  const outcome: Outcome = whole ? end.outcome : OUTPUT_LOST;
-  const message = whole ? end.message : 'the committed output is not what the worker reported';
+  // An attempt that its host lost has no output that anybody waits for.
+  const stands = whole || end.outcome.kind === 'lost';
+  const outcome: Outcome = stands ? end.outcome : OUTPUT_LOST;
+  const message = stands ? end.message : 'the committed output is not what the worker reported';
   endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
     streams: whole ? end.streams : ofStreams((stream) => ({ ...end.streams[stream], sha256: null })),
     artifactFiles: end.artifactFiles,
@@ -85,7 +86,7 @@ function endAttempt(
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
     nowMs,
     JSON.stringify(outcome),
-    json(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
+    optionalText(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
     beat?.atMs ?? null,
     beat?.agentAgeMs ?? null,
     Number(streams.stdout.truncated),
@@ -95,8 +96,8 @@ function endAttempt(
     streams.result.sha256,
     streams.artifacts.sha256,
     facts.artifactFiles,
-    json(facts.usage.host),
-    json(facts.usage.guest),
+    optionalText(facts.usage.host),
+    optionalText(facts.usage.guest),
     facts.signature,
     row.project_id,
     row.execution_id,
@@ -104,7 +105,7 @@ function endAttempt(
   );
   if (goesOn(context, row, outcome)) return;
   const { result, error } = facts;
-  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome, result, error: json(error) });
+  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome, result, error: optionalText(error) });
 }
 
 export function compareEnd(context: Context, attemptId: string, workerId: string, signature: string): Reported {
