@@ -13,6 +13,7 @@ import {
 } from '@cocore/protocol';
 import type { z } from 'zod';
 import { MAX_UNPROVEN } from '../src/gateway/gateway.ts';
+import { ManualClock } from './support/manual-clock.ts';
 import { type ConnectOptions, Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
@@ -235,6 +236,30 @@ describe('an attempt over the gateway', () => {
     await worker.next('OutputAck', (ack) => ack.offset === 8);
     worker.output(channel, 'stdout', 0, 'abX');
     assert.match((await worker.closed).reason, /protocol_violation/);
+  });
+
+  test('a second daemon with the key of one that is heard, it is refused and takes nothing; once that is gone it is welcome', async () => {
+    const clock = new ManualClock();
+    await using server = await TestServer.start({ clock });
+    const identity = new Identity();
+    const joinToken = await server.joinToken();
+    const change = (instance: string) => () => ({ instance });
+    const first = await ScriptedWorker.connect(server, { identity, joinToken, change: change('first') });
+    await server.deploy('mine');
+    const { id } = await server.run('mine');
+    const assigned = await first.startNext();
+    await using second = await ScriptedWorker.dial(server, { identity, change: change('second') });
+    assert.equal((await second.next('ServerRefusal')).code, 'worker_duplicate');
+    // Its own next session is another matter.
+    const inventory = [assigned.attemptId];
+    await using again = await ScriptedWorker.connect(server, { identity, inventory, change: change('first') });
+    assert.equal(again.welcome.resume.length, 1);
+    again.end(assigned);
+    assert.equal((await server.execution(id, '10s')).state, 'success');
+    clock.advance(15_001);
+    await using late = await ScriptedWorker.connect(server, { identity, change: change('second') });
+    assert.equal(late.welcome.workerId, first.welcome.workerId);
+    assert.equal((await again.closed).code, 4001);
   });
 
   test('a worker of a later release, what it says beyond this one’s words is ignored', async () => {

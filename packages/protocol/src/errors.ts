@@ -134,6 +134,12 @@ export const ERRORS = {
     remedy: 'Bring daemon and control server to versions that overlap.',
   },
   protocol_violation: { status: 400, retryable: false, remedy: 'Report it: one of the two sides has a fault.' },
+  worker_duplicate: {
+    status: 409,
+    retryable: true,
+    remedy:
+      'Stop the other daemon that has this worker’s key, or give this one a data directory of its own and a new join token.',
+  },
   session_replaced: { status: 409, retryable: false, remedy: 'Run one daemon for each worker identity.' },
   // The command and the daemons
   project_invalid: { status: 0, retryable: false, remedy: 'Mend the line of cocore.json that the message names.' },

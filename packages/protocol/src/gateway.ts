@@ -76,6 +76,8 @@ export const WorkerHello = z.object({
   signature: Base64Url.length(86),
   /** The address that the worker dialled, as `host:port`: part of what is signed. */
   authority: z.string().min(1).max(300),
+  /** Random, made once in each life of a daemon: two that are heard at once are two daemons with one key. */
+  instance: Base64Url.max(64).optional(),
   /** On the first hello of an identity only. */
   joinToken: z.string().max(2000).optional(),
   capabilities: Capabilities,

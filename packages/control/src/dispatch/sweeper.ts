@@ -49,6 +49,11 @@ export class Sweeper {
     this.#lastBeatMs.set(workerId, this.#parts.clock.uptimeMs());
   }
 
+  /** How long the worker has said nothing. */
+  silenceMs(workerId: string): number {
+    return this.#parts.clock.uptimeMs() - (this.#lastBeatMs.get(workerId) ?? this.#leaseFloorMs);
+  }
+
   /** Sweeps until the signal aborts, at most once a second. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {

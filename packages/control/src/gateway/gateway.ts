@@ -9,6 +9,7 @@ import {
   LEASE_MS,
   problemOf,
   type WorkerBlobs,
+  type WorkerHello,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
@@ -28,6 +29,9 @@ export const MAX_UNPROVEN = 64;
 /** How often a worker's last beat is written down. */
 const PERSIST_BEAT_MS = 60_000;
 
+/** A worker beats every 5 s: one that was not heard for so long is gone, or as good as gone. */
+const DUPLICATE_SILENCE_MS = 15_000;
+
 export interface GatewayParts extends HandshakeParts {
   readonly dispatcher: Dispatcher;
   readonly sweeper: Sweeper;
@@ -44,6 +48,8 @@ export class Gateway implements SessionHandler, AsyncDisposable {
   readonly #byBlobToken = new Map<string, WorkerSession>();
   readonly #blobTokenOf = new Map<WorkerSession, string>();
   readonly #persistedBeatMs = new Map<WorkerSession, number>();
+  /** Who has a session, by key. */
+  readonly #daemons = new Map<string, { readonly session: WorkerSession; readonly instance: string | null }>();
   readonly #closing = new Set<Promise<void>>();
   readonly #unproven = new UnprovenConnections(MAX_UNPROVEN);
 
@@ -122,6 +128,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     if (token !== undefined) this.#byBlobToken.delete(token);
     this.#blobTokenOf.delete(session);
     this.#persistedBeatMs.delete(session);
+    for (const [key, daemon] of this.#daemons) if (daemon.session === session) this.#daemons.delete(key);
     dispatcher.sessionClosed(session);
     log.info({ workerId: session.workerId }, 'a worker’s session has ended');
     const written = store
@@ -161,7 +168,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
     using _place = this.#unproven.add(socket, address);
     try {
-      this.#open(socket, stream, await shakeHands(socket, this.#parts));
+      this.#open(socket, stream, await shakeHands(socket, this.#parts, (hello) => this.#admit(hello)));
     } catch (error) {
       const refusal =
         error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
@@ -174,13 +181,26 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     }
   }
 
-  #open(socket: WebSocket, stream: Duplex, { facts, opened }: Handshaken): void {
+  /**
+   * A daemon's own earlier session gives way to its next one. That of another daemon with the same key, which would lose all that it runs, does only once
+   * it is not heard any more.
+   */
+  #admit({ publicKey, instance }: WorkerHello): void {
+    const other = this.#daemons.get(publicKey);
+    if (other === undefined || instance === undefined || other.instance === null || other.instance === instance) return;
+    const { workerId } = other.session;
+    if (this.#parts.sweeper.silenceMs(workerId) > DUPLICATE_SILENCE_MS) return;
+    throw new CocoreError('worker_duplicate', `another daemon has the key of ${workerId} and is connected`);
+  }
+
+  #open(socket: WebSocket, stream: Duplex, { facts, hello, opened }: Handshaken): void {
     const { dispatcher, sweeper, log } = this.#parts;
     const session = new WorkerSession(socket, stream, facts, this, log);
     const blobToken = randomSecret();
     const tokenHash = sha256(blobToken).toString('hex');
     this.#byBlobToken.set(tokenHash, session);
     this.#blobTokenOf.set(session, tokenHash);
+    this.#daemons.set(hello.publicKey, { session, instance: hello.instance ?? null });
     sweeper.beat(facts.workerId);
     const resumed = dispatcher.sessionOpened(session, opened);
     session.send({

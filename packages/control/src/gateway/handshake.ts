@@ -24,17 +24,21 @@ export interface HandshakeParts {
   readonly timeoutMs?: number;
 }
 
+/** Whether a daemon that has proven its key may have a session now. @throws CocoreError `worker_duplicate` */
+export type Admit = (hello: WorkerHello) => void;
+
 export interface Handshaken {
   readonly facts: SessionFacts;
+  readonly hello: WorkerHello;
   readonly opened: SessionOpened;
 }
 
 /**
  * Challenges whoever dialled, and opens a session for a worker that proves its key.
  *
- * @throws CocoreError `protocol_violation`, `protocol_version`, `server_mismatch`, `signature_invalid`, `join_token_invalid`
+ * @throws CocoreError `protocol_violation`, `protocol_version`, `server_mismatch`, `signature_invalid`, `worker_duplicate`, `join_token_invalid`
  */
-export async function shakeHands(socket: WebSocket, parts: HandshakeParts): Promise<Handshaken> {
+export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit: Admit): Promise<Handshaken> {
   const { store, serverId, names } = parts;
   const nonce = randomBytes(32).toString('base64url');
   const answer = nextMessage(socket, parts.timeoutMs ?? HANDSHAKE_TIMEOUT_MS);
@@ -54,6 +58,7 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts): Prom
   if (!(await isSignedBy(publicKey, statement, hello.signature))) {
     throw new CocoreError('signature_invalid', 'the signature of the hello does not fit its key and this challenge');
   }
+  admit(hello);
   const sessionId = randomUUID();
   const opened = await openSession(store, serverId, sessionId, hello);
   return {
@@ -64,6 +69,7 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts): Prom
       capabilities: hello.capabilities,
       openedAtMs: parts.clock.nowMs(),
     },
+    hello,
     opened,
   };
 }

@@ -1,10 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SourceAway } from '../blobs/download.ts';
 import { Session, type SessionParts } from './session.ts';
 
-export interface LinkParts extends Omit<SessionParts, 'attempts'> {
+export interface LinkParts extends Omit<SessionParts, 'attempts' | 'instance'> {
   /** Between 0 and 1, for the jitter of reconnections. */
   readonly random?: () => number;
 }
@@ -26,6 +27,7 @@ const MAX_DELAY_MS = 5_000;
  */
 export class Link implements AsyncDisposable {
   readonly #parts: LinkParts;
+  readonly #instance = randomBytes(16).toString('base64url');
   readonly #stop = new AbortController();
   readonly #joined = Promise.withResolvers<string>();
   #session: Session | null = null;
@@ -69,7 +71,7 @@ export class Link implements AsyncDisposable {
     const { log, random = Math.random } = this.#parts;
     try {
       for (let failures = 0; !this.#stop.signal.aborted;) {
-        const session = new Session({ ...this.#parts, attempts });
+        const session = new Session({ ...this.#parts, instance: this.#instance, attempts });
         this.#session = session;
         const workerId = await session.workerId.catch(() => null);
         if (workerId === null) failures += 1;

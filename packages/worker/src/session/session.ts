@@ -25,6 +25,8 @@ export interface SessionParts {
   readonly endpoint: Endpoint;
   readonly identity: Identity;
   readonly joinToken: JoinToken | null;
+  /** Of this life of the daemon. */
+  readonly instance: string;
   readonly attempts: Attempts;
   readonly capabilities: Capabilities;
   readonly name: string;
@@ -207,6 +209,7 @@ export class Session {
       publicKey,
       signature: identity.sign(statement),
       authority,
+      instance: this.#parts.instance,
       ...(identity.joined === null && joinToken !== null ? { joinToken: joinToken.text } : {}),
       capabilities: this.#parts.capabilities,
       inventory: attempts.list().map(({ attemptId, startedAtMs, ended }) => ({
