@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, rmdirSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { LEASE_MS } from '@cocore/protocol';
@@ -9,6 +10,7 @@ import { ManualClock } from './support/manual-clock.ts';
 import { executing, pass } from './support/pass.ts';
 import { Scene } from './support/scene.ts';
 import { ScriptedWorker } from './support/scripted-worker.ts';
+import { temporaryDirectory } from './support/temporary.ts';
 import { TestServer } from './support/test-server.ts';
 
 /** Where the file of its standard output is to be is a directory, until it is disposed. */
@@ -105,3 +107,26 @@ test('a worker whose beats wait behind its output, each message of it counts as 
   }
   assert.equal(worker.socket.readyState, worker.socket.OPEN);
 });
+
+test(
+  'a disk that is full, requests are answered 503 until it is not, and what was there stays',
+  { skip: process.geteuid?.() === 0 ? false : 'a disk is mounted by root' },
+  async () => {
+    using place = temporaryDirectory();
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', place.path]);
+    using _mount = { [Symbol.dispose]: () => void execFileSync('umount', ['--lazy', place.path]) };
+    await using server = await TestServer.start({ dataDir: join(place.path, 'data') });
+    await server.deploy('before');
+    const filler = join(place.path, 'filler');
+    assert.throws(() => writeFileSync(filler, Buffer.alloc(16 * 1024 * 1024)), { code: 'ENOSPC' });
+    const refused = await server.call('POST', '/v1/functions/before/executions', {
+      body: { json: { args: ['x'.repeat(100_000)] } },
+    });
+    assert.deepEqual([refused.status, refused.body.code, refused.body.retryable], [503, 'not_ready', true]);
+    const blob = { raw: Buffer.alloc(100_000), type: 'application/octet-stream' };
+    assert.equal((await server.call('POST', '/v1/blobs', { body: blob })).body.code, 'not_ready');
+    rmSync(filler);
+    const { id } = await server.run('before');
+    assert.equal((await server.execution(id)).state, 'open');
+  },
+);

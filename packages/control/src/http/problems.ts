@@ -4,6 +4,7 @@ import { CocoreError, invalidRequest, isErrorCode, MAX_BLOB_BYTES, problemOf } f
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { z } from 'zod';
+import { isDiskFailure } from '../disk-failure.ts';
 
 /** Of a refused body: what is longer, or slower, is cut off with its connection. */
 const MAX_DISCARDED_BYTES = 2 * MAX_BLOB_BYTES;
@@ -41,6 +42,9 @@ function cocoreErrorOf(error: unknown): CocoreError {
       if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
         return new CocoreError('invalid_request', message ?? 'the request is not valid', { cause: error });
       }
+      if (isDiskFailure(error)) {
+        return new CocoreError('not_ready', 'the server’s disk takes nothing now', { cause: error });
+      }
       return new CocoreError('internal', 'the server failed', { cause: error });
   }
 }
@@ -48,7 +52,9 @@ function cocoreErrorOf(error: unknown): CocoreError {
 /** What the client is told of an error; what is the server's own fault is logged. */
 export function knownError(error: unknown, request: FastifyRequest, log: Logger): CocoreError {
   const known = cocoreErrorOf(error);
-  if (known.code === 'internal') log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
+  if (known.code === 'internal' || isDiskFailure(known.cause)) {
+    log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
+  }
   return known;
 }
 

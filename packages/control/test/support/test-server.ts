@@ -24,7 +24,8 @@ export class TestServer implements AsyncDisposable {
     this.directory = directory;
     this.#server = server;
     this.#options = options;
-    this.key = readFileSync(join(directory.path, 'data', 'operator.key'), 'utf8').trim();
+    const dataDir = options.dataDir ?? join(directory.path, 'data');
+    this.key = readFileSync(join(dataDir, 'operator.key'), 'utf8').trim();
   }
 
   static async start(options: Partial<ServerOptions> = {}): Promise<TestServer> {

@@ -1,6 +1,7 @@
 import { randomFillSync } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
 import { CocoreError } from '@cocore/protocol';
+import { isDiskFailure } from '../../disk-failure.ts';
 import type { Context } from './context.ts';
 import { openDatabase } from './database.ts';
 import { migrate } from './migrate.ts';
@@ -40,7 +41,8 @@ function perform(request: WriteRequest): void {
     (value) => reply({ id, value }),
     (error: unknown) => {
       if (!(error instanceof CocoreError)) {
-        reply({ id, failed: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+        const failed = error instanceof Error ? (error.stack ?? error.message) : String(error);
+        reply({ id, failed, isDisk: isDiskFailure(error) });
         return;
       }
       const { code, message, details } = error;

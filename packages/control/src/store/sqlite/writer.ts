@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { CocoreError, type ErrorCode } from '@cocore/protocol';
+import { DiskFailure } from '../../disk-failure.ts';
 import { type AskedWrites, WRITE_VERBS, type WriteVerb } from './verbs.ts';
 
 /** What goes to the writer's thread. The time is the asker's: threads share no clock that a test could move. */
@@ -19,7 +20,7 @@ export type WriteReply = { readonly id: number } & (
         readonly details: Record<string, unknown>;
       };
     }
-  | { readonly failed: string }
+  | { readonly failed: string; readonly isDisk: boolean }
 );
 
 export type FromThread =
@@ -123,7 +124,7 @@ export class Writer {
       waiting.reject(new CocoreError(code, message, { details }));
     } else {
       this.#hasFailed = true;
-      waiting.reject(new Error(reply.failed));
+      waiting.reject(reply.isDisk ? new DiskFailure(reply.failed) : new Error(reply.failed));
     }
   }
 }
