@@ -105,7 +105,13 @@ function endAttempt(
   );
   if (goesOn(context, row, outcome)) return;
   const { result, error } = facts;
-  applyEvent(context, row, event, { decidingAttempt: row.attempt_id, message, outcome, result, error: optionalText(error) });
+  applyEvent(context, row, event, {
+    decidingAttempt: row.attempt_id,
+    message,
+    outcome,
+    result,
+    error: optionalText(error),
+  });
 }
 
 export function compareEnd(context: Context, attemptId: string, workerId: string, signature: string): Reported {
