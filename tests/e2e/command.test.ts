@@ -19,7 +19,7 @@ import { describe, test } from 'node:test';
 import { CocoreClient } from '@cocore/client';
 import { cocore, type Environment, ROOT, start } from './support/command.ts';
 import { descendants, isAlive } from './support/processes.ts';
-import { Stack, temporary } from './support/stack.ts';
+import { ISOLATION, Stack, temporary } from './support/stack.ts';
 import { until } from './support/wait.ts';
 
 const credentialsIn = (env: Environment): string[] => {
@@ -148,7 +148,12 @@ describe('dev', () => {
   const wrong: [string, string[], RegExp][] = [
     ['a port that is none', ['--port', '99999'], /^error usage: /],
     ['a directory that cannot be made', ['--port', '0', '--data-dir', '/dev/null/x'], /^error file_unreadable: /],
-    ['more than this host has', ['--port', '0', '--cpus', '99999'], /^error limit_exceeded: --cpus 99999/],
+    // What the fake driver leases is on no host.
+    [
+      'more than this host has',
+      ['--port', '0', '--isolation', ISOLATION, '--cpus', '99999'],
+      /^error limit_exceeded: --cpus 99999/,
+    ],
     ['a lease that is no number', ['--port', '0', '--memory', 'much'], /^error usage: --memory/],
   ];
   for (const [what, args, line] of wrong) {

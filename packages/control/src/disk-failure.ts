@@ -9,7 +9,8 @@ export class DiskFailure extends Error {}
 /** Whether a disk of this server is what failed, so that the same may succeed once it is mended. */
 export function isDiskFailure(error: unknown): boolean {
   if (error instanceof DiskFailure) return true;
-  const { code, errcode } = error as { code?: unknown; errcode?: unknown };
+  if (!(error instanceof Error)) return false;
+  const { code, errcode } = error as Error & { code?: unknown; errcode?: unknown };
   if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number') return SQLITE_CODES.has(errcode & 0xff);
   return typeof code === 'string' && SYSTEM_CODES.has(code);
 }
