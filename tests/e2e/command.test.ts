@@ -176,7 +176,7 @@ describe('dev', () => {
 
   test('a first start that failed before the worker joined, does not spoil the next', async () => {
     using home = temporary();
-    const failed = await cocore(['dev', '--port', '0', '--isolation', 'fake', '--cpus', '99999'], home.env);
+    const failed = await cocore(['dev', '--port', '0', '--isolation', ISOLATION, '--cpus', '99999'], home.env);
     assert.equal(failed.code, 2);
     const dev = start(['dev', '--port', '0', '--isolation', 'fake'], home.env, 'keep open');
     await dev.waitFor('stdout', /^ready /m);
