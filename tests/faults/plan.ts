@@ -70,11 +70,7 @@ export interface PlanOptions {
 
 /**
  * The sets that seeds choose from. A set that a seed of `seeds.json` names stays as it is, or the seed would be another plan; what is new makes
- * another set. Not yet held, so in none: `twin`. Two daemons with one identity take turns in ending each other's sessions and, with
- * them, each other's executions.
- *
- * Not held by every seed of `hosts` either (40 is one): a worker that is silent for longer than the claim's 10 s, and less than its lease, has run what it
- * was assigned; the claim is revoked meanwhile, and the attempt runs again on another worker, uncounted.
+ * another set. `twin` is in none yet: since a second daemon with a worker's key is refused while the first is heard, no round has been judged with it.
  */
 export const KIND_SETS = {
   hosts: ['kill', 'restart', 'stop', 'cut', 'silence', 'mute', 'deaf', 'half-open', 'slow', 'tear'],

@@ -111,9 +111,7 @@ export class Dispatcher {
       sandboxOverheadMiB,
       attempts: opened.resume.map(itemOf),
     });
-    for (const row of opened.lost) {
-      void this.#forgotten(row, 'control');
-    }
+    for (const row of opened.lost) void this.ended(row, 'control');
     for (const row of opened.requeued) {
       this.#drop(row.attemptId);
       this.#enqueue(row);
@@ -170,8 +168,11 @@ export class Dispatcher {
   }
 
   /** Its end is committed. What follows it, if anything does, is queued. */
-  async ended(attempt: LiveAttempt, by: 'worker' | 'control'): Promise<void> {
-    await this.#forgotten(attempt, by);
+  async ended(attempt: AttemptKey & { readonly executionId: string }, by: 'worker' | 'control'): Promise<void> {
+    this.#drop(attempt.attemptId);
+    this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
+    this.#parts.metrics.attemptsEnded.inc({ by });
+    await this.#follow(attempt);
   }
 
   /** Its acceptance is committed. */
@@ -358,13 +359,6 @@ export class Dispatcher {
     };
     this.live.add(attempt);
     return attempt;
-  }
-
-  async #forgotten(attempt: AttemptKey & { executionId: string }, by: 'worker' | 'control'): Promise<void> {
-    this.#drop(attempt.attemptId);
-    this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
-    this.#parts.metrics.attemptsEnded.inc({ by });
-    await this.#follow(attempt);
   }
 
   async #follow(attempt: AttemptKey & { executionId: string }): Promise<void> {
