@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "mounts.h"
+#include "network.h"
 
 #define EMPTY_DIRECTORY "/run/fn/empty"
 #define KEEPER_NAME "init"
@@ -38,14 +39,14 @@ static int hide(void)
 }
 
 /* The whole life of the keeper. `agent` is readable once its ids exist, and is told when there is nothing left to see. */
-static _Noreturn void keep(int agent)
+static _Noreturn void keep(int agent, bool has_network)
 {
   char byte;
   if (RETRY(read(agent, &byte, 1)) != 1)
     _exit(1);
   /* A PID 1 gets from its own namespace only the signals that it has a handler for: it must have none. */
   signal(SIGALRM, SIG_DFL);
-  if (hide() < 0 || RETRY(write(agent, "", 1)) != 1)
+  if ((has_network && network_set_up() < 0) || hide() < 0 || RETRY(write(agent, "", 1)) != 1)
     _exit(1);
   syscall(SYS_close_range, 0, ~0U, 0);
   sigset_t child;
@@ -79,7 +80,7 @@ static int bind_namespace(pid_t pid, const char *name, struct fault *fault)
   return 0;
 }
 
-int keeper_start(struct keeper *keeper, struct fault *fault)
+int keeper_start(struct keeper *keeper, bool has_network, struct fault *fault)
 {
   int pair[2];
   char byte;
@@ -89,12 +90,13 @@ int keeper_start(struct keeper *keeper, struct fault *fault)
     return fail(fault, STAGE_SETUP, errno, "socketpair");
   scoped_fd ours = pair[0];
   scoped_fd keepers = pair[1];
-  /* Both namespaces in one call: the PID namespace is then owned by the user namespace, which may mount its /proc. */
-  keeper->pid = (pid_t) syscall(SYS_clone, CLONE_NEWUSER | CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, NULL);
+  /* All namespaces in one call: the others are then owned by the user namespace, which may mount its /proc and /sys. */
+  const unsigned long flags = CLONE_NEWUSER | CLONE_NEWPID | (has_network ? CLONE_NEWNET : 0) | SIGCHLD;
+  keeper->pid = (pid_t) syscall(SYS_clone, flags, NULL, NULL, NULL, NULL);
   if (keeper->pid < 0)
     return fail(fault, STAGE_SETUP, errno, "clone");
   if (keeper->pid == 0)
-    keep(keepers);
+    keep(keepers, has_network);
   close_fd(&keepers);
 
   char map[64];
@@ -105,6 +107,10 @@ int keeper_start(struct keeper *keeper, struct fault *fault)
   if (write_of(keeper->pid, "oom_score_adj", "-1000") < 0)
     return fail(fault, STAGE_SETUP, errno, "write the keeper's oom_score_adj");
   if (bind_namespace(keeper->pid, "user", fault) < 0 || bind_namespace(keeper->pid, "pid", fault) < 0)
+    return -1;
+  if (has_network && network_give(NETWORK_INTERFACE, keeper->pid, NETWORK_INTERFACE) < 0)
+    return fail(fault, STAGE_SETUP, errno, "give the network card to the container");
+  if (has_network && bind_namespace(keeper->pid, "net", fault) < 0)
     return -1;
   keeper->user_namespace = open("/run/fn/ns/user", O_RDONLY | O_CLOEXEC);
   if (keeper->user_namespace < 0)

@@ -19,7 +19,10 @@ struct keeper
   int user_namespace;
 };
 
-/* Starts the keeper and binds its namespaces on /run/fn/ns/user and /run/fn/ns/pid. Returns 0, or -1 with `fault`. */
-int keeper_start(struct keeper *keeper, struct fault *fault);
+/*
+ * Starts the keeper and binds its namespaces on /run/fn/ns/user and /run/fn/ns/pid; with a network, also the one that has the machine's network card, on
+ * /run/fn/ns/net. Returns 0, or -1 with `fault`.
+ */
+int keeper_start(struct keeper *keeper, bool has_network, struct fault *fault);
 
 #endif

@@ -129,7 +129,10 @@ static int read_pid(pid_t *pid)
 
 int microvm_prepare(struct fault *fault)
 {
-  return seal_crun(fault) < 0 || make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, fault);
+  bool has_network = has_network_card();
+  if (has_network && insert_modules("/lib/modules/load-order.net", fault) < 0)
+    return -1;
+  return seal_crun(fault) < 0 || make_cgroup(fault) < 0 ? -1 : keeper_start(&keeper, has_network, fault);
 }
 
 /* At the first word about the task, whichever it is. */

@@ -5,7 +5,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/virtio_ids.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -57,6 +59,21 @@ int insert_modules(const char *list, struct fault *fault)
     if (*path != '\0' && insert_module(path, fault) < 0)
       return -1;
   return 0;
+}
+
+bool has_network_card(void)
+{
+  DIR *devices = opendir("/sys/bus/virtio/devices");
+  if (devices == NULL)
+    return false;
+  bool found = false;
+  for (struct dirent *entry = readdir(devices); entry != NULL && !found; entry = readdir(devices)) {
+    char path[300], value[16];
+    snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/device", entry->d_name);
+    found = read_file(path, value, sizeof value) > 0 && strtol(value, NULL, 16) == VIRTIO_ID_NET;
+  }
+  closedir(devices);
+  return found;
 }
 
 int guest_set_up(struct fault *fault)

@@ -16,6 +16,9 @@
 /* Mounts /proc, /sys, /dev, the control groups and /run, inserts the modules, and leaves the initramfs. Returns 0, or -1 with `fault`. */
 int guest_set_up(struct fault *fault);
 
+/* Whether the machine has a network card. */
+bool has_network_card(void);
+
 /* Inserts the modules that `list` names. Returns 0, or -1 with `fault`. */
 int insert_modules(const char *list, struct fault *fault);
 

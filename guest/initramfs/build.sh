@@ -7,6 +7,7 @@
 # in DIRECTORY; the same input gives the same bytes. In the initial file system:
 #   /lib/modules/load-order         absolute paths of modules, one a line, dependencies first: the agent inserts them in this order
 #   /lib/modules/load-order.vsock   the same for vsock; nobody inserts them on a machine with a virtio-serial port
+#   /lib/modules/load-order.net     the same for a network card, on a machine that has one
 # Neither is there for a kernel without modules.
 #
 # Needs no root.
@@ -35,7 +36,7 @@ done
 modules=''
 if [ -d "$kernel/modules" ]; then
   install -m 644 -t "$tree/lib/modules" -- "$kernel"/modules/*.ko
-  for list in load-order load-order.vsock; do
+  for list in load-order load-order.vsock load-order.net; do
     sed 's|^|/lib/modules/|' "$kernel/$list" >"$tree/lib/modules/$list"
   done
   modules=$(sed 's/.*/"&"/' "$kernel/load-order" | paste -sd ,)

@@ -8,6 +8,7 @@
 #     modules/*.ko       what the guest needs and the kernel does not have built in
 #     load-order         their file names, dependencies first
 #     load-order.vsock   the same for vsock, which not every machine has
+#     load-order.net     the same for a network card, likewise
 #
 # Needs no root.
 set -euo pipefail
@@ -121,8 +122,10 @@ take() {
 mkdir -- "$directory/modules"
 load_order virtio_mmio virtio_blk virtio_console 'crc32c_generic?' erofs overlay ext4 >boot
 load_order virtio_mmio vsock vmw_vsock_virtio_transport >vsock
+load_order virtio_mmio virtio_net >net
 take load-order <boot
 { grep -vxFf boot vsock || true; } | take load-order.vsock
+{ grep -vxFf boot net || true; } | take load-order.net
 
 echo "$release" >"$directory/release"
 mv -- vmlinux "$directory/"
