@@ -2,11 +2,22 @@ import { z } from 'zod';
 import { utf8Length } from './bytes.ts';
 import { AttemptCause, RetryPolicy } from './delivery.ts';
 import { ExecutionPhase, ExecutionState, Fault, Reason } from './execution.ts';
-import { AttemptId, ExecutionId, FunctionId, FunctionName, KeyId, ProjectId, Sha256, WorkerId } from './ids.ts';
+import {
+  AttemptId,
+  BatchId,
+  ExecutionId,
+  FunctionId,
+  FunctionName,
+  KeyId,
+  ProjectId,
+  Sha256,
+  WorkerId,
+} from './ids.ts';
 import { IsolationClass } from './isolation.ts';
-import { FunctionError, isDeeperThan } from './leavings.ts';
+import { EgressUsage, Network, NetworkInput, NO_NETWORK } from './network.ts';
+import { FunctionError, isDeeperThan, StreamEnd } from './leavings.ts';
 import * as limits from './limits.ts';
-import { Outcome } from './outcome.ts';
+import { AttemptOutcome, Outcome } from './outcome.ts';
 import type { Problem } from './problem.ts';
 
 /**
@@ -41,16 +52,17 @@ const Variables = z
     },
   );
 
-/** Variables by name. They are counted before each is looked at: a million of them cost ten seconds and a gigabyte. */
-export const Environment: z.ZodType<z.output<typeof Variables>, z.input<typeof Variables>> = z.preprocess(
-  (value, context) => {
+/** What is in an object or array is counted before each is looked at: a million of them cost ten seconds and a gigabyte. */
+const counted = <Schema extends z.ZodType>(schema: Schema, max: number, what: string) =>
+  z.preprocess((value, context) => {
     const count = typeof value === 'object' && value !== null ? Object.keys(value).length : 0;
-    if (count <= limits.MAX_ENVIRONMENT) return value;
-    context.addIssue({ code: 'custom', message: `must have at most ${limits.MAX_ENVIRONMENT} names` });
+    if (count <= max) return value;
+    context.addIssue({ code: 'custom', message: `must have at most ${max} ${what}` });
     return z.NEVER;
-  },
-  Variables,
-) as never;
+  }, schema) as unknown as z.ZodType<z.output<Schema>, z.input<Schema>>;
+
+/** Variables by name. */
+export const Environment = counted(Variables, limits.MAX_ENVIRONMENT, 'names');
 
 /** A recipe of the server: what source code is run with. */
 export const RuntimeName = z
@@ -66,6 +78,8 @@ const MemoryMiB = z.int().min(1);
 const Cpus = z.int().min(1);
 const RunTimeoutMs = z.int().min(limits.MIN_RUN_TIMEOUT_MS).max(limits.MAX_RUN_TIMEOUT_MS);
 const OutputLimitBytes = z.int().min(1).max(limits.MAX_OUTPUT_LIMIT_BYTES);
+/** How many may have a worker at once. */
+export const Concurrency = z.int().min(1).max(limits.MAX_CONCURRENT);
 
 // --- Functions
 
@@ -137,6 +151,15 @@ const FunctionDeployFields = z.strictObject({
   isolation: IsolationClass.optional(),
   /** What is done again when an execution ends otherwise than by success; nothing if not given. */
   retries: RetryPolicy.optional(),
+  /**
+   * How many executions of the function may have a worker at once, of all its versions; any number if not given. It holds from the deployment on, and what
+   * has a worker then keeps it.
+   */
+  maxConcurrent: Concurrency.optional(),
+  /** What it may reach. */
+  network: NetworkInput.default({ mode: 'none' }),
+  /** Running it twice does no harm: an execution that is lost with its host runs again although it had a network. */
+  idempotent: z.boolean().default(false),
 });
 
 /**
@@ -187,6 +210,10 @@ export const FunctionRecord = z.object({
   /** The weakest class that this version runs in. */
   isolation: IsolationClass,
   retries: RetryPolicy.nullable().default(null),
+  /** Null for any number. */
+  maxConcurrent: z.int().nullable().default(null),
+  network: Network.default(NO_NETWORK),
+  idempotent: z.boolean().default(false),
   createdAt: Timestamp,
   deployedAt: Timestamp,
 });
@@ -230,8 +257,9 @@ export const InputFile = z.union([
 ]);
 export type InputFile = z.infer<typeof InputFile>;
 
-/** `POST /v1/functions/{id or name}/executions`. */
-const ExecutionCreateFields = z.strictObject({
+const IdempotencyKey = z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText);
+
+const ExecutionInput = z.strictObject({
   args: z.array(ProcessText).max(limits.MAX_ARGUMENTS).default([]),
   env: Environment.default({}),
   stdin: StdinSource.optional(),
@@ -243,19 +271,60 @@ const ExecutionCreateFields = z.strictObject({
   outputLimitBytes: OutputLimitBytes.optional(),
   /** Instead of its function's; null for none. */
   retries: RetryPolicy.nullable().optional(),
-  /** The same key with the same input gives the same execution; with another input it is refused. */
-  idempotencyKey: z.string().min(1).max(limits.MAX_IDEMPOTENCY_KEY_BYTES).refine(isProcessText).optional(),
+  /** Of those of its project that wait, the higher goes first, and of one priority the earlier. Projects take turns whatever theirs are. */
+  priority: z.int().min(limits.MIN_PRIORITY).max(limits.MAX_PRIORITY).default(0),
+  /** It starts only while fewer executions of its project with the same key than `concurrencyLimit` have a worker, whatever their functions. */
+  concurrencyKey: z
+    .string()
+    .min(1)
+    .refine(isProcessText, 'must be well-formed Unicode without NUL')
+    .refine(
+      (key) => utf8Length(key) <= limits.MAX_CONCURRENCY_KEY_BYTES,
+      `must be at most ${limits.MAX_CONCURRENCY_KEY_BYTES} bytes in UTF-8`,
+    )
+    .optional(),
+  /** With a key; 1 if not given. */
+  concurrencyLimit: Concurrency.optional(),
+  /** How long it may wait for a worker: after that it ends as `timeout`, reason `queue_ttl`. Each retry has as long. */
+  queueTtlMs: z.int().min(limits.MIN_QUEUE_TTL_MS).max(limits.MAX_QUEUE_TTL_MS).default(limits.QUEUE_TTL_MS),
 });
-export const ExecutionCreate = ExecutionCreateFields.superRefine(({ stdin, event, files }, context) => {
+
+function checkInput(input: z.output<typeof ExecutionInput>, context: z.RefinementCtx): void {
+  const { stdin, event, files } = input;
+  if (input.concurrencyLimit !== undefined && input.concurrencyKey === undefined) {
+    context.addIssue({ code: 'custom', path: ['concurrencyLimit'], message: 'must come with concurrencyKey' });
+  }
   if (new Set(files.map(({ name }) => name)).size < files.length) {
     context.addIssue({ code: 'custom', path: ['files'], message: 'must have different names' });
   }
   const fault = (message: string) => context.addIssue({ code: 'custom', path: ['event'], message });
   if (stdin !== undefined && event !== undefined) fault('must not be given together with stdin');
   if (isDeeperThan(event, limits.MAX_JSON_DEPTH)) fault(`must have at most ${limits.MAX_JSON_DEPTH} levels`);
-});
+}
+
+/** `POST /v1/functions/{id or name}/executions`. */
+export const ExecutionCreate = ExecutionInput.extend({
+  /** The same key with the same input gives the same execution; with another input it is refused. */
+  idempotencyKey: IdempotencyKey.optional(),
+}).superRefine(checkInput);
 export type ExecutionCreate = z.infer<typeof ExecutionCreate>;
 export type ExecutionCreateInput = z.input<typeof ExecutionCreate>;
+
+/** One execution of a batch. */
+export const BatchEntry = ExecutionInput.extend({
+  /** Id or name. */
+  function: z.string().min(1).max(128),
+}).superRefine(checkInput);
+export type BatchEntry = z.infer<typeof BatchEntry>;
+export type BatchEntryInput = z.input<typeof BatchEntry>;
+
+/** `POST /v1/batches`: all of the executions or none. */
+export const BatchCreate = z.strictObject({
+  executions: counted(z.array(BatchEntry).min(1), limits.MAX_BATCH_EXECUTIONS, 'executions'),
+  /** As an execution's; a batch's keys are apart from those of executions. */
+  idempotencyKey: IdempotencyKey.optional(),
+});
+export type BatchCreate = z.infer<typeof BatchCreate>;
 
 export const StreamSummary = z.object({
   /** Committed so far; final once the execution has ended. */
@@ -296,11 +365,35 @@ export const UsageRecord = z.object({
   guest: MeterReading.nullable(),
   /** The control server's clock: acceptance to end. */
   control: MeterReading.nullable(),
+  /** The host's count of what the function sent and received; null where it had no network. */
+  egress: EgressUsage.nullable().default(null),
 });
 export type UsageRecord = z.infer<typeof UsageRecord>;
 
 export const AttemptState = z.enum(['queued', 'assigned', 'accepted', 'started', 'ended']);
 export type AttemptState = z.infer<typeof AttemptState>;
+
+/**
+ * What the worker reported of an attempt that the control server had ended without it: evidence, which changes nothing. With the attempt's id it
+ * is all that its signature is about, but for the message.
+ */
+export const LateEnd = z.object({
+  receivedAt: Timestamp,
+  outcome: Outcome,
+  message: z.string().nullable(),
+  stdout: StreamEnd,
+  stderr: StreamEnd,
+  result: StreamEnd,
+  artifacts: StreamEnd,
+  artifactFiles: Count,
+  usage: z.object({
+    host: MeterReading.nullable(),
+    guest: MeterReading.nullable(),
+    egress: EgressUsage.optional(),
+  }),
+  signature: z.string(),
+});
+export type LateEnd = z.infer<typeof LateEnd>;
 
 export const AttemptRecord = z.object({
   id: AttemptId,
@@ -318,7 +411,8 @@ export const AttemptRecord = z.object({
   acceptedAt: Timestamp.nullable(),
   startedAt: Timestamp.nullable(),
   endedAt: Timestamp.nullable(),
-  outcome: Outcome.nullable(),
+  outcome: AttemptOutcome.nullable(),
+  lateEnd: LateEnd.nullable().default(null),
   /** When the worker last named this attempt in a heartbeat. */
   lastBeatAt: Timestamp.nullable(),
   /** At that beat: how long ago the agent had last answered. Null before the agent's first word. */
@@ -327,15 +421,19 @@ export const AttemptRecord = z.object({
 });
 export type AttemptRecord = z.infer<typeof AttemptRecord>;
 
-/** Why nothing has taken an execution that waits. */
+/** Why an execution has not started: nothing has taken it, or its worker makes ready. */
 export const Waiting = z.object({
   /**
-   * `no_worker`: none is online. `isolation`: none that is online gives the class that is required. `too_large`: those that give it are too
-   * small, were they empty. `busy`: those that could run it have no room now, or take nothing. `backoff`: the wait before a retry.
+   * `no_worker`: none is online. `isolation`: none that is online gives the class that is required. `network`: those that give it
+   * let no function have a network. `too_large`: those that give it are too
+   * small, were they empty. `busy`: those that could run it have no room now, or take nothing. `cap`: as many as its function or its concurrency
+   * key allows have a worker. `backoff`: the wait before a retry. `fetching`: its worker has it, and fetches what it needs.
    */
-  code: z.enum(['no_worker', 'isolation', 'too_large', 'busy', 'backoff']),
+  code: z.enum(['no_worker', 'isolation', 'network', 'too_large', 'busy', 'cap', 'backoff', 'fetching']),
   /** One line for people: what is needed, and what is there. */
   message: z.string(),
+  /** Among the executions of its project that wait for a worker, by priority and then by age, from 1; null when it is not among them. */
+  position: z.int().min(1).nullable().default(null),
 });
 export type Waiting = z.infer<typeof Waiting>;
 
@@ -361,9 +459,16 @@ export const ExecutionRecord = z.object({
   /** What its function's version requires; what an attempt was given is in the attempt. */
   isolation: IsolationClass,
   retries: RetryPolicy.nullable().default(null),
-  /** Null unless it waits in the queue and nothing can take it now. */
+  priority: z.int().default(0),
+  concurrencyKey: z.string().nullable().default(null),
+  concurrencyLimit: z.int().nullable().default(null),
+  queueTtlMs: z.int().default(limits.QUEUE_TTL_MS),
+  /** Null unless it waits in the queue and nothing can take it now, or its worker fetches what it needs. */
   waiting: Waiting.nullable(),
   inputDigest: Sha256,
+  /** The batch that it came with, and its place in the request, from 0. */
+  batchId: BatchId.nullable().default(null),
+  batchIndex: Count.nullable().default(null),
   createdAt: Timestamp,
   acceptedAt: Timestamp.nullable(),
   startedAt: Timestamp.nullable(),
@@ -377,6 +482,11 @@ export const ExecutionRecord = z.object({
   /** Its handler's exception, with the reason `exception`. */
   error: FunctionError.nullable(),
   artifacts: ArtifactsSummary.nullable(),
+  /**
+   * It ended longer ago, or with more output after it, than is kept: arguments, result, message, output and attempts are gone, and empty here. What it
+   * came to, and when, stays.
+   */
+  expired: z.boolean().default(false),
   decidingAttempt: AttemptId.nullable(),
   attempts: z.array(AttemptRecord),
 });
@@ -398,6 +508,25 @@ export const ExecutionAnswer = ExecutionRecord.extend({
 });
 export type ExecutionAnswer = z.infer<typeof ExecutionAnswer>;
 
+export const BatchRecord = z.object({
+  id: BatchId,
+  createdAt: Timestamp,
+  /** When the last of its executions ended; null before. */
+  endedAt: Timestamp.nullable(),
+  /** How many of its executions are in each state. */
+  counts: z.object({
+    open: Count,
+    running: Count,
+    success: Count,
+    failure: Count,
+    timeout: Count,
+    cancelled: Count,
+  } satisfies Record<ExecutionState, typeof Count>),
+  /** In the order of the request. */
+  executionIds: z.array(ExecutionId),
+});
+export type BatchRecord = z.infer<typeof BatchRecord>;
+
 export const CancelAnswer = z.object({
   /** `cancelled`: it was open, and has ended. `requested`: its worker is being told. The others change nothing. */
   result: z.enum(['cancelled', 'requested', 'already_requested', 'already_ended']),
@@ -405,13 +534,40 @@ export const CancelAnswer = z.object({
 });
 export type CancelAnswer = z.infer<typeof CancelAnswer>;
 
+/** `POST /v1/executions/cancel`: executions that have not ended, were there when it was asked, and meet every criterion that is given. */
+export const CancelMany = z
+  .strictObject({
+    function: z.union([FunctionId, FunctionName]).optional(),
+    batch: BatchId.optional(),
+    state: z.enum(['open', 'running']).optional(),
+    createdBefore: Timestamp.optional(),
+    /** The criterion that all of the project's meet. */
+    all: z.literal(true).optional(),
+    /** Only counts them. */
+    dryRun: z.boolean().default(false),
+  })
+  .refine(({ dryRun: _, ...criteria }) => Object.values(criteria).some((one) => one !== undefined), {
+    message: 'must have a criterion: function, batch, state, createdBefore, or all',
+  });
+export type CancelMany = z.infer<typeof CancelMany>;
+export type CancelManyInput = z.input<typeof CancelMany>;
+
+/** The three that follow are parts of `matched`, as a single cancellation would say; 0 where they were only counted. */
+export const CancelManyAnswer = z.object({
+  matched: Count,
+  cancelled: Count,
+  requested: Count,
+  alreadyRequested: Count,
+});
+export type CancelManyAnswer = z.infer<typeof CancelManyAnswer>;
+
 const Wait = z
   .string()
   .regex(/^\d{1,6}(?:ms|s)$/, 'must be a duration such as 30s or 500ms')
   .transform((text) => (text.endsWith('ms') ? Number(text.slice(0, -2)) : Number(text.slice(0, -1)) * 1000))
   .refine((ms) => ms <= limits.MAX_WAIT_MS, `must be at most ${limits.MAX_WAIT_MS / 1000}s`);
 
-/** `GET /v1/executions/{id}?wait=30s` and `POST …/executions?wait=30s`: milliseconds after parsing. */
+/** `GET /v1/executions/{id}?wait=30s`, `POST …/executions?wait=30s`, `GET /v1/batches/{id}?wait=30s`: milliseconds after parsing. */
 export const WaitQuery = z.strictObject({ wait: Wait.optional() });
 
 /** A number in a query: digits, and neither `0x10` nor nothing. */
@@ -424,6 +580,7 @@ const PageLimit = Digits.pipe(z.int().min(1).max(200));
 export const ExecutionListQuery = z.strictObject({
   state: ExecutionState.optional(),
   function: z.union([FunctionId, FunctionName]).optional(),
+  batch: BatchId.optional(),
   limit: PageLimit.default(50),
   /** The `next` of the page before. */
   cursor: ExecutionId.optional(),
@@ -475,6 +632,25 @@ export type BlobRecord = z.infer<typeof BlobRecord>;
 
 export const WorkerState = z.enum(['online', 'offline']);
 
+/** A worker that is given nothing more. */
+export const WorkerDrain = z.object({
+  /** Who wants it so: the operator, here; or its owner, on the host. */
+  by: z.enum(['operator', 'owner']),
+  /** `draining`: it finishes what it has. `drained`: it has nothing. `reclaiming`: what it has is stopped, and run again elsewhere. */
+  state: z.enum(['draining', 'drained', 'reclaiming']),
+  since: Timestamp,
+});
+export type WorkerDrain = z.infer<typeof WorkerDrain>;
+
+/** A worker that gets nothing, or one attempt at a time: what it was given failed there before it began. */
+export const WorkerBackoff = z.object({
+  /** It gets nothing before; null once it is tried again. */
+  until: Timestamp.nullable(),
+  /** Held against it since something last ran there, of functions that run on other workers. */
+  failures: Count,
+});
+export type WorkerBackoff = z.infer<typeof WorkerBackoff>;
+
 export const WorkerRecord = z.object({
   id: WorkerId,
   name: z.string(),
@@ -484,9 +660,17 @@ export const WorkerRecord = z.object({
   cpus: z.number(),
   memoryMiB: z.int(),
   diskMiB: z.int(),
+  /** Functions may have a network there. */
+  egress: z.boolean().default(false),
   usedCpus: z.number(),
   usedMemoryMiB: z.int(),
   attempts: Count,
+  /** Null where it takes work. */
+  drain: WorkerDrain.nullable().default(null),
+  /** How many attempts it may have at once while trust is earned; null for as many as it has room for. */
+  allowance: z.int().min(1).nullable().default(null),
+  /** Null where it is trusted with what it has room for. */
+  backoff: WorkerBackoff.nullable().default(null),
   daemonVersion: z.string(),
   platform: z.string(),
   joinedAt: Timestamp,

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { endOf, Reason } from './execution.ts';
-import type { Outcome } from './outcome.ts';
+import { type Outcome, wentWithItsHost } from './outcome.ts';
 
 /**
  * How an execution goes on when one of its attempts has ended. Two counters: `redeliveries` make good what a host did to an attempt, and the user
@@ -9,7 +9,7 @@ import type { Outcome } from './outcome.ts';
 
 export const MAX_RETRIES = 10;
 export const MAX_RETRY_BACKOFF_MS = 60 * 60_000;
-/** How often an attempt that was lost with its host is done again. One that may have changed something in the world is not. */
+/** How often an attempt that was lost with its host, or whose output was, is done again. One that may have changed something in the world is not. */
 export const MAX_REDELIVERIES = 2;
 
 /** Ends that are never retried: another attempt would change nothing, or the user wants none. */
@@ -42,6 +42,8 @@ export interface DeliveryFacts {
   readonly redeliveries: number;
   /** Whether an attempt may reach others over a network, so that its twin would be seen. */
   readonly hasNetwork: boolean;
+  /** Its function says that a twin does no harm. */
+  readonly isIdempotent: boolean;
 }
 
 export type Delivery =
@@ -54,9 +56,8 @@ export function afterAttempt(facts: DeliveryFacts, random: number): Delivery {
   const { outcome, policy, retries, redeliveries } = facts;
   const { state, reason } = endOf(outcome);
   if (facts.cancelRequested || state === 'success' || reason === null) return END;
-  // Those alone: a task that kills its sandbox or its agent must not tour the fleet.
-  const isHostsDoing = reason === 'host_lost' || reason === 'host_reclaimed';
-  if (isHostsDoing && !facts.hasNetwork && redeliveries < MAX_REDELIVERIES) return { kind: 'redelivery', delayMs: 0 };
+  if (wentWithItsHost(outcome) && (!facts.hasNetwork || facts.isIdempotent) && redeliveries < MAX_REDELIVERIES)
+    return { kind: 'redelivery', delayMs: 0 };
   if (policy === null || retries >= policy.max || FINAL.some((one) => one === reason)) return END;
   if (policy.on !== undefined && !policy.on.some((one) => one === reason)) return END;
   const longestMs = Math.min(policy.backoffMs * 2 ** retries, MAX_RETRY_BACKOFF_MS);

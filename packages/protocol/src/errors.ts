@@ -52,12 +52,19 @@ export const ERRORS = {
     remedy: 'List the functions of this project with cocore functions.',
   },
   execution_not_found: { status: 404, retryable: false, remedy: 'List the executions of this project with cocore ps.' },
+  output_expired: {
+    status: 410,
+    retryable: false,
+    remedy: 'Fetch output sooner, or ask the operator to keep more of it.',
+  },
+  batch_not_found: { status: 404, retryable: false, remedy: 'Take the id that the answer to POST /v1/batches has.' },
   artifacts_not_found: {
     status: 404,
     retryable: false,
     remedy: 'Wait for the end, and let the function write files to $COCORE_OUT.',
   },
   blob_not_found: { status: 404, retryable: false, remedy: 'Upload the bytes with POST /v1/blobs first.' },
+  worker_not_found: { status: 404, retryable: false, remedy: 'List the workers with cocore workers.' },
   key_not_found: { status: 404, retryable: false, remedy: 'List the keys with GET /v1/keys.' },
   shape_not_offered: { status: 400, retryable: false, remedy: 'Take the shape that the message names.' },
   limit_exceeded: { status: 400, retryable: false, remedy: 'Ask for no more than the limit that the message names.' },
@@ -118,6 +125,12 @@ export const ERRORS = {
     retryable: false,
     remedy: 'Make a new join token; each works once and for a limited time.',
   },
+  worker_unknown: {
+    status: 401,
+    retryable: true,
+    remedy:
+      'Give the worker a new join token, with --join-token-file: the control server has no record of its key, perhaps because it was restored from a backup.',
+  },
   signature_invalid: {
     status: 401,
     retryable: false,
@@ -166,6 +179,16 @@ export const ERRORS = {
   },
   address_in_use: { status: 0, retryable: false, remedy: 'Give another --port, or stop what listens there.' },
   data_dir_in_use: { status: 0, retryable: false, remedy: 'Stop the other process, or give another --data-dir.' },
+  database_unavailable: {
+    status: 0,
+    retryable: true,
+    remedy: 'Check COCORE_DATABASE_URL, that the database runs, and that it lets this user in.',
+  },
+  database_unfit: {
+    status: 0,
+    retryable: false,
+    remedy: 'Make the database as docs/operations.md says, or use another.',
+  },
   artifact_missing: { status: 0, retryable: false, remedy: 'Run npm run setup in the checkout.' },
   host_unfit: { status: 0, retryable: false, remedy: 'See cocore doctor for what this host lacks.' },
 } as const satisfies Record<string, ErrorRow>;

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { assertNever } from './errors.ts';
-import type { Outcome } from './outcome.ts';
+import { type Outcome, wentWithItsHost } from './outcome.ts';
 
 /**
  * The life of an execution.
@@ -118,9 +118,11 @@ export type ExecutionEvent =
   /** The worker's report of the end. */
   | { type: 'attempt_ended'; outcome: Outcome }
   /** The control server gave up on the worker that had it. */
-  | { type: 'attempt_lost'; cause: 'host_lost' | 'output_lost' }
+  | { type: 'attempt_lost'; cause: 'host_lost' }
   /** An attempt ended, and the execution goes on with another one. */
   | { type: 'attempt_requeued' }
+  /** The attempt that was given up came back with its worker, before anybody took the next one. */
+  | { type: 'attempt_readopted'; phase: 'preparing' | 'executing' }
   | { type: 'cancel_requested' }
   | { type: 'queue_expired' }
   | { type: 'found_unplaceable' }
@@ -169,10 +171,6 @@ const CANCELLED: End = { state: 'cancelled', reason: 'user_cancel' };
 const QUEUE_EXPIRED: End = { state: 'timeout', reason: 'queue_ttl' };
 const UNPLACEABLE: End = { state: 'failure', reason: 'unplaceable' };
 
-/** How the function would have ended is not known, for a reason that is its host's or the way's from there. */
-const wentWithItsHost = (outcome: Outcome): boolean =>
-  outcome.kind === 'lost' && ['host_lost', 'host_reclaimed', 'output_lost'].includes(outcome.cause);
-
 const OPEN: Row = {
   attempt_accepted: (status) => ({
     kind: 'changed',
@@ -184,6 +182,7 @@ const OPEN: Row = {
   // Assigned, never accepted: nothing ran, the attempt is queued again.
   attempt_lost: always(ALREADY),
   attempt_requeued: always(IMPOSSIBLE),
+  attempt_readopted: always(IMPOSSIBLE),
   cancel_requested: cancelledBeforeItRan,
   queue_expired: (status) => ended(status, QUEUE_EXPIRED),
   found_unplaceable: (status) => ended(status, UNPLACEABLE),
@@ -203,6 +202,7 @@ const RUNNING: Row = {
   // What is being stopped never runs again.
   attempt_requeued: (status) =>
     status.cancelRequested ? IMPOSSIBLE : { kind: 'changed', next: { ...status, phase: 'requeued' } },
+  attempt_readopted: always(IMPOSSIBLE),
   cancel_requested: (status) =>
     status.cancelRequested
       ? ALREADY
@@ -217,6 +217,7 @@ const RUNNING: Row = {
 const REQUEUED: Row = {
   ...OPEN,
   attempt_accepted: (status) => ({ kind: 'changed', next: { ...status, phase: 'preparing' } }),
+  attempt_readopted: (status, { phase }) => ({ kind: 'changed', next: { ...status, phase } }),
 };
 
 const TERMINAL: Row = {
@@ -226,6 +227,7 @@ const TERMINAL: Row = {
   attempt_ended: always(ENDED),
   attempt_lost: always(ENDED),
   attempt_requeued: always(ENDED),
+  attempt_readopted: always(ENDED),
   cancel_requested: always(ENDED),
   queue_expired: always(ENDED),
   found_unplaceable: always(ENDED),

@@ -3,7 +3,7 @@ import { FileName, MeterReading } from './api.ts';
 import { CocoreError } from './errors.ts';
 import { AttemptId, ExecutionId, Sha256, WorkerId } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
-import { ATTEMPT_STREAMS, AttemptStream } from './leavings.ts';
+import { ATTEMPT_STREAMS, AttemptStream, StreamEnd } from './leavings.ts';
 import {
   MAX_ARTIFACT_ENTRIES,
   MAX_ARTIFACTS_LIMIT_BYTES,
@@ -11,6 +11,7 @@ import {
   MAX_STOP_GRACE_MS,
   MAX_TOLD_BLOBS,
 } from './limits.ts';
+import { EgressUsage, Network } from './network.ts';
 import { Outcome } from './outcome.ts';
 import { invalidRequest } from './problem.ts';
 
@@ -33,16 +34,21 @@ export const MAX_OUTPUT_FRAME_DATA_BYTES = 64 * 1024;
 
 const Channel = z.int().min(1).max(0xffff_ffff);
 const Offset = z.int().min(0);
+const StreamOffsets = z.object({ stdout: Offset, stderr: Offset, result: Offset, artifacts: Offset });
 const DurationMs = z.number().min(0);
 const Base64Url = z.string().regex(/^[A-Za-z0-9_-]+$/);
 
 // --- The handshake
+
+/** Random, of the server's store: another one after it came out of a backup. */
+const Incarnation = z.string().min(1).max(128);
 
 export const ServerChallenge = z.object({
   type: z.literal('ServerChallenge'),
   /** Random, made once for each data directory; the worker remembers the one it joined. */
   serverId: z.string().min(1).max(128),
   nonce: Base64Url.length(43),
+  incarnation: Incarnation.optional(),
 });
 
 export const Capabilities = z.object({
@@ -54,6 +60,8 @@ export const Capabilities = z.object({
   diskMiB: z.int().positive(),
   /** What one sandbox costs beyond the function's own memory. */
   sandboxOverheadMiB: z.int().min(0),
+  /** It can give functions a network, and its owner lets them have it. */
+  egress: z.boolean().default(false),
 });
 export type Capabilities = z.infer<typeof Capabilities>;
 
@@ -62,7 +70,13 @@ export const InventoryEntry = z.object({
   started: z.boolean(),
   /** Its end is known and comes after the welcome. */
   ended: z.boolean().optional(),
+  /** From which byte on the worker has what each stream held; without it from as far as the server acknowledged. */
+  heldFrom: StreamOffsets.optional(),
 });
+
+/** How a daemon stops: it finishes what it has, or ends it at once. */
+export const StopKind = z.enum(['drain', 'reclaim']);
+export type StopKind = z.infer<typeof StopKind>;
 
 export const WorkerHello = z.object({
   type: z.literal('WorkerHello'),
@@ -78,6 +92,8 @@ export const WorkerHello = z.object({
   authority: z.string().min(1).max(300),
   /** Random, made once in each life of a daemon: two that are heard at once are two daemons with one key. */
   instance: Base64Url.max(64).optional(),
+  /** Its owner has it take nothing more. */
+  stopping: StopKind.optional(),
   /** On the first hello of an identity only. */
   joinToken: z.string().max(2000).optional(),
   capabilities: Capabilities,
@@ -96,6 +112,8 @@ export const ServerWelcome = z.object({
   protocol: z.int().min(1),
   workerId: WorkerId,
   sessionId: z.string().min(1).max(128),
+  /** Where it is another one than before, the worker destroys what is not resumed. */
+  incarnation: Incarnation.optional(),
   /** Bearer of this session for `GET /v1/worker/blobs/{digest}`. */
   blobToken: z.string().min(1).max(256),
   heartbeatMs: z.int().positive(),
@@ -105,11 +123,13 @@ export const ServerWelcome = z.object({
     z.object({
       attemptId: AttemptId,
       channel: Channel,
-      offsets: z.object({ stdout: Offset, stderr: Offset, result: Offset, artifacts: Offset }),
+      offsets: StreamOffsets,
     }),
   ),
   /** Attempts of the inventory that are no longer this worker's: destroy them, report nothing. */
   revoke: z.array(AttemptId),
+  /** Those of them whose end is wanted all the same, as evidence: the worker still reports it. */
+  late: z.array(AttemptId).optional(),
 });
 export type ServerWelcome = z.infer<typeof ServerWelcome>;
 
@@ -162,7 +182,7 @@ export const TaskSpec = z.object({
   outputLimitBytes: z.int().positive(),
   /** Of what the function leaves in `$COCORE_OUT`, as an archive. */
   artifactsLimitBytes: z.int().min(0).max(MAX_ARTIFACTS_LIMIT_BYTES),
-  network: z.literal('none'),
+  network: Network,
   /** What asks the function's process to stop; SIGTERM without it. */
   stopSignal: z.int().min(1).max(64).optional(),
   /** From then on it has so long; `DEFAULT_STOP_GRACE_MS` without it. */
@@ -186,7 +206,16 @@ export const AttemptRevoke = z.object({
   type: z.literal('AttemptRevoke'),
   attemptId: AttemptId,
   why: z.string(),
+  /** Its end is wanted all the same, as evidence. */
+  report: z.boolean().optional(),
 });
+/** The operator gives the worker nothing more, or work again. It need not do anything; after the welcome it is told where it is so. */
+export const DrainNotice = z.object({ type: z.literal('DrainNotice'), draining: z.boolean() });
+/**
+ * The acceptance is committed, and from now on no other worker is given the attempt. Told of attempts with a network, whose function begins no earlier:
+ * an acceptance that comes too late, and is taken back, has had no effect that its successor would repeat.
+ */
+export const AttemptAcceptedAck = z.object({ type: z.literal('AttemptAcceptedAck'), attemptId: AttemptId });
 /** The end is committed: the worker may forget the attempt. */
 export const AttemptEndedAck = z.object({ type: z.literal('AttemptEndedAck'), attemptId: AttemptId });
 /** All bytes before the offset are durable; it is also the credit to send more. */
@@ -196,7 +225,16 @@ export const OutputAck = z.object({
   stream: AttemptStream,
   offset: Offset,
 });
-export const HeartbeatAck = z.object({ type: z.literal('HeartbeatAck'), sequence: z.int().min(0) });
+/**
+ * Beside the acknowledgement, what the beat shows that the worker may not have heard: of the attempts that it names, those that are to be stopped and
+ * those that are not its own.
+ */
+export const HeartbeatAck = z.object({
+  type: z.literal('HeartbeatAck'),
+  sequence: z.int().min(0),
+  cancel: z.array(AttemptId).optional(),
+  revoke: z.array(AttemptId).optional(),
+});
 
 export const AttemptAccepted = z.object({
   type: z.literal('AttemptAccepted'),
@@ -209,6 +247,13 @@ export const AttemptRefused = z.object({
   attemptId: AttemptId,
   cause: z.enum(['no_capacity', 'stopping']),
 });
+/** What the attempt waits for before its sandbox can be made; null when all of it is there. Told only where something has to be fetched. */
+export const AttemptPreparing = z.object({
+  type: z.literal('AttemptPreparing'),
+  attemptId: AttemptId,
+  fetching: BlobRef.nullable(),
+});
+export type AttemptPreparing = z.infer<typeof AttemptPreparing>;
 /** The agent's word that the function's process runs. */
 export const AttemptStarted = z.object({
   type: z.literal('AttemptStarted'),
@@ -216,9 +261,6 @@ export const AttemptStarted = z.object({
   /** How long ago, by the worker's clock: delivery may be late. */
   agoMs: DurationMs,
 });
-
-export const StreamEnd = z.object({ bytes: Offset, sha256: Sha256, truncated: z.boolean() });
-export type StreamEnd = z.infer<typeof StreamEnd>;
 
 export const AttemptEnded = z.object({
   type: z.literal('AttemptEnded'),
@@ -232,7 +274,12 @@ export const AttemptEnded = z.object({
   artifacts: StreamEnd,
   /** Regular files among the artifacts, as the guest counted them. */
   artifactFiles: z.int().min(0).max(MAX_ARTIFACT_ENTRIES),
-  usage: z.object({ host: MeterReading.nullable(), guest: MeterReading.nullable() }),
+  usage: z.object({
+    host: MeterReading.nullable(),
+    guest: MeterReading.nullable(),
+    /** Only where it had a network. */
+    egress: EgressUsage.optional(),
+  }),
   /** By the worker's identity key over `endStatement`; kept as evidence. */
   signature: Base64Url.length(86),
   /** The worker has no more of the streams than it sent: what is missing will not come. Not part of what is signed. */
@@ -243,9 +290,17 @@ export type AttemptEnded = z.infer<typeof AttemptEnded>;
 /** What a worker signs about an end. */
 export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message' | 'final'>): string {
   const { attemptId, outcome, stdout, stderr, result, artifacts, artifactFiles, usage } = ended;
-  const stream = (end: StreamEnd) => [end.bytes, end.sha256, end.truncated];
+  const stream = ({ bytes, sha256, truncated, hashFrom }: StreamEnd) =>
+    hashFrom === undefined ? [bytes, sha256, truncated] : [bytes, sha256, truncated, hashFrom];
   const meter = (reading: MeterReading | null) =>
     reading === null ? null : [reading.cpuMs, reading.memoryPeakBytes, reading.wallMs];
+  const egress = ({ sentBytes, receivedBytes, connections, refused, limited }: EgressUsage) => [
+    sentBytes,
+    receivedBytes,
+    connections,
+    refused,
+    limited,
+  ];
   const { kind, ...rest } = outcome;
   const facts = [
     attemptId,
@@ -258,6 +313,7 @@ export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'm
     artifactFiles,
     meter(usage.host),
     meter(usage.guest),
+    ...(usage.egress === undefined ? [] : [egress(usage.egress)]),
   ];
   return `${GATEWAY_SUBPROTOCOL}\nended\n${JSON.stringify(facts)}`;
 }
@@ -276,6 +332,10 @@ export const WorkerHeartbeat = z.object({
     .max(10_000),
 });
 
+/** From now on it takes nothing more, by its owner's will. */
+export const WorkerStopping = z.object({ type: z.literal('WorkerStopping'), how: StopKind });
+export type WorkerStopping = z.infer<typeof WorkerStopping>;
+
 /** Large blobs that the worker has from now on, or has no more, since it last told; all that it has after a welcome. */
 export const WorkerBlobs = z.object({
   type: z.literal('WorkerBlobs'),
@@ -291,9 +351,11 @@ export const ServerMessage = z.discriminatedUnion('type', [
   AttemptAssign,
   AttemptCancel,
   AttemptRevoke,
+  AttemptAcceptedAck,
   AttemptEndedAck,
   OutputAck,
   HeartbeatAck,
+  DrainNotice,
 ]);
 export type ServerMessage = z.infer<typeof ServerMessage>;
 
@@ -301,10 +363,12 @@ export const WorkerMessage = z.discriminatedUnion('type', [
   WorkerHello,
   AttemptAccepted,
   AttemptRefused,
+  AttemptPreparing,
   AttemptStarted,
   AttemptEnded,
   WorkerHeartbeat,
   WorkerBlobs,
+  WorkerStopping,
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessage>;
 

@@ -442,14 +442,22 @@ const LONGEST: Record<Direction, (type: number) => number> = {
   guest: () => MAX_GUEST_FRAME_BYTES,
 };
 
+/** Length and type: what says how long a frame is, and whether it may be. */
+const FRAME_HEADER_BYTES = 5;
+
 /**
- * Cuts a byte stream into frames. It holds at most one frame's bytes, and refuses a frame by its length and type before it holds the rest.
+ * Cuts a byte stream into frames. It holds at most one frame's bytes, and refuses a frame by its length and type before it holds the rest. In however
+ * many pieces a frame comes, each of its bytes is copied a few times at most.
  * After an error it must not be used again.
  */
 class FrameDecoder<Frame> {
   readonly #direction: Direction;
   readonly #read: (type: number, payload: PayloadReader) => Frame;
+  /** Begins with the bytes of a frame that is not whole; it has room for more. */
   #held: Uint8Array = new Uint8Array(0);
+  #heldBytes = 0;
+  /** So many must be held before there is more to read: a header, or a whole frame. */
+  #wantedBytes = FRAME_HEADER_BYTES;
 
   constructor(direction: Direction, read: (type: number, payload: PayloadReader) => Frame) {
     this.#direction = direction;
@@ -462,29 +470,52 @@ class FrameDecoder<Frame> {
    * @throws GuestProtocolError
    */
   *push(bytes: Uint8Array): Generator<Frame> {
-    let input = bytes;
-    if (this.#held.length > 0) {
-      input = new Uint8Array(this.#held.length + bytes.length);
-      input.set(this.#held);
-      input.set(bytes, this.#held.length);
-    }
+    const input = this.#withHeld(bytes);
+    if (input === null) return;
     let at = 0;
-    while (input.length - at >= 5) {
-      const view = new DataView(input.buffer, input.byteOffset + at, 5);
+    this.#wantedBytes = FRAME_HEADER_BYTES;
+    while (input.length - at >= FRAME_HEADER_BYTES) {
+      const view = new DataView(input.buffer, input.byteOffset + at, FRAME_HEADER_BYTES);
       const length = view.getUint32(0, true);
       const type = view.getUint8(4);
       if (length === 0) throw new GuestProtocolError('empty', 'a frame has no type');
       if (length > LONGEST[this.#direction](type)) {
         throw new GuestProtocolError('too_long', `a frame of type ${type} is ${length} bytes long`);
       }
-      if (input.length - at < 4 + length) break;
-      const payload = new PayloadReader(input.subarray(at + 5, at + 4 + length));
+      if (input.length - at < 4 + length) {
+        this.#wantedBytes = 4 + length;
+        break;
+      }
+      const payload = new PayloadReader(input.subarray(at + FRAME_HEADER_BYTES, at + 4 + length));
       const frame = this.#read(type, payload);
       payload.end();
       at += 4 + length;
       yield frame;
     }
-    this.#held = input.slice(at);
+    this.#hold(input.subarray(at));
+  }
+
+  /** What was held, and these; null while there is nothing to be read of it. */
+  #withHeld(bytes: Uint8Array): Uint8Array | null {
+    if (this.#heldBytes === 0) return bytes;
+    this.#hold(bytes);
+    if (this.#heldBytes < this.#wantedBytes) return null;
+    const input = this.#held.subarray(0, this.#heldBytes);
+    // The frames look into it.
+    this.#held = new Uint8Array(0);
+    this.#heldBytes = 0;
+    return input;
+  }
+
+  #hold(bytes: Uint8Array): void {
+    const neededBytes = this.#heldBytes + bytes.length;
+    if (neededBytes > this.#held.length) {
+      const grown = new Uint8Array(Math.max(neededBytes, 2 * this.#held.length));
+      grown.set(this.#held.subarray(0, this.#heldBytes));
+      this.#held = grown;
+    }
+    this.#held.set(bytes, this.#heldBytes);
+    this.#heldBytes = neededBytes;
   }
 }
 

@@ -2,11 +2,12 @@ import { z } from 'zod';
 
 /**
  * Ids are a prefix and the 26 Crockford base-32 characters of a UUIDv7 (RFC 9562), so they sort by time of
- * creation. An id names; it never authorises.
+ * creation; those of one maker in its order. An id names; it never authorises.
  */
 export const ID_PREFIXES = {
   function: 'fn',
   execution: 'ex',
+  batch: 'ba',
   attempt: 'at',
   worker: 'wk',
   project: 'pj',
@@ -28,6 +29,7 @@ const idSchema = (kind: IdKind) =>
 
 export const FunctionId = idSchema('function');
 export const ExecutionId = idSchema('execution');
+export const BatchId = idSchema('batch');
 export const AttemptId = idSchema('attempt');
 export const WorkerId = idSchema('worker');
 export const ProjectId = idSchema('project');
@@ -40,6 +42,34 @@ export const KeyId = idSchema('key');
  * @param random 10 random bytes
  */
 export function makeId(kind: IdKind, nowMs: number, random: Uint8Array): string {
+  return idOf(kind, uuidOf(nowMs, random));
+}
+
+/** A clock that is set back by no more than this is taken to stand still. */
+const MAX_STEP_BACK_MS = 1_000;
+/** The random bits behind the variant. */
+const TAIL_BITS = 62n;
+
+/** Makes ids that sort in the order in which they were made, those of one millisecond too (RFC 9562, 6.2, method 2). */
+export class IdMaker {
+  #last = 0n;
+  #atMs = -Infinity;
+
+  /** As `makeId`. */
+  make(kind: IdKind, nowMs: number, random: Uint8Array): string {
+    const uuid = uuidOf(nowMs, random);
+    if (nowMs > this.#atMs || this.#atMs - nowMs > MAX_STEP_BACK_MS) {
+      this.#atMs = nowMs;
+      // Below half of what there is, so that those that follow in this millisecond find room.
+      this.#last = uuid & ~(1n << (TAIL_BITS - 1n));
+    } else {
+      this.#last += (uuid & 0xffff_ffffn) + 1n;
+    }
+    return idOf(kind, this.#last);
+  }
+}
+
+function uuidOf(nowMs: number, random: Uint8Array): bigint {
   if (random.length !== 10) throw new RangeError('an id needs 10 random bytes');
   const uuid = new Uint8Array(16);
   let time = nowMs;
@@ -52,6 +82,11 @@ export function makeId(kind: IdKind, nowMs: number, random: Uint8Array): string 
   uuid[8] = 0x80 | (uuid[8]! & 0x3f);
   let bits = 0n;
   for (const byte of uuid) bits = (bits << 8n) | BigInt(byte);
+  return bits;
+}
+
+function idOf(kind: IdKind, uuid: bigint): string {
+  let bits = uuid;
   let body = '';
   for (let at = 0; at < 26; at += 1) {
     body = ALPHABET[Number(bits & 31n)]! + body;

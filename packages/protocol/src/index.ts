@@ -13,6 +13,7 @@
  *
  * @module
  */
+export * from './addresses.ts';
 export * from './api.ts';
 export * from './bytes.ts';
 export * from './delivery.ts';
@@ -24,6 +25,7 @@ export * from './ids.ts';
 export * from './isolation.ts';
 export * from './leavings.ts';
 export * from './limits.ts';
+export * from './network.ts';
 export * from './outcome.ts';
 export * from './problem.ts';
 export * from './project-file.ts';

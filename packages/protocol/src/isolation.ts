@@ -21,6 +21,18 @@ export function isAtLeast(given: IsolationClass, required: IsolationClass): bool
   return STRENGTH[given] >= STRENGTH[required];
 }
 
+/** What sandboxes are like, or have to be. */
+export interface SandboxKind {
+  readonly isolation: IsolationClass;
+  /** They may have a network. */
+  readonly egress: boolean;
+}
+
+/** Whether sandboxes such as `given` are good enough where `required` is asked for. */
+export function canRun(given: SandboxKind, required: SandboxKind): boolean {
+  return isAtLeast(given.isolation, required.isolation) && (given.egress || !required.egress);
+}
+
 /** The classes that satisfy `required`, in words. */
 export function orBetter(required: IsolationClass): string {
   return required === IsolationClass.options[0] ? required : `${required} or better`;

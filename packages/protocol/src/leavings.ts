@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { decodeUtf8 } from './bytes.ts';
+import { Sha256 } from './ids.ts';
 import { MAX_JSON_DEPTH, MAX_RESULT_BYTES } from './limits.ts';
 
 /**
@@ -23,6 +24,16 @@ export function ofStreams<T>(make: (stream: AttemptStream) => T): OfStreams<T> {
     artifacts: make('artifacts'),
   };
 }
+
+/** A whole stream, as its worker tells it at the end. */
+export const StreamEnd = z.object({
+  bytes: z.int().min(0),
+  sha256: Sha256,
+  truncated: z.boolean(),
+  /** The first byte that the digest is of, where that is not the stream's first: a daemon that began anew has none of what came before. */
+  hashFrom: z.int().min(1).optional(),
+});
+export type StreamEnd = z.infer<typeof StreamEnd>;
 
 /** Where the function sees the directory that it leaves things in. */
 export const EXCHANGE_DIRECTORY = '/cocore';

@@ -43,6 +43,14 @@ export const BUILD_MEMORY_MIB = 512;
 /** Output given inside an answer (`?wait=`), for each stream. */
 export const MAX_INLINE_OUTPUT_BYTES = 256 * KiB;
 export const MAX_IDEMPOTENCY_KEY_BYTES = 255;
+/** How long an execution is kept whole after its end, and how much output of one project, unless the operator says otherwise. */
+export const DEFAULT_RETENTION_MS = 30 * 24 * 60 * 60_000;
+export const DEFAULT_RETAINED_OUTPUT_BYTES = 10 * 1024 * MiB;
+/** How long an idempotency key holds, unless the operator says otherwise. */
+export const DEFAULT_IDEMPOTENCY_TTL_MS = 24 * 60 * 60_000;
+export const MAX_BATCH_EXECUTIONS = 1000;
+/** The request of a batch. */
+export const MAX_BATCH_BYTES = 16 * MiB;
 
 /** Both streams together. Beyond it output is cut and marked; the execution goes on. */
 export const DEFAULT_OUTPUT_LIMIT_BYTES = 10 * MiB;
@@ -72,8 +80,16 @@ export const MAX_TOLD_BLOBS = 1000;
 
 /** From the worker's acceptance to the start of the function's process. */
 export const PREPARE_TIMEOUT_MS = 120_000;
-/** How long an execution may wait for a worker. */
+/** How long an execution may wait for a worker, unless it says otherwise, and what it may say. */
 export const QUEUE_TTL_MS = 24 * 60 * 60_000;
+export const MIN_QUEUE_TTL_MS = 1_000;
+export const MAX_QUEUE_TTL_MS = 7 * 24 * 60 * 60_000;
+/** Of executions within their project: the higher goes first, and 0 if nothing is said. */
+export const MIN_PRIORITY = -10;
+export const MAX_PRIORITY = 10;
+/** How many executions of a function, or of a concurrency key, may have a worker at once, where that is limited. */
+export const MAX_CONCURRENT = 10_000;
+export const MAX_CONCURRENCY_KEY_BYTES = 255;
 /** What the control server adds to a deadline before it ends an execution that its worker did not end. */
 export const CONTROL_GRACE_MS = 10_000;
 
@@ -84,6 +100,15 @@ export const MAX_STOP_GRACE_MS = 20_000;
 
 export const HEARTBEAT_MS = 5_000;
 export const LEASE_MS = 30_000;
+/** A daemon that the control server may not have heard for this long ends what could be seen beside its successor: attempts with a network. */
+export const CUT_OFF_MS = 20_000;
+/** Entries of the list of what a function may reach. */
+export const MAX_EGRESS_TARGETS = 64;
+/** What one execution may send and receive, together. */
+export const DEFAULT_EGRESS_BYTES = 1024 * MiB;
+/** What one build may, of what its registries send. */
+export const BUILD_EGRESS_BYTES = 4096 * MiB;
+export const MAX_EGRESS_BYTES = 1024 * 1024 * MiB;
 /** The daemon ends an attempt whose agent did not answer for this long. */
 export const AGENT_LOST_MS = 30_000;
 export const AGENT_PING_MS = 2_000;

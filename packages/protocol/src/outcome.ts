@@ -44,5 +44,20 @@ export const Outcome = z.discriminatedUnion('kind', [
 ]);
 export type Outcome = z.infer<typeof Outcome>;
 
+/** How an attempt ended; one that nobody had taken also because the attempt before it was not lost after all. */
+export const AttemptOutcome = z.discriminatedUnion('kind', [
+  ...Outcome.options,
+  z.strictObject({ kind: z.literal('superseded') }),
+]);
+export type AttemptOutcome = z.infer<typeof AttemptOutcome>;
+
+/**
+ * How the function would have ended is not known, for a reason that is its host's or the way's from there. None of these is in a task's power: one that
+ * kills its sandbox or its agent must not tour the fleet.
+ */
+export function wentWithItsHost(outcome: Outcome): boolean {
+  return outcome.kind === 'lost' && ['host_lost', 'host_reclaimed', 'output_lost'].includes(outcome.cause);
+}
+
 export const LostCause = Outcome.options[8].shape.cause;
 export type LostCause = z.infer<typeof LostCause>;

@@ -1,9 +1,10 @@
 import { z } from 'zod';
-import { CodePath, Environment, HandlerName, RuntimeName } from './api.ts';
+import { CodePath, Concurrency, Environment, HandlerName, RuntimeName } from './api.ts';
 import { RetryPolicy } from './delivery.ts';
 import { FunctionName } from './ids.ts';
 import { IsolationClass } from './isolation.ts';
 import * as limits from './limits.ts';
+import { NetworkInput } from './network.ts';
 
 /** The name of the file in a directory that says how the directory is deployed. */
 export const PROJECT_FILE = 'cocore.json';
@@ -41,6 +42,12 @@ export const ProjectFile = z
       'The weakest isolation class that it may run in; the server’s default if not given.',
     ),
     retries: RetryPolicy.optional().describe('What is done again when an execution fails; nothing if not given.'),
+    concurrency: Concurrency.optional().describe('How many executions may run at once; any number if not given.'),
+    network: NetworkInput.optional().describe('What it may reach over a network; nothing if not given.'),
+    idempotent: z
+      .boolean()
+      .optional()
+      .describe('Whether running it twice does no harm, so that it may run again when its host was lost.'),
   })
   .describe('How CoCore deploys this directory.');
 export type ProjectFile = z.infer<typeof ProjectFile>;

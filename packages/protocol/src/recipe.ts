@@ -1,5 +1,7 @@
 import { z } from 'zod';
 import { CodePath, Environment, RuntimeName } from './api.ts';
+import { MAX_EGRESS_TARGETS } from './limits.ts';
+import { EgressTarget } from './network.ts';
 
 /**
  * Recipes: how source code of one language becomes a process. Each is a JSON document, so another language is another document. In the words of its
@@ -41,6 +43,13 @@ const Build = z.strictObject({
   /** What it runs in, where that is another image than the function's. */
   image: RecipeImage.optional(),
   command: Command,
+  /** The registries that it may reach, where a worker gives it a network; it has none where the code has one of `unless`. */
+  network: z
+    .strictObject({
+      allow: z.array(EgressTarget).min(1).max(MAX_EGRESS_TARGETS),
+      unless: z.array(CodePath).max(32).default([]),
+    })
+    .optional(),
   /** A file beside this document that the command runs; it finds it as `{code}/.cocore/` and its name, which the function does not have. */
   script: FileName.optional(),
   /** Where in the code's directory what it made is put, such as `node_modules`; without it, beside the code. */

@@ -16,6 +16,7 @@ const NONE: Omit<DeliveryFacts, 'outcome'> = {
   retries: 0,
   redeliveries: 0,
   hasNetwork: false,
+  isIdempotent: false,
 };
 const EXITED: Outcome = { kind: 'exited', code: 1 };
 const lost = (cause: LostCause): Outcome => ({ kind: 'lost', cause });
@@ -25,7 +26,7 @@ const kindOf = (outcome: Outcome, facts: Partial<DeliveryFacts> = {}) =>
 describe('how an execution goes on after an attempt', () => {
   test('rule 12: only what a host did is redelivered', () => {
     const redelivered = LostCause.options.filter((cause) => kindOf(lost(cause)) === 'redelivery');
-    assert.deepEqual(redelivered, ['host_lost', 'host_reclaimed']);
+    assert.deepEqual(redelivered, ['host_lost', 'host_reclaimed', 'output_lost']);
     for (const outcome of [
       EXITED,
       { kind: 'exited', code: 0 },
@@ -42,6 +43,7 @@ describe('how an execution goes on after an attempt', () => {
     assert.equal(kindOf(lost('host_lost'), { redeliveries: 1 }), 'redelivery');
     assert.equal(kindOf(lost('host_lost'), { redeliveries: 2 }), 'end');
     assert.equal(kindOf(lost('host_lost'), { hasNetwork: true }), 'end');
+    assert.equal(kindOf(lost('host_lost'), { hasNetwork: true, isIdempotent: true }), 'redelivery');
   });
 
   test('rule 7: what is being cancelled, is neither redelivered nor retried', () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ExecutionId, FunctionName, isId, isIdOf, makeId } from '../src/index.ts';
+import { ExecutionId, FunctionName, isId, isIdOf, IdMaker, makeId } from '../src/index.ts';
 
 const random = (fill: number) => new Uint8Array(10).fill(fill);
 
@@ -24,6 +24,19 @@ test('the UUID within an id, has version 7, variant 2 and the time in its first 
 test('ids made later, sort later', () => {
   const ids = [1, 2, 1000, 1_790_000_000_000].map((ms) => makeId('attempt', ms, random(0x80)));
   assert.deepEqual([...ids].sort(), ids);
+});
+
+test('ids of one maker, they sort in the order in which they were made: of one millisecond, and of a clock that steps back', () => {
+  for (const fill of [0, 0x80, 0xff]) {
+    const ids = new IdMaker();
+    const made = [5_000, 5_000, 5_000, 4_990, 5_001, 5_001, 5_000].map((ms) => ids.make('attempt', ms, random(fill)));
+    for (let more = 0; more < 1_000; more += 1) made.push(ids.make('attempt', 5_001, random(fill)));
+    assert.deepEqual([...made].sort(), made);
+    assert.equal(new Set(made).size, made.length);
+    for (const id of made) assert.ok(isIdOf('attempt', id), id);
+    // Set back by much, it is another time, and the id says so.
+    assert.ok(ids.make('attempt', 1_000, random(fill)) < made[0]!);
+  }
 });
 
 test('another spelling of an id, is not accepted', () => {
