@@ -4,7 +4,9 @@ import { parseArgs } from 'node:util';
 import { CocoreError, DEFAULT_ISOLATION, IsolationClass } from '@cocore/protocol';
 import { z } from 'zod';
 import { readS3Options } from './blobs/s3-options.ts';
-import type { ServerOptions, TlsChoice } from './server.ts';
+import type { ServerOptions, TlsChoice, WorkerTrustChoice } from './server.ts';
+import { readDatabaseUrl } from './store/postgres/database-url.ts';
+import { durationMs, sizeBytes } from './units.ts';
 
 /** The part of `current.json` that the control server needs. */
 const Artifacts = z.object({ baseImage: z.string().min(1), nodeImage: z.string().min(1) });
@@ -43,11 +45,19 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     port,
     allowHosts: values['allow-host'] ?? [],
     tls,
+    databaseUrl: readDatabaseUrl(values['database-url'], env),
     s3: values['blob-store'] === undefined ? null : readS3Options(values['blob-store'], env),
     builtInImagePaths: { base: artifacts.baseImage, node: artifacts.nodeImage },
     recipesDirectory: values.runtimes === undefined ? null : resolve(values.runtimes),
     loopbackRegistries: values['loopback-registries'] === true,
     defaultIsolation: defaultIsolation.data,
+    restored: values.restored === true,
+    retention: {
+      maxAgeMs: durationMs(values['keep-executions'], '--keep-executions'),
+      maxOutputBytes: sizeBytes(values['keep-output'], '--keep-output'),
+    },
+    workerTrust: workerTrustOf(values['worker-trust']),
+    idempotencyTtlMs: durationMs(values['idempotency-ttl'], '--idempotency-ttl'),
     logLevel,
   };
 }
@@ -69,13 +79,24 @@ function parse(argv: readonly string[]) {
         'tls-self': { type: 'boolean' },
         insecure: { type: 'boolean' },
         'blob-store': { type: 'string' },
+        'database-url': { type: 'string' },
         'loopback-registries': { type: 'boolean' },
         'default-isolation': { type: 'string', default: DEFAULT_ISOLATION },
+        restored: { type: 'boolean' },
+        'keep-executions': { type: 'string', default: '30d' },
+        'keep-output': { type: 'string', default: '10GiB' },
+        'idempotency-ttl': { type: 'string', default: '24h' },
+        'worker-trust': { type: 'string', default: 'full' },
       },
     }).values;
   } catch (cause) {
     throw new CocoreError('usage', cause instanceof Error ? cause.message : String(cause), { cause });
   }
+}
+
+function workerTrustOf(text: string): WorkerTrustChoice {
+  if (text === 'full' || text === 'earned') return text;
+  throw usage(`--worker-trust ${text} is neither full nor earned`);
 }
 
 function tlsOf(values: ReturnType<typeof parse>): TlsChoice {

@@ -1,6 +1,12 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import { type BuiltInImage, CocoreError, type IsolationClass } from '@cocore/protocol';
+import {
+  type BuiltInImage,
+  CocoreError,
+  DEFAULT_RETAINED_OUTPUT_BYTES,
+  DEFAULT_RETENTION_MS,
+  type IsolationClass,
+} from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { DEFAULT_LIMITS, type Limits } from './admission.ts';
 import { Authenticator, makeKey } from './auth/secrets.ts';
@@ -22,18 +28,24 @@ import { AttemptReports } from './gateway/attempt-reports.ts';
 import { Gateway } from './gateway/gateway.ts';
 import { buildApp } from './http/app.ts';
 import { allRoutes } from './http/routes.ts';
+import { Incarnation } from './incarnation.ts';
 import { ImageImporter } from './importer/image-importer.ts';
 import { Metrics } from './metrics.ts';
 import { OutputStore } from './output/output-store.ts';
+import { RecordSweeper } from './record-sweeper.ts';
 import { BuiltInImages } from './runtimes/built-in-images.ts';
 import { Recipes } from './runtimes/recipes.ts';
+import { openPostgresStore } from './store/postgres/postgres-store.ts';
 import { openSqliteStore } from './store/sqlite/sqlite-store.ts';
-import type { Store } from './store/store.ts';
+import type { Retention, Store } from './store/store.ts';
 
 export type TlsChoice =
   | { readonly kind: 'none' }
   | { readonly kind: 'self' }
   | { readonly kind: 'files'; readonly certPath: string; readonly keyPath: string };
+
+/** `full`: a worker may have as many attempts as it has room for from the first. `earned`: a new one begins with two, and has more as they succeed. */
+export type WorkerTrustChoice = 'full' | 'earned';
 
 export interface ServerOptions {
   readonly dataDir: string;
@@ -42,6 +54,8 @@ export interface ServerOptions {
   readonly port: number;
   readonly allowHosts: readonly string[];
   readonly tls: TlsChoice;
+  /** A PostgreSQL database that records and output are kept in; null for the data directory. */
+  readonly databaseUrl?: string | null;
   /** Where blobs are kept; null for the data directory. */
   readonly s3?: S3Options | null;
   /** The images that source code runs in, erofs files. */
@@ -55,6 +69,13 @@ export interface ServerOptions {
   readonly log: Logger;
   readonly clock?: Clock;
   readonly limits?: Limits;
+  /** How long idempotency keys hold; a day if not given. */
+  readonly idempotencyTtlMs?: number;
+  /** The data directory came out of a backup. */
+  readonly restored?: boolean;
+  readonly retention?: Partial<Retention>;
+  /** `full` if not given. */
+  readonly workerTrust?: WorkerTrustChoice;
   readonly handshakeTimeoutMs?: number;
 }
 
@@ -62,8 +83,15 @@ export interface ControlServer extends AsyncDisposable {
   /** `http(s)://HOST:PORT` */
   readonly url: string;
   readonly serverId: string;
+  /** Of the store. */
+  readonly incarnation: string;
   readonly sweeper: Sweeper;
 }
+
+const DEFAULT_RETENTION: Retention = {
+  maxAgeMs: DEFAULT_RETENTION_MS,
+  maxOutputBytes: DEFAULT_RETAINED_OUTPUT_BYTES,
+};
 
 const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string })
   .version;
@@ -71,7 +99,7 @@ const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.
 /**
  * Builds the control server and starts to serve. What it holds is released in reverse order when it is disposed.
  *
- * @throws CocoreError `data_dir_in_use`, `artifact_missing`, `address_in_use`, `file_unreadable`, `recipe_invalid`, `not_ready`, `usage`
+ * @throws CocoreError `data_dir_in_use`, `database_unavailable`, `database_unfit`, `artifact_missing`, `address_in_use`, `file_unreadable`, `recipe_invalid`, `not_ready`, `usage`
  */
 export async function startServer(options: ServerOptions): Promise<ControlServer> {
   const { log } = options;
@@ -80,9 +108,13 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const recipes = Recipes.load(options.recipesDirectory ?? null);
   const dataDir = scope.use(DataDir.open(options.dataDir));
   const serverId = dataDir.serverId();
-  const store = scope.adopt(await openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs }), (open) =>
-    open.close(),
-  );
+  const { databaseUrl = null } = options;
+  const opening =
+    databaseUrl === null
+      ? openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs })
+      : openPostgresStore({ url: databaseUrl, now: clock.nowMs, isOnly: true, log });
+  const store = scope.adopt(await opening, (open) => open.close());
+  const incarnation = await Incarnation.open(dataDir, store, options.restored ?? false, log);
   await ensureOperatorKey(dataDir, store, clock);
 
   const { s3 = null } = options;
@@ -96,11 +128,26 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const names = new ServerNames(options.host, options.allowHosts);
   const metrics = new Metrics();
   const hub = new EventHub();
-  const output = new OutputStore(dataDir.file('output'), store);
-  const dispatcher = new Dispatcher({ store, output, hub, clock, metrics, log });
+  // Another server, which has not this directory, may be asked for it.
+  const output = new OutputStore(databaseUrl === null ? dataDir.file('output') : null, store);
+  const dispatcher = new Dispatcher({
+    store,
+    output,
+    hub,
+    clock,
+    metrics,
+    log,
+    trustIsEarned: options.workerTrust === 'earned',
+  });
   await dispatcher.start();
   metrics.observe('cocore_workers_online', 'Workers with a session', () => dispatcher.links.size);
+  metrics.observe('cocore_workers_backed_off', 'Workers that get little or nothing after failures', () =>
+    dispatcher.trust.backedOffCount((workerId) => dispatcher.links.has(workerId)),
+  );
   metrics.observe('cocore_attempts_queued', 'Attempts that wait for a worker', () => dispatcher.scheduler.queuedCount);
+  metrics.observe('cocore_workers_unsent_bytes', 'Sent to workers, and not taken by the network', () =>
+    [...dispatcher.links.values()].reduce((sum, { unsentBytes }) => sum + unsentBytes, 0),
+  );
   metrics.observe('cocore_attempts_live', 'Attempts that a worker has', () => dispatcher.live.size);
 
   const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
@@ -108,6 +155,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const gateway = new Gateway({
     store,
     serverId,
+    incarnation: incarnation.id,
     names,
     clock,
     dispatcher,
@@ -136,7 +184,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     hub,
     clock,
     metrics,
-    limits: options.limits ?? DEFAULT_LIMITS,
+    limits: limitsOf(options),
     log,
     serverId,
     version: VERSION,
@@ -155,7 +203,15 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const { port } = app.server.address() as AddressInfo;
   names.port = port;
   const blobSweeper = new BlobSweeper({ store, blobs, clock, log });
-  const sweeping = Promise.all([sweeper.run(stopping.signal), blobSweeper.run(stopping.signal)]);
+  const recordSweeper = new RecordSweeper({
+    store,
+    output,
+    retention: { ...DEFAULT_RETENTION, ...options.retention },
+    log,
+  });
+  const sweeping = Promise.all(
+    [sweeper, blobSweeper, recordSweeper, incarnation].map((one) => one.run(stopping.signal)),
+  );
   scope.defer(async () => {
     stopping.abort();
     await sweeping;
@@ -166,9 +222,14 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   return {
     url: `${certificate === null ? 'http' : 'https'}://${host}:${port}`,
     serverId,
+    incarnation: incarnation.id,
     sweeper,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+function limitsOf({ limits = DEFAULT_LIMITS, idempotencyTtlMs }: ServerOptions): Limits {
+  return idempotencyTtlMs === undefined ? limits : { ...limits, idempotencyTtlMs };
 }
 
 async function certificateOf(

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import {
   type AttemptAssign,
+  BUILD_EGRESS_BYTES,
   type DeployEvent,
   ExecutionList,
   FunctionList,
@@ -28,6 +29,7 @@ const RECIPE = {
     inputs: ['needs*', 'vendor'],
     command: ['/bin/build', '{code}'],
     into: '.cocore/made',
+    network: { allow: ['tongue.example:443'], unless: ['vendor'] },
   },
 };
 
@@ -72,12 +74,12 @@ describe('building code when it is deployed', () => {
   }
 
   /** Does the next build that the server asks for. */
-  async function build(artifacts: Uint8Array | null, outcome: Outcome = { kind: 'exited', code: 0 }) {
-    const assigned = await worker.next('AttemptAssign');
-    worker.accept(assigned);
-    worker.started(assigned);
-    if (artifacts !== null) worker.output(assigned.channel, 'artifacts', 0, artifacts);
-    worker.end(assigned, outcome, artifacts === null ? {} : { artifacts });
+  async function build(artifacts: Uint8Array | null, outcome: Outcome = { kind: 'exited', code: 0 }, by = worker) {
+    const assigned = await by.next('AttemptAssign');
+    by.accept(assigned);
+    by.started(assigned);
+    if (artifacts !== null) by.output(assigned.channel, 'artifacts', 0, artifacts);
+    by.end(assigned, outcome, artifacts === null ? {} : { artifacts });
     return assigned;
   }
 
@@ -120,6 +122,24 @@ describe('building code when it is deployed', () => {
       const [, { task }] = await Promise.all([deployed('anew', code), build(leaving(LAYER))]);
       assert.deepEqual(task.argv, ['/bin/build', '/function']);
     }
+  });
+
+  test('its registries, it may reach them where a worker gives a network and nothing is brought along', async () => {
+    const bare = CODE.filter(({ name }) => !name.startsWith('vendor'));
+    const needing = (needs: string) => bare.map((one) => (one.name === 'needs.txt' ? { ...one, content: needs } : one));
+    const [, without] = await Promise.all([deployed('reaching', needing('a')), build(leaving(LAYER))]);
+    assert.deepEqual(without.task.network, { mode: 'none' });
+    // The tightest, so that it gets all.
+    await using open = await ScriptedWorker.connect(server, { capabilities: { egress: true, memoryMiB: 2048 } });
+    const success = { kind: 'exited', code: 0 } as const;
+    const [, withOne] = await Promise.all([deployed('reaching', needing('b')), build(leaving(LAYER), success, open)]);
+    assert.deepEqual(withOne.task.network, {
+      ...{ mode: 'egress', allow: ['tongue.example:443'] },
+      maxBytes: BUILD_EGRESS_BYTES,
+    });
+    const vendored = [...needing('c'), { name: 'vendor/one', content: 'c' }];
+    const [, brought] = await Promise.all([deployed('reaching', vendored), build(leaving(LAYER), success, open)]);
+    assert.deepEqual(brought.task.network, { mode: 'none' });
   });
 
   test('a field of a manifest, it is built where there is something in it', async () => {

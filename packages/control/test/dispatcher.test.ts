@@ -4,9 +4,9 @@ import { test } from 'node:test';
 import { LEASE_MS, type ServerMessage } from '@cocore/protocol';
 import { pino } from 'pino';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
-import { Dispatcher } from '../src/dispatch/dispatcher.ts';
+import { Dispatcher, MAX_UNANSWERED } from '../src/dispatch/dispatcher.ts';
 import type { WorkerLink } from '../src/dispatch/live-attempt.ts';
-import { Sweeper, SWEEP_MS } from '../src/dispatch/sweeper.ts';
+import { CLAIM_DEADLINE_MS, Sweeper, SWEEP_MS } from '../src/dispatch/sweeper.ts';
 import { EventHub } from '../src/events.ts';
 import { Metrics } from '../src/metrics.ts';
 import { OutputStore } from '../src/output/output-store.ts';
@@ -29,7 +29,7 @@ async function openSession(store: Store, sessionId: string, inventory: string[] 
     daemonVersion: '1',
     platform: 'test',
     capabilities: CAPABILITIES,
-    inventory,
+    inventory: inventory.map((attemptId) => ({ attemptId, heldFrom: null })),
   });
   assert.equal(opened.kind, 'opened');
   return opened;
@@ -42,15 +42,21 @@ class Link implements WorkerLink {
   readonly capabilities = CAPABILITIES;
   readonly lastBeatAtMs = 0;
   readonly isBehind = false;
+  readonly stopping = null;
+  readonly unsentBytes = 0;
+  readonly leftBytes = 0;
   readonly sent: ServerMessage[] = [];
+  /** Whether the network takes what it is sent. */
+  isTaking = true;
 
   constructor({ workerId }: SessionOpened, sessionId: string) {
     this.workerId = workerId;
     this.sessionId = sessionId;
   }
 
-  send(message: ServerMessage): void {
+  send(message: ServerMessage, sent?: () => void): void {
     this.sent.push(message);
+    if (this.isTaking) sent?.();
   }
 
   bind(): number {
@@ -60,6 +66,8 @@ class Link implements WorkerLink {
   unbind(): void {}
 
   close(): void {}
+
+  cut(): void {}
 }
 
 /** A dispatcher on a store with one function, whose verbs a test may watch or delay. */
@@ -151,4 +159,34 @@ test('a worker that resumes an attempt while its lease runs out, it is told to d
     (resumed as Link | null)?.sent.map(({ type }) => type),
     ['AttemptRevoke', 'AttemptAssign'],
   );
+});
+
+test('an assignment that never leaves, session after session, its worker is not expected to answer it, and it is not held against the execution', async () => {
+  await using scope = new AsyncDisposableStack();
+  const { store, dispatcher, create, sweeper, clock } = await parts(scope, () => ({}));
+  const attempt = await create();
+  dispatcher.enqueue(attempt);
+  const given = (link: Link) => link.sent.some(({ type }) => type === 'AttemptAssign');
+  const claimTimePasses = async ({ workerId }: Link) => {
+    for (let passedMs = 0; passedMs <= CLAIM_DEADLINE_MS; passedMs += SWEEP_MS) {
+      clock.advance(SWEEP_MS);
+      sweeper.beat(workerId);
+      await sweeper.sweep();
+    }
+  };
+  for (let session = 0; session <= MAX_UNANSWERED; session += 1) {
+    const opened = await openSession(store, `s${session}`);
+    const link = new Link(opened, `s${session}`);
+    link.isTaking = false;
+    dispatcher.sessionOpened(link, opened);
+    await until('it is given', () => given(link));
+    await claimTimePasses(link);
+    assert.equal(dispatcher.live.get(attempt.attemptId)?.revokedUptimeMs, null);
+  }
+  const last = await openSession(store, 'last');
+  const link = new Link(last, 'last');
+  dispatcher.sessionOpened(link, last);
+  await until('it is given', () => given(link));
+  await claimTimePasses(link);
+  assert.equal(link.sent.at(-1)?.type, 'AttemptRevoke');
 });

@@ -75,7 +75,7 @@ describe('the worker handshake', () => {
 
   test('a worker that nobody knows and that has no token, it is refused', async () => {
     await using server = await TestServer.start();
-    assert.equal((await refusal(server, {})).code, 'join_token_invalid');
+    assert.equal((await refusal(server, {})).code, 'worker_unknown');
     assert.equal((await refusal(server, { joinToken: 'cj_bm90IGpzb24' })).code, 'join_token_invalid');
   });
 
@@ -304,6 +304,18 @@ describe('an attempt over the gateway', () => {
     });
   }
 
+  test('output and the acceptance right behind it, the session is closed for the output', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('early');
+    await server.run('early');
+    const assign = await worker.next('AttemptAssign');
+    worker.output(assign.channel, 'stdout', 0, 'early');
+    worker.accept(assign);
+    worker.started(assign);
+    assert.match((await worker.closed).reason, /output came before the attempt was accepted/);
+  });
+
   test('a message of 3 MiB, the connection is closed unread', async () => {
     await using server = await TestServer.start();
     await using worker = await ScriptedWorker.connect(server);
@@ -412,7 +424,8 @@ describe('an attempt over the gateway', () => {
     // What the weak worker may have passes what it may not.
     const { id } = await server.run('plain');
     assert.equal((await weak.startNext()).executionId, id);
-    for (const record of [await server.run('walled'), await server.execution(alone.id)]) {
+    const records = [await server.execution(alone.id), await server.run('walled')];
+    for (const [at, record] of records.entries()) {
       assert.deepEqual(
         [record.state, record.waiting],
         [
@@ -420,6 +433,7 @@ describe('an attempt over the gateway', () => {
           {
             code: 'isolation',
             message: 'no worker that is online gives isolation gvisor or better; there is: emulated (1)',
+            position: at + 1,
           },
         ],
       );

@@ -75,6 +75,11 @@ const BAD: BadCase[] = [
     code: 'invalid_request',
   },
   {
+    what: 'a field named __proto__, in disguise',
+    call: ['POST', '/v1/functions/fine/executions', raw('{"env":{"__\\u0070roto__":"x"}}')],
+    code: 'invalid_request',
+  },
+  {
     what: 'a missing field',
     call: ['POST', '/v1/functions', json({ name: 'bad' })],
     code: 'invalid_request',
@@ -476,7 +481,7 @@ describe('the API', () => {
 
   test('more live executions than the limit, it is refused and the limit is named', async () => {
     await using server = await TestServer.start({
-      limits: { maxLiveExecutions: 1, maxFunctions: 1, maxBlobBytes: 100_000 },
+      limits: { ...DEFAULT_LIMITS, maxLiveExecutions: 1, maxFunctions: 1, maxBlobBytes: 100_000 },
     });
     await server.deploy('only');
     await server.run('only');
@@ -682,13 +687,18 @@ test('the OpenAPI document, it describes every route with parameters that resolv
     '/v1/functions/{function}',
     '/v1/functions/{function}/executions',
     '/v1/executions',
+    '/v1/executions/cancel',
     '/v1/executions/{execution}',
     '/v1/executions/{execution}/artifacts',
     '/v1/executions/{execution}/cancel',
     '/v1/executions/{execution}/events',
     '/v1/executions/{execution}/output/{stream}',
+    '/v1/batches',
+    '/v1/batches/{batch}',
     '/v1/blobs',
     '/v1/workers',
+    '/v1/workers/{worker}/drain',
+    '/v1/workers/{worker}/undrain',
     '/v1/join-tokens',
     '/v1/keys',
     '/v1/keys/{key}',

@@ -48,6 +48,7 @@ async function accepted(directory: Temporary) {
     memoryMiB: 1,
     diskMiB: 1,
     sandboxOverheadMiB: 0,
+    egress: false,
   } as const;
   const hello = {
     sessionId: 's',
@@ -141,6 +142,20 @@ test('a commit that the store refuses, the writer is where it was and takes the 
   ).reported;
   assert.equal(await writer.digest('stdout'), digest(all));
   assert.ok(all.equals(await output.readAll(attempt, 'stdout', 0, all.length)));
+  await store.close();
+});
+
+test('bytes again, of what turned out not to count, it is stale as they were and no failure', async () => {
+  using directory = temporaryDirectory();
+  const { store, attempt, output } = await accepted(directory);
+  await using writer = output.writer(
+    attempt,
+    ofStreams(() => 0),
+    LIMITS,
+  );
+  const first = await writer.append([frame(0, pattern(10_000))], 'old');
+  const again = await writer.append([frame(0, pattern(12_000))], 'old');
+  assert.deepEqual([await first.reported, await again.reported, writer.hasFailed], ['stale', 'stale', false]);
   await store.close();
 });
 

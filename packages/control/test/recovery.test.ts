@@ -58,7 +58,7 @@ test('a worker that comes back without an attempt it had accepted, the attempt e
   );
 });
 
-test('rule 1: a worker that is lost, another one runs its execution and what the first says late is dropped', async () => {
+test('rule 13: a worker that is lost, another one runs its execution, and what the first says late is only evidence', async () => {
   const clock = new ManualClock();
   await using server = await TestServer.start({ clock });
   const identity = new Identity();
@@ -74,11 +74,21 @@ test('rule 1: a worker that is lost, another one runs its execution and what the
   const assign = await second.startNext();
   assert.equal(assign.executionId, id);
   await using back = await ScriptedWorker.connect(server, { identity, inventory: [lost.attemptId] });
-  assert.deepEqual(back.welcome.revoke, [lost.attemptId]);
+  assert.deepEqual([back.welcome.revoke, back.welcome.late], [[lost.attemptId], [lost.attemptId]]);
+  back.end(lost, { kind: 'exited', code: 0 }, { stdout: 'first' });
+  await back.next('AttemptEndedAck');
   second.output(assign.channel, 'stdout', 0, 'second');
   second.end(assign, { kind: 'exited', code: 0 }, { stdout: 'second' });
   const record = await server.execution(id, '10s');
   assert.deepEqual([record.state, record.stdout?.data], ['success', 'second']);
+  const [evidence] = record.attempts;
+  assert.deepEqual([evidence?.outcome, evidence?.usage.host], [{ kind: 'lost', cause: 'host_lost' }, null]);
+  assert.deepEqual([evidence?.lateEnd?.outcome.kind, evidence?.lateEnd?.usage.host?.cpuMs], ['exited', 1.5]);
+  // The same again is acknowledged again; another one is a fault.
+  back.end(lost, { kind: 'exited', code: 0 }, { stdout: 'first' });
+  await back.next('AttemptEndedAck');
+  back.end(lost, { kind: 'oom' });
+  assert.equal((await back.closed).code, 1008);
 });
 
 test('retries, the next attempt waits its time also over a restart of the server, and can be cancelled meanwhile', async () => {
@@ -183,11 +193,14 @@ test('a worker that says nothing at the deadline, the control server ends the ex
   await pass(server, clock, SWEEP_MS);
   const record = await server.execution(id);
   assert.deepEqual([record.state, record.reason], ['timeout', 'run_timeout']);
-  assert.equal((await worker.next('AttemptRevoke')).attemptId, assign.attemptId);
-  // Its late word changes nothing, and it may forget the attempt.
+  const revoke = await worker.next('AttemptRevoke');
+  assert.deepEqual([revoke.attemptId, revoke.report], [assign.attemptId, true]);
+  // Its late word is kept and changes nothing, and it may forget the attempt.
   worker.end(assign);
   await worker.next('AttemptEndedAck');
-  assert.equal((await server.execution(id)).state, 'timeout');
+  const after = await server.execution(id);
+  assert.deepEqual({ ...after, attempts: [] }, { ...record, attempts: [] });
+  assert.deepEqual(after.attempts[0]?.lateEnd?.outcome, { kind: 'exited', code: 0 });
 });
 
 test('a worker that never starts what it accepted, it ends as prepare_timeout', async () => {
@@ -213,7 +226,7 @@ test('a cancellation that the worker does not carry out, the control server does
   await using worker = await ScriptedWorker.connect(server);
   await server.deploy('deaf', { timeoutMs: 3_600_000 });
   const { id } = await server.run('deaf');
-  await worker.startNext();
+  const assign = await worker.startNext();
   await executing(server, id);
   await server.call('POST', `/v1/executions/${id}/cancel`);
   await pass(server, clock, CANCEL_DEADLINE_MS / 2);
@@ -221,6 +234,24 @@ test('a cancellation that the worker does not carry out, the control server does
   await worker.next('HeartbeatAck');
   await pass(server, clock, CANCEL_DEADLINE_MS / 2 + 2 * SWEEP_MS);
   assert.equal((await server.execution(id)).state, 'cancelled');
+  worker.end(assign, { kind: 'cancelled' });
+  await worker.next('AttemptEndedAck');
+  const { lateEnd } = (await server.execution(id)).attempts[0]!;
+  assert.deepEqual(lateEnd?.outcome, { kind: 'cancelled' });
+});
+
+test('a late end whose signature is not its worker’s, it is a fault and not kept', async () => {
+  const clock = new ManualClock();
+  await using server = await TestServer.start({ clock });
+  await using worker = await ScriptedWorker.connect(server);
+  await server.deploy('forged', { timeoutMs: 5_000 });
+  const { id } = await server.run('forged');
+  const assign = await worker.startNext();
+  await executing(server, id);
+  await pass(server, clock, 5_000 + CONTROL_GRACE_MS + SWEEP_MS);
+  worker.end(assign, { kind: 'exited', code: 0 }, {}, { signature: 'A'.repeat(86) });
+  assert.match((await worker.closed).reason, /signature_invalid/);
+  assert.equal((await server.execution(id)).attempts[0]?.lateEnd, null);
 });
 
 test('an execution that no online worker could run, it ends as unplaceable after its grace; while no worker is online, it waits', async () => {

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdirSync, rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import { CONTROL_GRACE_MS, LEASE_MS } from '@cocore/protocol';
+import { CONTROL_GRACE_MS, LEASE_MS, MAX_REDELIVERIES } from '@cocore/protocol';
 import { MAX_UNANSWERED } from '../src/dispatch/dispatcher.ts';
 import { CLAIM_DEADLINE_MS, SWEEP_MS } from '../src/dispatch/sweeper.ts';
 import { MAX_FAULTS } from '../src/gateway/attempt-reports.ts';
 import { INLINE_OUTPUT_BYTES } from '../src/output/output-store.ts';
 import { breakStore, EVERY_WRITE, holdStore } from './support/broken-store.ts';
+import { EventStream } from './support/event-stream.ts';
 import { ManualClock } from './support/manual-clock.ts';
 import { pass } from './support/pass.ts';
 import { Scene } from './support/scene.ts';
@@ -224,7 +226,9 @@ describe('rule 9: an end stands when all of its output is committed', () => {
     assert.equal((await scene.execution('10s')).state, 'success');
   });
 
-  test('rule 9: an end whose output never comes, or is other output, the execution ends as output_lost', async () => {
+  const OUTPUT_LOST = { kind: 'lost', cause: 'output_lost' };
+
+  test('rule 9: an end whose output never comes, or is other output, its attempt is lost and the next one runs', async () => {
     for (const claimed of ['longer than it is', 'hellO', 'hell']) {
       await using scene = await Scene.start();
       const end = () => scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: claimed });
@@ -236,24 +240,166 @@ describe('rule 9: an end stands when all of its output is committed', () => {
         end();
       }
       await scene.worker.next('AttemptEndedAck');
-      const { state, reason, fault } = await scene.execution();
-      assert.deepEqual([state, reason, fault], ['failure', 'output_lost', 'platform']);
+      const next = await scene.worker.startNext();
+      assert.equal(next.executionId, scene.assign.executionId);
+      scene.worker.output(next.channel, 'stdout', 0, 'whole');
+      scene.worker.end(next, { kind: 'exited', code: 0 }, { stdout: 'whole' });
+      const { state, decidingAttempt, attempts } = await scene.execution('10s');
+      assert.deepEqual([state, decidingAttempt], ['success', next.attemptId]);
+      assert.deepEqual(
+        attempts.map(({ cause, outcome }) => [cause, outcome]),
+        [
+          ['first', OUTPUT_LOST],
+          ['redelivery', { kind: 'exited', code: 0 }],
+        ],
+      );
     }
   });
 
-  test('rule 9: an end whose worker has no more output, the execution ends as output_lost at once', async () => {
+  test('rule 9: an end whose worker has no more output, it is run again at once, twice, and then ends as output_lost', async () => {
     await using scene = await Scene.start();
-    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'gone' }, { final: true });
-    await scene.worker.next('AttemptEndedAck');
-    assert.equal((await scene.execution()).reason, 'output_lost');
+    let { assign } = scene;
+    for (let attempt = 0; attempt <= MAX_REDELIVERIES; attempt += 1) {
+      if (attempt > 0) assign = await scene.worker.startNext();
+      scene.worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'gone' }, { final: true });
+      await scene.worker.next('AttemptEndedAck');
+    }
+    const { state, reason, fault, attempts } = await scene.execution('10s');
+    assert.deepEqual([state, reason, fault], ['failure', 'output_lost', 'platform']);
+    assert.deepEqual(
+      attempts.map(({ outcome }) => outcome),
+      [OUTPUT_LOST, OUTPUT_LOST, OUTPUT_LOST],
+    );
   });
 
-  test('rule 9: a worker that said that it ended, and says no more, the execution ends as output_lost, not as timeout', async () => {
+  test('rule 9: a success whose output was lost, told once more, is taken for known, and the next attempt alone decides', async () => {
+    await using scene = await Scene.start();
+    const end = () => scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'gone' }, { final: true });
+    end();
+    await scene.worker.next('AttemptEndedAck');
+    const next = await scene.worker.startNext();
+    // Its worker had not heard that it was taken.
+    end();
+    await scene.worker.next('AttemptEndedAck');
+    assert.equal((await scene.execution()).state, 'running');
+    scene.worker.end(next, { kind: 'exited', code: 3 });
+    const { state, reason, decidingAttempt } = await scene.execution('10s');
+    assert.deepEqual([state, reason, decidingAttempt], ['failure', 'exit_code', next.attemptId]);
+  });
+
+  test('rule 7: an execution that is being cancelled when its output is lost, it is cancelled and not run again', async () => {
+    await using scene = await Scene.start();
+    await scene.server.call('POST', `/v1/executions/${scene.assign.executionId}/cancel`);
+    await scene.worker.next('AttemptCancel');
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'gone' }, { final: true });
+    const { state, reason, attempts } = await scene.execution('10s');
+    assert.deepEqual([state, reason], ['cancelled', 'user_cancel']);
+    assert.deepEqual(
+      attempts.map(({ outcome }) => outcome),
+      [OUTPUT_LOST],
+    );
+  });
+
+  test('rule 9: a worker that said that it ended, and says no more, its attempt is lost as output_lost, not as timeout', async () => {
     await using scene = await Scene.start();
     scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, { stdout: 'never sent' });
     await scene.worker.closed;
     await scene.comeBack();
     await scene.live(60_000 + CONTROL_GRACE_MS + SWEEP_MS);
-    assert.equal((await scene.execution()).reason, 'output_lost');
+    const { attempts } = await scene.execution();
+    assert.deepEqual([attempts[0]?.outcome, attempts[1]?.cause], [OUTPUT_LOST, 'redelivery']);
   });
+});
+
+describe('rule 13: a worker that comes back before anybody took the next attempt', () => {
+  test('rule 13: a worker that is away for longer than its lease and comes back first, its attempt goes on and its followers notice nothing', async () => {
+    await using scene = await Scene.start();
+    const { assign, server, clock } = scene;
+    scene.worker.output(assign.channel, 'stdout', 0, 'before ');
+    await scene.worker.next('OutputAck');
+    await using events = await EventStream.open(server, assign.executionId);
+    const pieces = [await events.nextOf('output')];
+    await scene.worker[Symbol.asyncDispose]();
+    await pass(server, clock, LEASE_MS + 2 * SWEEP_MS);
+    assert.equal((await scene.execution()).phase, 'requeued');
+    await scene.comeBack();
+    assert.deepEqual([scene.worker.welcome.revoke, scene.worker.welcome.resume.length], [[], 1]);
+    const { channel, offsets } = scene.worker.welcome.resume[0]!;
+    assert.equal(offsets.stdout, 7);
+    scene.worker.output(channel, 'stdout', 7, 'after');
+    scene.worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'before after' });
+    const rest = await events.rest();
+    pieces.push(...rest.filter((one) => one.event === 'output'));
+    assert.equal(pieces.map(({ data }) => Buffer.from(data.base64, 'base64').toString()).join(''), 'before after');
+    assert.deepEqual([rest.some(({ event }) => event === 'restart'), rest.at(-1)?.event], [false, 'end']);
+    const record = await scene.execution();
+    assert.deepEqual([record.state, record.decidingAttempt], ['success', assign.attemptId]);
+    assert.deepEqual(
+      record.attempts.map(({ outcome }) => outcome?.kind),
+      ['exited', 'superseded'],
+    );
+    // What took its place and nobody had is nobody's.
+    const { id } = await server.run('minute');
+    assert.equal((await scene.worker.startNext()).executionId, id);
+  });
+
+  test('rule 13: a server restarted while the next attempt is queued, the worker that comes back first goes on', async () => {
+    await using scene = await Scene.start();
+    await scene.worker[Symbol.asyncDispose]();
+    await pass(scene.server, scene.clock, LEASE_MS + 2 * SWEEP_MS);
+    await scene.server.restart();
+    await scene.comeBack();
+    assert.equal((await scene.execution()).phase, 'executing');
+    scene.worker.end(scene.assign);
+    assert.equal((await scene.execution('10s')).state, 'success');
+    assert.equal(scene.worker.received.filter(({ type }) => type === 'AttemptAssign').length, 0);
+  });
+
+  test('rule 13: an attempt that went on and is lost again, the next one is run as its number says', async () => {
+    await using scene = await Scene.start();
+    for (const _ of [1, 2]) {
+      await scene.worker[Symbol.asyncDispose]();
+      await pass(scene.server, scene.clock, LEASE_MS + 2 * SWEEP_MS);
+      await scene.comeBack();
+    }
+    await scene.worker[Symbol.asyncDispose]();
+    await pass(scene.server, scene.clock, LEASE_MS + 2 * SWEEP_MS);
+    await using other = await ScriptedWorker.connect(scene.server);
+    const assign = await other.startNext();
+    other.end(assign, { kind: 'exited', code: 0 }, {});
+    const { attempts, state } = await scene.execution('10s');
+    assert.equal(state, 'success');
+    assert.deepEqual(
+      attempts.map(({ number, cause, outcome }) => [number, cause, outcome?.kind]),
+      [
+        [1, 'first', 'lost'],
+        [2, 'redelivery', 'superseded'],
+        [3, 'redelivery', 'superseded'],
+        [4, 'redelivery', 'exited'],
+      ],
+    );
+  });
+});
+
+test('rule 10: an end of a daemon that began anew, its digest is held against what came from there on, and the record has that of the whole', async () => {
+  const sha256 = (text: string) => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+  for (const [last, state] of [
+    ['after', 'success'],
+    ['other', 'running'],
+  ] as const) {
+    await using scene = await Scene.start();
+    scene.worker.output(scene.assign.channel, 'stdout', 0, 'before ');
+    await scene.worker.next('OutputAck');
+    await scene.server.restart();
+    await scene.comeBack();
+    const { channel } = scene.worker.welcome.resume[0]!;
+    scene.worker.output(channel, 'stdout', 7, 'after');
+    const stdout = { bytes: 12, sha256: sha256(last), truncated: false, hashFrom: 7 };
+    scene.worker.end(scene.assign, { kind: 'exited', code: 0 }, {}, { stdout });
+    await scene.worker.next('AttemptEndedAck');
+    const { state: reached, output, attempts } = await scene.execution();
+    const outcome = attempts[0]?.outcome;
+    if (state === 'success') assert.deepEqual([reached, output.stdout.sha256], [state, sha256('before after')]);
+    else assert.deepEqual([reached, outcome], [state, { kind: 'lost', cause: 'output_lost' }]);
+  }
 });

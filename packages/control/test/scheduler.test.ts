@@ -1,49 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { IsolationClass } from '@cocore/protocol';
-import { Scheduler, type SchedulerItem, type SchedulerShape } from '../src/scheduler/scheduler.ts';
-
-const item = (attemptId: string, change: Partial<SchedulerItem> = {}): SchedulerItem => ({
-  attemptId,
-  projectId: 'p',
-  memoryMiB: 256,
-  cpus: 1,
-  diskMiB: 512,
-  isolation: 'container',
-  blobs: ['image', 'code'],
-  ...change,
-});
-
-interface Worker {
-  memoryMiB: number;
-  cpus: number;
-  diskMiB?: number;
-  sandboxOverheadMiB?: number;
-  isolation?: IsolationClass;
-  attempts?: (SchedulerShape & { attemptId: string })[];
-}
-
-function online(made: Scheduler, workerId: string, worker: Worker): void {
-  const usual = { diskMiB: 1_000_000, sandboxOverheadMiB: 0, isolation: 'container', attempts: [] } as const;
-  made.apply({ type: 'worker_online', workerId, ...usual, ...worker });
-}
-
-function scheduler(workers: Record<string, Worker>): Scheduler {
-  const made = new Scheduler();
-  for (const [workerId, worker] of Object.entries(workers)) online(made, workerId, worker);
-  return made;
-}
-
-function queue(made: Scheduler, ...items: SchedulerItem[]): void {
-  for (const one of items) made.apply({ type: 'queued', ...one });
-}
-
-/** Places all that can be placed: `attempt>worker`. */
-function placements(made: Scheduler): string[] {
-  const found: string[] = [];
-  for (let next = made.next(); next !== null; next = made.next()) found.push(`${next.attemptId}>${next.workerId}`);
-  return found;
-}
+import { Scheduler } from '../src/scheduler/scheduler.ts';
+import { item, online, placements, queue, scheduler } from './support/scheduling.ts';
 
 test('no room, nothing is placed until room is given back', () => {
   const made = scheduler({ w: { memoryMiB: 512, cpus: 8 } });
@@ -126,6 +84,29 @@ test('a stopping worker, it gets nothing more, also when it gives room back, unt
   assert.deepEqual(placements(made), ['b>w']);
 });
 
+test('a drained worker, it gets nothing until it is given work again, and its attempts wait for it', () => {
+  const made = scheduler({ w: { memoryMiB: 1024, cpus: 8 } });
+  made.apply({ type: 'worker_drained', workerId: 'w', drained: true });
+  queue(made, item('a'));
+  assert.deepEqual(placements(made), []);
+  assert.deepEqual(made.misfits(), []);
+  made.apply({ type: 'worker_drained', workerId: 'w', drained: false });
+  assert.deepEqual(placements(made), ['a>w']);
+});
+
+test('a worker to which what it was given is still on its way, it gets nothing until that is there, and who waits is told why', () => {
+  const made = scheduler({ w: { memoryMiB: 1024, cpus: 8 } });
+  queue(made, item('a'));
+  assert.deepEqual(placements(made), ['a>w']);
+  made.apply({ type: 'worker_behind', workerId: 'w', behind: true });
+  queue(made, item('b'));
+  made.apply({ type: 'released', attemptId: 'a' });
+  assert.deepEqual(placements(made), []);
+  assert.match(made.why('b')!.message, /1 still being sent what they were given/);
+  made.apply({ type: 'worker_behind', workerId: 'w', behind: false });
+  assert.deepEqual(placements(made), ['b>w']);
+});
+
 test('attempts that no online worker could run, they are named; none while no worker is online', () => {
   const made = scheduler({});
   queue(made, item('huge', { memoryMiB: 16_384 }), item('strong', { isolation: 'gvisor' }), item('a'));
@@ -200,6 +181,7 @@ test('an attempt that waits, why says what is needed and what is there, and noth
   assert.deepEqual(why(), {
     code: 'no_worker',
     message: 'no worker is online; needed is one that gives isolation gvisor or better',
+    position: 1,
   });
   online(made, 'c', { ...ROOM });
   online(made, 'e1', { ...ROOM, isolation: 'emulated' });
@@ -207,17 +189,20 @@ test('an attempt that waits, why says what is needed and what is there, and noth
   assert.deepEqual(why(), {
     code: 'isolation',
     message: 'no worker that is online gives isolation gvisor or better; there is: emulated (2), container (1)',
+    position: 1,
   });
   online(made, 'small', { memoryMiB: 300, cpus: 2, diskMiB: 600, sandboxOverheadMiB: 100, isolation: 'gvisor' });
   assert.deepEqual(why(), {
     code: 'too_large',
     message:
       'no worker that is online and gives isolation gvisor or better is large enough for 256 MiB of memory, 1 CPU and 512 MiB of disk; the largest has 200 MiB of memory, 2 CPU and 600 MiB of disk',
+    position: 1,
   });
   online(made, 'full', { ...ROOM, isolation: 'microvm', attempts: [item('other', { cpus: 8 })] });
   assert.deepEqual(why(), {
     code: 'busy',
     message: 'workers that could run it: 1; none has room now for 256 MiB of memory, 1 CPU and 512 MiB of disk',
+    position: 1,
   });
   made.apply({ type: 'released', attemptId: 'other' });
   assert.equal(why(), null);

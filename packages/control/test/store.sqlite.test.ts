@@ -5,21 +5,17 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, test } from 'node:test';
+import { CocoreError } from '@cocore/protocol';
+import { DEFAULT_LIMITS } from '../src/admission.ts';
 import { type Database, openDatabase } from '../src/store/sqlite/database.ts';
+import { readMigrationsOf } from '../src/store/migrations.ts';
 import { migrate, readMigrations } from '../src/store/sqlite/migrate.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
 import { BUILT_IN_SURROUNDINGS } from '../src/runtimes/recipe.ts';
 import { storeConformance } from './store.conformance.ts';
-import { temporaryDirectory } from './support/temporary.ts';
+import { temporaryDatabase, temporaryDirectory } from './support/temporary.ts';
 
-storeConformance(
-  'SQLite',
-  (path, now) => openSqliteStore({ path, now }),
-  () => {
-    const directory = temporaryDirectory();
-    return { path: join(directory.path, 'db'), [Symbol.dispose]: () => directory[Symbol.dispose]() };
-  },
-);
+storeConformance('SQLite', (path, now) => openSqliteStore({ path, now }), temporaryDatabase);
 
 test('a process killed with SIGKILL, every write that it acknowledged is there', async () => {
   using directory = temporaryDirectory();
@@ -151,7 +147,7 @@ describe('migrations', () => {
     const migrations = join(directory.path, 'm');
     mkdirSync(migrations);
     writeFileSync(join(migrations, '0002-second.sql'), '');
-    assert.throws(() => readMigrations(migrations), /is not number 1/);
+    assert.throws(() => readMigrationsOf(migrations), /is not number 1/);
   });
 
   test('a version from before classes were asked for, it requires the strong default', () => {
@@ -233,6 +229,31 @@ describe('migrations', () => {
       ['one e1', 'one e2', 'two e3'],
     );
     database.close();
+  });
+
+  test('a key from before keys had a time, it holds for a day from its use', async () => {
+    using directory = temporaryDirectory();
+    const path = join(directory.path, 'db');
+    const database = openDatabase(path);
+    migrate(database, 0, readMigrations().slice(0, 9));
+    database.exec(`INSERT INTO projects VALUES ('p', 'default', 0, 0); INSERT INTO functions VALUES ('p', 'f', 'f', 1, 0, 0);
+      INSERT INTO function_versions (project_id, function_id, version, runtime, code_digest, code_bytes, image_digest, image_bytes,
+        memory_mib, cpus, timeout_ms, output_limit_bytes, env, deployed_at)
+      VALUES ('p', 'f', 1, 'bash', '', 0, '', 0, 128, 1, 1, 1, '{}', 0);
+      INSERT INTO executions (project_id, execution_id, function_id, version, state, args, env, memory_mib, cpus, timeout_ms,
+        output_limit_bytes, input_digest, created_at, queue_expires_at, idempotency_key)
+      VALUES ('p', 'e1', 'f', 1, 'open', '[]', '{}', 128, 1, 1, 1, 'other', 5, 0, 'k')`);
+    database.close();
+    let nowMs = 5 + 86_400_000 - 1;
+    const store = await openSqliteStore({ path, now: () => nowMs });
+    const execution = { projectId: 'p', function: 'f', args: [], env: {}, stdin: null, files: [] };
+    const request = { ...execution, timeoutMs: null, outputLimitBytes: null, idempotencyKey: 'k' };
+    const refused = await store.createExecutions([request], DEFAULT_LIMITS).catch((error: unknown) => error);
+    assert.ok(refused instanceof CocoreError);
+    assert.deepEqual([refused.code, refused.details['executionId']], ['idempotency_conflict', 'e1']);
+    nowMs += 1;
+    assert.notEqual((await store.createExecutions([request], DEFAULT_LIMITS))[0]?.queued, null);
+    await store.close();
   });
 
   test('a migration that fails half-way, nothing of it is kept', () => {

@@ -1,4 +1,4 @@
-import { ROOT_USER } from '@cocore/protocol';
+import { NO_NETWORK, ROOT_USER } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { signalNumber } from '../src/dispatch/stop-signal.ts';
@@ -45,6 +45,7 @@ test('a version with a stop signal of its own, the task names it; one without, o
       timeoutMs: 1_000,
       outputLimitBytes: 1,
       artifactsLimitBytes: 0,
+      network: NO_NETWORK,
     };
     return taskSpec(task).stopSignal;
   };

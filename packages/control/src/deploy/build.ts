@@ -1,17 +1,21 @@
 import { createHash } from 'node:crypto';
 import {
   type BlobRef,
+  BUILD_EGRESS_BYTES,
   BUILD_MEMORY_MIB,
   BUILD_TIMEOUT_MS,
   CocoreError,
   DEFAULT_OUTPUT_LIMIT_BYTES,
   type ExecutionRecord,
   type FunctionDeploy,
+  type IsolationClass,
   LAYER_NAME,
   MAX_ARTIFACT_ENTRIES,
   MAX_ARTIFACTS_LIMIT_BYTES,
   MAX_LAYER_BYTES,
   MAX_LAYER_ENTRIES,
+  type Network,
+  NO_NETWORK,
   type Recipe,
 } from '@cocore/protocol';
 import { readArchive } from '../code/code-archive.ts';
@@ -94,6 +98,7 @@ async function runBuild(
 ): Promise<BlobRef> {
   const { store, dispatcher, limits } = parts;
   const { projectId, body, recipe, build, entry, root } = request;
+  const isolation = body.isolation ?? parts.defaultIsolation;
   const version = {
     projectId,
     name: body.name,
@@ -108,7 +113,9 @@ async function runBuild(
     timeoutMs: BUILD_TIMEOUT_MS,
     outputLimitBytes: DEFAULT_OUTPUT_LIMIT_BYTES,
     env: {},
-    isolation: body.isolation ?? parts.defaultIsolation,
+    isolation,
+    network: networkOf(parts, request, isolation),
+    idempotent: true,
   } as const;
   const { executionId, queued } = await store.createBuild(version, limits);
   parts.metrics.executionsCreated.inc();
@@ -117,9 +124,17 @@ async function runBuild(
   try {
     end = await watch(parts, projectId, executionId, listener);
   } finally {
-    if (end === null) await dispatcher.cancel(projectId, executionId);
+    if (end === null) await dispatcher.cancellations.cancel(projectId, executionId);
   }
   return keepArchive(parts, projectId, end);
+}
+
+/** The registries of the recipe, where they are wanted and some worker gives a network; what is brought along is built without. */
+function networkOf({ dispatcher }: HttpParts, { build, inputs }: BuildRequest, isolation: IsolationClass): Network {
+  const wanted = build.network;
+  if (wanted === undefined || wanted.unless.some((path) => inputs.nodes.has(path))) return NO_NETWORK;
+  if (!dispatcher.scheduler.isGiven({ isolation, egress: true })) return NO_NETWORK;
+  return { mode: 'egress', allow: wanted.allow, maxBytes: BUILD_EGRESS_BYTES };
 }
 
 /** Passes on what a build prints and why it waits, to its end. @throws when nobody waits any more */

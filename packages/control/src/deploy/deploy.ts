@@ -17,10 +17,14 @@ export async function deploy(
   checkShape(body.memoryMiB, body.cpus);
   checkEnvironment(body.env);
   const made = await makeVersion(parts, projectId, body, listener);
-  const { name, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, retries } = body;
+  const { name, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, retries, maxConcurrent, network, idempotent } = body;
   const isolation = body.isolation ?? parts.defaultIsolation;
-  const version = { projectId, name, ...made, memoryMiB, cpus, timeoutMs, outputLimitBytes, env, isolation, retries };
-  return parts.store.createFunctionVersion(version, parts.limits);
+  const settings = {
+    ...{ memoryMiB, cpus, timeoutMs, outputLimitBytes, env, isolation, retries, maxConcurrent, network, idempotent },
+  };
+  const record = await parts.store.createFunctionVersion({ projectId, name, ...made, ...settings }, parts.limits);
+  parts.dispatcher.deployed(projectId, record);
+  return record;
 }
 
 async function makeVersion(

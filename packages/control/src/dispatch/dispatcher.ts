@@ -4,25 +4,31 @@ import {
   MAX_TOLD_BLOBS,
   ofStreams,
   PREPARE_TIMEOUT_MS,
-  SCRATCH_MIB,
+  type FunctionRecord,
+  type Outcome,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputStore, StreamLimits } from '../output/output-store.ts';
-import { Scheduler, type SchedulerItem } from '../scheduler/scheduler.ts';
+import { Scheduler } from '../scheduler/scheduler.ts';
 import type {
   AssignedTask,
   AttemptKey,
-  CancelRequested,
   LiveAttemptRow,
   QueuedAttempt,
+  Readopted,
   SessionOpened,
   Store,
 } from '../store/store.ts';
-import { deadlineUptimeMs, type LiveAttempt, LiveAttempts, type WorkerLink } from './live-attempt.ts';
+import { AssignmentWindow } from './assignment-window.ts';
+import { Cancellations } from './cancellations.ts';
+import { Drains } from './drains.ts';
+import { deadlineUptimeMs, type LiveAttempt, LiveAttempts, NOTHING_HEARD, type WorkerLink } from './live-attempt.ts';
+import { itemOf, placeableOf } from './placeable.ts';
 import { taskSpec } from './task.ts';
+import { WorkerTrust } from './worker-trust.ts';
 
 /** An attempt whose assignment was not answered so often ends: it may be what the workers fail of. */
 export const MAX_UNANSWERED = 5;
@@ -36,6 +42,8 @@ export interface DispatcherParts {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** New workers begin with little; if not given, they have what they have room for. */
+  readonly trustIsEarned?: boolean;
 }
 
 /**
@@ -45,6 +53,9 @@ export interface DispatcherParts {
 export class Dispatcher {
   readonly live = new LiveAttempts();
   readonly scheduler = new Scheduler();
+  readonly trust: WorkerTrust;
+  readonly drains: Drains;
+  readonly cancellations: Cancellations;
   readonly #parts: DispatcherParts;
   readonly #links = new Map<string, WorkerLink>();
   /** What waits in the scheduler, or is between the scheduler and the store. */
@@ -54,15 +65,26 @@ export class Dispatcher {
   /** Have ended, and the store could not say what follows; they wait for it too. */
   readonly #unfollowed = new Set<AttemptKey & { readonly executionId: string }>();
   readonly #unansweredTimes = new Map<string, number>();
+  readonly #window = new AssignmentWindow(this.scheduler, () => this.pump());
   #pumping = false;
   #stopped = false;
 
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
+    const { store, hub, clock, log, trustIsEarned: isEarned = false } = parts;
+    const { scheduler, live } = this;
+    this.trust = new WorkerTrust({ store, clock, log, scheduler, live, isEarned });
+    this.drains = new Drains({ store, scheduler, links: this.#links, onChanged: () => this.pump() });
+    const onWithdrawn = this.withdrawn.bind(this);
+    this.cancellations = new Cancellations({ store, live, hub, clock, onWithdrawn });
   }
 
   /** Takes up what an earlier life of the server left: queued attempts, and those that wait for their worker's hello. */
   async start(): Promise<void> {
+    for (const { workerId, drainedAtMs, allowance } of await this.#parts.store.listWorkers()) {
+      this.trust.know(workerId, allowance);
+      this.drains.know(workerId, drainedAtMs);
+    }
     for (const row of await this.#parts.store.loadLive()) {
       if (row.state === 'queued') this.#enqueue(row);
       else this.#adopt(row, null);
@@ -80,6 +102,12 @@ export class Dispatcher {
 
   get links(): ReadonlyMap<string, WorkerLink> {
     return this.#links;
+  }
+
+  /** A version is committed: its function's limit holds from now on. */
+  deployed(projectId: string, { id, version, maxConcurrent }: FunctionRecord): void {
+    this.scheduler.apply({ type: 'function_limit', projectId, function: { id, version, limit: maxConcurrent } });
+    this.pump();
   }
 
   queuedAttempt(attemptId: string): QueuedAttempt | undefined {
@@ -100,24 +128,30 @@ export class Dispatcher {
     this.#links.get(link.workerId)?.close(4001, 'session_replaced');
     this.#links.set(link.workerId, link);
     this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
-    const { isolation, cpus, memoryMiB, diskMiB, sandboxOverheadMiB } = link.capabilities;
+    const { isolation, egress, cpus, memoryMiB, diskMiB, sandboxOverheadMiB } = link.capabilities;
     this.scheduler.apply({
       type: 'worker_online',
       workerId: link.workerId,
       isolation,
+      egress,
       cpus,
       memoryMiB,
       diskMiB,
       sandboxOverheadMiB,
       attempts: opened.resume.map(itemOf),
     });
+    this.drains.online(link);
     for (const row of opened.lost) void this.ended(row, 'control');
+    for (const readopted of opened.readopted) this.#supersede(readopted);
     for (const row of opened.requeued) {
+      const wasSent = this.live.get(row.attemptId)?.isSent ?? true;
       this.#drop(row.attemptId);
+      this.scheduler.apply({ type: 'released', attemptId: row.attemptId });
       this.#enqueue(row);
-      this.#unanswered(row);
+      if (wasSent) this.#unanswered(row);
     }
     const resumed = opened.resume.map((row) => this.#adopt(row, link));
+    this.trust.online(link.workerId);
     this.pump();
     return resumed;
   }
@@ -126,6 +160,7 @@ export class Dispatcher {
   sessionClosed(link: WorkerLink): void {
     if (this.#links.get(link.workerId) !== link) return;
     this.#links.delete(link.workerId);
+    this.#window.forget(link);
     this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
     for (const attempt of this.live.ofWorker(link.workerId)) if (attempt.link === link) attempt.link = null;
   }
@@ -157,20 +192,26 @@ export class Dispatcher {
   /** Its worker was given up on before it had answered: it is queued in the store again. */
   lost(attempt: LiveAttempt): void {
     this.requeue(attempt);
-    this.#unanswered(attempt);
+    if (attempt.isSent) this.#unanswered(attempt);
   }
 
   /** It is queued in the store again. */
   requeue(attempt: LiveAttempt): void {
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
-    this.enqueue({ ...queuedOf(attempt), queuedAtMs: this.#parts.clock.nowMs(), notBeforeMs: null });
+    this.enqueue({ ...placeableOf(attempt), queuedAtMs: this.#parts.clock.nowMs(), notBeforeMs: null });
   }
 
-  /** Its end is committed. What follows it, if anything does, is queued. */
-  async ended(attempt: AttemptKey & { readonly executionId: string }, by: 'worker' | 'control'): Promise<void> {
+  /** Its end is committed. What follows it, if anything does, is queued. @param outcome as its worker says, if that said it */
+  async ended(
+    attempt: AttemptKey & { readonly executionId: string },
+    by: 'worker' | 'control',
+    outcome: Outcome | null = null,
+  ): Promise<void> {
+    const live = this.live.get(attempt.attemptId);
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
+    if (live !== undefined) this.trust.ended(live, outcome);
     this.#parts.metrics.attemptsEnded.inc({ by });
     await this.#follow(attempt);
   }
@@ -193,22 +234,6 @@ export class Dispatcher {
     this.pump();
   }
 
-  async cancel(projectId: string, executionId: string): Promise<CancelRequested | null> {
-    const cancelled = await this.#parts.store.requestCancel(projectId, executionId);
-    if (cancelled === null || cancelled.attempt === null) return cancelled;
-    const { attemptId } = cancelled.attempt;
-    if (cancelled.result === 'cancelled') this.withdrawn(executionId, attemptId);
-    if (cancelled.result === 'requested') {
-      const attempt = this.live.get(attemptId);
-      if (attempt !== undefined) {
-        attempt.cancelRequestedUptimeMs = this.#parts.clock.uptimeMs();
-        attempt.link?.send({ type: 'AttemptCancel', attemptId });
-      }
-      this.#parts.hub.publish(executionId, 'changed');
-    }
-    return cancelled;
-  }
-
   /** Places what can be placed, once what is under way in this turn of the event loop is done. */
   pump(): void {
     if (this.#pumping || this.#stopped) return;
@@ -226,8 +251,10 @@ export class Dispatcher {
     });
   }
 
-  /** Tries again what this server could not do before, and places what has room now. */
+  /** Tries again what this server could not do before, and places what has room by now. */
   retry(): void {
+    this.scheduler.apply({ type: 'time', nowMs: this.#parts.clock.uptimeMs() });
+    this.trust.sweep();
     for (const attemptId of this.#failed) {
       const queued = this.#queued.get(attemptId);
       if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
@@ -246,7 +273,13 @@ export class Dispatcher {
       this.scheduler.apply({ type: 'released', attemptId });
       return;
     }
-    const task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId });
+    const arrived = this.#window.add(link, queued.taskBytes);
+    let task: AssignedTask | 'stale' | null = null;
+    try {
+      task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId });
+    } finally {
+      if (task === null || task === 'stale') arrived();
+    }
     if (task === null || task === 'stale') {
       this.scheduler.apply({ type: 'released', attemptId });
       // Another session of the worker came between, of which this server may not have heard yet: the attempt still waits.
@@ -256,13 +289,13 @@ export class Dispatcher {
       return;
     }
     this.#queued.delete(attemptId);
-    this.#assigned(queued, link, task);
+    this.#assigned(queued, link, task, arrived);
   }
 
-  #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask): void {
+  #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask, arrived: () => void): void {
     const { attemptId, executionId } = queued;
     const attempt: LiveAttempt = {
-      ...queuedOf(queued),
+      ...placeableOf(queued),
       workerId: link.workerId,
       writer: this.#parts.output.writer(
         queued,
@@ -272,25 +305,26 @@ export class Dispatcher {
       state: 'assigned',
       timeoutMs: task.timeoutMs,
       link: this.#links.get(link.workerId) === link ? link : null,
+      isSent: false,
       linkedUptimeMs: this.#parts.clock.uptimeMs(),
       revokedUptimeMs: null,
       deadlineUptimeMs: null,
       cancelRequestedUptimeMs: null,
-      beat: null,
-      incompleteEnds: 0,
-      faults: 0,
-      underWay: 0,
-      over: false,
+      ...NOTHING_HEARD,
     };
     this.live.add(attempt);
     this.#parts.metrics.attemptsAssigned.inc();
     const channel = link.bind(attempt);
-    link.send({ type: 'AttemptAssign', attemptId, executionId, channel, task: taskSpec(task) });
+    link.send({ type: 'AttemptAssign', attemptId, executionId, channel, task: taskSpec(task) }, () => {
+      attempt.isSent = true;
+      attempt.linkedUptimeMs = this.#parts.clock.uptimeMs();
+      arrived();
+    });
   }
 
   #enqueue(attempt: QueuedAttempt): void {
     const { attemptId, queuedAtMs, notBeforeMs } = attempt;
-    const queued = { ...queuedOf(attempt), queuedAtMs, notBeforeMs };
+    const queued = { ...placeableOf(attempt), queuedAtMs, notBeforeMs };
     this.#queued.set(attemptId, queued);
     const waitMs = notBeforeMs === null ? 0 : notBeforeMs - this.#parts.clock.nowMs();
     if (waitMs <= 0) {
@@ -327,23 +361,38 @@ export class Dispatcher {
     );
   }
 
+  /** The attempt goes on in the place of the one that waited. */
+  #supersede({ attemptId, executionId, superseded }: Readopted): void {
+    this.#drop(attemptId);
+    this.#queued.delete(superseded);
+    this.#failed.delete(superseded);
+    this.#unansweredTimes.delete(superseded);
+    this.scheduler.apply({ type: 'dequeued', attemptId: superseded });
+    this.scheduler.apply({ type: 'released', attemptId: superseded });
+    this.#parts.hub.publish(executionId, 'changed');
+  }
+
   /** Makes or updates what is held of an attempt that is committed to a worker. */
   #adopt(row: LiveAttemptRow, link: WorkerLink | null): LiveAttempt {
     const { clock, output } = this.#parts;
     const known = this.live.get(row.attemptId);
     if (known !== undefined) {
       known.link = link;
+      known.isSent = true;
       known.revokedUptimeMs = null;
+      known.fetching = null;
+      known.missedBeats = 0;
       known.linkedUptimeMs = clock.uptimeMs();
       return known;
     }
     const attempt: LiveAttempt = {
-      ...queuedOf(row),
+      ...placeableOf(row),
       workerId: row.workerId!,
       writer: output.writer(row, row.bytes, limitsOf(row)),
       state: row.state === 'queued' ? 'assigned' : row.state,
       timeoutMs: row.timeoutMs,
       link,
+      isSent: true,
       linkedUptimeMs: clock.uptimeMs(),
       revokedUptimeMs: null,
       deadlineUptimeMs:
@@ -351,13 +400,10 @@ export class Dispatcher {
           ? null
           : deadlineUptimeMs(clock, row.deadlineAtMs, row.state === 'started' ? row.timeoutMs : PREPARE_TIMEOUT_MS),
       cancelRequestedUptimeMs: row.cancelRequestedAtMs === null ? null : clock.uptimeMs(),
-      beat: null,
-      incompleteEnds: 0,
-      faults: 0,
-      underWay: 0,
-      over: false,
+      ...NOTHING_HEARD,
     };
     this.live.add(attempt);
+    this.scheduler.apply({ type: 'held', ...itemOf(attempt) });
     return attempt;
   }
 
@@ -371,6 +417,8 @@ export class Dispatcher {
       this.#unfollowed.add(attempt);
       return;
     }
+    // Its worker came back meanwhile: it goes on itself.
+    if (this.live.get(attempt.attemptId) !== undefined) return;
     if (next !== null && !this.#queued.has(next.attemptId)) this.#enqueue(next);
     hub.publish(attempt.executionId, next === null ? 'ended' : 'changed');
     this.pump();
@@ -393,16 +441,3 @@ const limitsOf = (task: Pick<AssignedTask, 'outputLimitBytes' | 'artifactsLimitB
   outputBytes: task.outputLimitBytes,
   artifactsBytes: task.artifactsLimitBytes,
 });
-
-type Placeable = Omit<QueuedAttempt, 'queuedAtMs' | 'notBeforeMs'>;
-
-/** What the scheduler knows of an attempt. */
-function itemOf(attempt: Placeable): SchedulerItem {
-  const { projectId, attemptId, memoryMiB, cpus, isolation, blobs } = attempt;
-  return { projectId, attemptId, memoryMiB, cpus, isolation, diskMiB: SCRATCH_MIB, blobs };
-}
-
-function queuedOf(attempt: Placeable): Placeable {
-  const { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs } = attempt;
-  return { projectId, attemptId, executionId, memoryMiB, cpus, isolation, blobs };
-}

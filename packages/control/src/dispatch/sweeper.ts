@@ -5,7 +5,7 @@ import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
 import type { ControlEnd, Store } from '../store/store.ts';
 import type { Dispatcher } from './dispatcher.ts';
-import type { LiveAttempt } from './live-attempt.ts';
+import type { LiveAttempt, WorkerLink } from './live-attempt.ts';
 
 /** A worker that has not answered an assignment for this long is told to drop it. */
 export const CLAIM_DEADLINE_MS = 10_000;
@@ -33,6 +33,8 @@ export class Sweeper {
   readonly #parts: SweeperParts;
   /** By the uptime clock; a worker never heard of in this life of the server counts from its start. */
   readonly #lastBeatMs = new Map<string, number>();
+  /** Of what is unsent to a worker: how much had left in all, and since when, by the uptime clock, it is that much. */
+  readonly #left = new Map<WorkerLink, { readonly bytes: number; sinceMs: number }>();
   readonly #misfitSinceMs = new Map<string, number>();
   #leaseFloorMs: number;
   #lastSweepMs: number;
@@ -89,6 +91,7 @@ export class Sweeper {
       log.info('the store can be written to again');
     }
     await turn();
+    this.#cutStuck(uptimeMs);
     await this.#expireLeases(uptimeMs);
     await this.#each(dispatcher.live, (attempt) => this.#sweepAttempt(attempt, uptimeMs));
     await this.#apart(this.#expireQueue());
@@ -111,12 +114,28 @@ export class Sweeper {
     const moved = (sinceMs: number) => Math.min(sinceMs + lagMs, uptimeMs);
     this.#leaseFloorMs = moved(this.#leaseFloorMs);
     for (const [workerId, beatMs] of this.#lastBeatMs) this.#lastBeatMs.set(workerId, moved(beatMs));
+    for (const left of this.#left.values()) left.sinceMs = moved(left.sinceMs);
     for (const attempt of this.#parts.dispatcher.live) {
       attempt.linkedUptimeMs = moved(attempt.linkedUptimeMs);
       if (attempt.revokedUptimeMs !== null) attempt.revokedUptimeMs = moved(attempt.revokedUptimeMs);
       if (attempt.deadlineUptimeMs !== null) attempt.deadlineUptimeMs += lagMs;
       const cancelMs = attempt.cancelRequestedUptimeMs;
       if (cancelMs !== null) attempt.cancelRequestedUptimeMs = moved(cancelMs);
+    }
+  }
+
+  /** Ends the sessions of workers that have taken nothing of what they are sent for a lease. */
+  #cutStuck(uptimeMs: number): void {
+    const links = new Set(this.#parts.dispatcher.links.values());
+    for (const link of this.#left.keys()) if (!links.has(link)) this.#left.delete(link);
+    for (const link of links) {
+      const left = this.#left.get(link);
+      if (link.unsentBytes === 0) this.#left.delete(link);
+      else if (left?.bytes !== link.leftBytes) this.#left.set(link, { bytes: link.leftBytes, sinceMs: uptimeMs });
+      else if (uptimeMs - left.sinceMs > LEASE_MS) {
+        this.#parts.log.warn({ workerId: link.workerId, unsentBytes: link.unsentBytes }, 'a worker takes nothing');
+        link.cut();
+      }
     }
   }
 
@@ -131,16 +150,17 @@ export class Sweeper {
       if (uptimeMs - beatMs <= LEASE_MS) continue;
       this.#parts.log.warn({ workerId }, 'the lease of a worker ran out');
       link?.close(4002, 'lease expired');
-      await this.#each(dispatcher.live.ofWorker(workerId), (attempt) => this.#lose(attempt));
+      await this.#each(dispatcher.live.ofWorker(workerId), (attempt) => this.lose(attempt, 'its lease ran out'));
     }
   }
 
-  async #lose(attempt: LiveAttempt): Promise<void> {
+  /** Gives up on an attempt that its worker has no more; `why` is for the worker. */
+  async lose(attempt: LiveAttempt, why: string): Promise<void> {
     const { store, dispatcher } = this.#parts;
     const result = await store.recordLost(attempt, attempt.workerId, attempt.beat);
     if (attempt.over || result === 'stale') return;
     // Its worker may have come back, and resumed it, in the same moment.
-    attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its lease ran out' });
+    attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why, report: true });
     if (result === 'ended') await dispatcher.ended(attempt, 'control');
     else dispatcher.lost(attempt);
   }
@@ -158,7 +178,12 @@ export class Sweeper {
     const why = whyEnded(attempt, cancelIsLate);
     const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat);
     if (!ended || attempt.over) return;
-    attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'its deadline passed' });
+    attempt.link?.send({
+      type: 'AttemptRevoke',
+      attemptId: attempt.attemptId,
+      why: 'its deadline passed',
+      report: true,
+    });
     await this.#parts.dispatcher.ended(attempt, 'control');
   }
 
@@ -168,14 +193,14 @@ export class Sweeper {
    */
   async #sweepClaim(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
     // Its answer may be among what is not worked off.
-    if (attempt.link === null || attempt.link.isBehind || attempt.underWay > 0) return;
+    if (attempt.link === null || attempt.link.isBehind || attempt.underWay > 0 || !attempt.isSent) return;
     if (attempt.revokedUptimeMs === null) {
       const heardMs = this.#lastBeatMs.get(attempt.workerId) ?? 0;
       if (heardMs - attempt.linkedUptimeMs <= CLAIM_DEADLINE_MS) return;
       attempt.revokedUptimeMs = uptimeMs;
       attempt.link.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why: 'it was not answered in time' });
     } else if (uptimeMs - attempt.revokedUptimeMs > LEASE_MS) {
-      await this.#lose(attempt);
+      await this.lose(attempt, 'its lease ran out');
     }
   }
 

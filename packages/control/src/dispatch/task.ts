@@ -33,7 +33,7 @@ export function taskSpec(task: AssignedTask): TaskSpec {
     runTimeoutMs: task.timeoutMs,
     outputLimitBytes: task.outputLimitBytes,
     artifactsLimitBytes: task.artifactsLimitBytes,
-    network: 'none',
+    network: task.network,
     ...(stopSignal === undefined ? {} : { stopSignal }),
   };
 }

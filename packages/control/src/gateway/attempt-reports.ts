@@ -17,6 +17,7 @@ import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import { deadlineUptimeMs, type LiveAttempt } from '../dispatch/live-attempt.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
+import type { OutputWriter } from '../output/output-store.ts';
 import type { Reported, Store } from '../store/store.ts';
 import { isSignedBy } from './identity.ts';
 import { endsByItself, judge } from './judgement.ts';
@@ -46,7 +47,7 @@ type Item = {
   readonly session: WorkerSession;
   readonly done: () => void;
   readonly failed: (error: unknown) => void;
-} & ({ readonly frame: OutputFrame } | { readonly report: AttemptReport });
+} & ({ readonly frame: OutputFrame } | { readonly report: AttemptReport; readonly checked: Promise<void> });
 
 /** What one attempt's worker has said and is not worked off. */
 interface Inbox {
@@ -58,6 +59,8 @@ interface Inbox {
   asking: number;
   /** Somebody takes from it, or will. */
   isWorking: boolean;
+  /** The store was asked to record that the attempt is accepted. */
+  isAccepting: boolean;
 }
 
 /**
@@ -87,8 +90,11 @@ export class AttemptReports {
       await this.#reportOfAnother(session, report);
       return;
     }
+    const checked = report.type === 'AttemptEnded' ? checkSignature(session, report) : CHECKED;
+    // It is awaited when its turn comes.
+    checked.catch(() => undefined);
     await new Promise<void>((done, failed) =>
-      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, report }),
+      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, report, checked }),
     );
   }
 
@@ -101,7 +107,7 @@ export class AttemptReports {
     attempt.underWay += 1;
     let inbox = this.#inboxes.get(attempt);
     if (inbox === undefined) {
-      inbox = { waiting: [], again: [], asking: 0, isWorking: false };
+      inbox = { waiting: [], again: [], asking: 0, isWorking: false, isAccepting: false };
       this.#inboxes.set(attempt, inbox);
     }
     inbox.waiting.push(item);
@@ -114,6 +120,10 @@ export class AttemptReports {
    */
   async #work(attempt: LiveAttempt, inbox: Inbox): Promise<void> {
     inbox.isWorking = true;
+    // All that was received in one piece is here then; and with its end checked, a whole life is asked for at once, and committed at once.
+    await CHECKED;
+    const end = inbox.waiting.findLast((item) => 'checked' in item && item.checked !== CHECKED);
+    if (end !== undefined && 'checked' in end) await end.checked.catch(() => undefined);
     while (inbox.waiting.length > 0 && inbox.again.length === 0) {
       const items = takeNext(inbox.waiting);
       const [first] = items;
@@ -124,7 +134,9 @@ export class AttemptReports {
       const failed = (error: unknown) => this.#failed(attempt, inbox, items, error);
       inbox.asking += 1;
       try {
-        const asked = this.#isCurrent(attempt, first!.session) ? await this.#ask(first!, attempt, items) : DROPPED;
+        const asked = this.#isCurrent(attempt, first!.session)
+          ? await this.#ask(first!, attempt, inbox, items)
+          : DROPPED;
         asked.committed.then(done, failed);
       } catch (error) {
         failed(error);
@@ -177,7 +189,7 @@ export class AttemptReports {
     return !attempt.over && attempt.link === session;
   }
 
-  async #ask(first: Item, attempt: LiveAttempt, items: readonly Item[]): Promise<Asked> {
+  async #ask(first: Item, attempt: LiveAttempt, inbox: Inbox, items: readonly Item[]): Promise<Asked> {
     const { session } = first;
     if (attempt.revokedUptimeMs !== null && attempt.state === 'assigned') {
       // It was taken back before it was accepted: only that the worker does not want it either is news.
@@ -189,18 +201,21 @@ export class AttemptReports {
     }
     if ('frame' in first) {
       const frames = items.flatMap((item) => ('frame' in item ? [item.frame] : []));
+      const isEarly = attempt.state === 'assigned' && !inbox.isAccepting;
       const { reported } = await attempt.writer.append(frames, session.sessionId);
-      return { committed: this.#appended(session, attempt, frames, reported) };
+      return { committed: this.#appended(session, attempt, frames, isEarly, reported) };
     }
     const { report } = first;
     switch (report.type) {
       case 'AttemptAccepted':
+        inbox.isAccepting = true;
         return { committed: this.#accepted(session, attempt, report) };
       case 'AttemptRefused':
         return { committed: this.#refused(session, attempt, report) };
       case 'AttemptStarted':
         return { committed: this.#started(session, attempt, report) };
       case 'AttemptEnded':
+        await first.checked;
         return this.#ended(session, attempt, report);
       default:
         return assertNever(report);
@@ -211,11 +226,13 @@ export class AttemptReports {
     session: WorkerSession,
     attempt: LiveAttempt,
     frames: readonly OutputFrame[],
+    isEarly: boolean,
     asked: Promise<Reported>,
   ): Promise<void> {
     const reported = await asked;
     if (reported === 'conflict') {
-      if (attempt.state === 'assigned') throw violation('output came before the attempt was accepted');
+      // An acceptance that came behind it may be recorded by now.
+      if (isEarly || attempt.state === 'assigned') throw violation('output came before the attempt was accepted');
       throw new Error('output before this could not be kept');
     }
     if (reported === 'stale') return;
@@ -240,6 +257,9 @@ export class AttemptReports {
       isolation: report.isolation,
     });
     check(reported, report);
+    if (reported !== 'stale' && attempt.egress) {
+      session.send({ type: 'AttemptAcceptedAck', attemptId: attempt.attemptId });
+    }
     if (reported !== 'recorded') return;
     attempt.state = 'accepted';
     this.#parts.dispatcher.accepted(attempt.attemptId);
@@ -278,20 +298,19 @@ export class AttemptReports {
 
   async #ended(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptEnded'>): Promise<Asked> {
     if (report.outcome.kind === 'raised') throw violation('what a result says is not the worker’s to tell');
-    const [isSigned, result, ...digests] = await Promise.all([
-      isSignedBy(session.publicKey, endStatement(report), report.signature),
+    const [result, { digests, isIntact }] = await Promise.all([
       resultOf(attempt, report),
-      ...ATTEMPT_STREAMS.map((stream) => attempt.writer.digest(stream)),
+      digestsOf(attempt.writer, report),
     ]);
-    if (!isSigned) throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
+    const judgement = judge(report, result);
     const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, {
-      ...judge(report, result),
-      streams: ofStreams((stream) => report[stream]),
+      ...judgement,
+      streams: ofStreams((stream) => ({ ...report[stream], sha256: digests[stream] })),
       artifactFiles: report.artifactFiles,
       usage: report.usage,
       signature: report.signature,
       final: report.final === true || attempt.incompleteEnds > 0,
-      intact: ATTEMPT_STREAMS.every((stream, at) => digests[at] === report[stream].sha256),
+      intact: isIntact,
       beat: attempt.beat,
     });
     const settle = async (): Promise<void> => {
@@ -304,7 +323,7 @@ export class AttemptReports {
       check(reported, report);
       if (reported !== 'recorded') return;
       session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
-      if (!attempt.over) await this.#parts.dispatcher.ended(attempt, 'worker');
+      if (!attempt.over) await this.#parts.dispatcher.ended(attempt, 'worker', judgement.outcome);
     };
     return { committed: settle() };
   }
@@ -343,14 +362,40 @@ export class AttemptReports {
       session.send(revokeOf(report.attemptId));
       return;
     }
-    const reported = await this.#parts.store.compareEnd(report.attemptId, session.workerId, report.signature);
+    const { attemptId, signature } = report;
+    const compared = await this.#parts.store.compareEnd(attemptId, session.workerId, signature);
+    const reported = compared === 'late' ? await this.#recordLate(session, report) : compared;
     check(reported, report);
     if (reported === 'stale') session.send(revokeOf(report.attemptId));
-    else session.send({ type: 'AttemptEndedAck', attemptId: report.attemptId });
+    else session.send({ type: 'AttemptEndedAck', attemptId });
+  }
+
+  async #recordLate(session: WorkerSession, report: ReportOf<'AttemptEnded'>): Promise<Reported> {
+    const { type: _type, attemptId, final: _final, ...end } = report;
+    await checkSignature(session, report);
+    return this.#parts.store.recordLateEnd(attemptId, session.workerId, end);
   }
 }
 
 type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport, { type: Type }>;
+
+/** Of the whole streams; and whether what came is what the worker had, as far as it knows that itself. */
+async function digestsOf(writer: OutputWriter, report: ReportOf<'AttemptEnded'>) {
+  const digests = ofStreams(() => '');
+  let isIntact = true;
+  for (const stream of ATTEMPT_STREAMS) {
+    const { sha256, hashFrom } = report[stream];
+    digests[stream] = await writer.digest(stream);
+    isIntact &&= sha256 === (hashFrom === undefined ? digests[stream] : await writer.digestFrom(stream, hashFrom));
+  }
+  return { digests, isIntact };
+}
+
+/** @throws CocoreError `signature_invalid` */
+async function checkSignature(session: WorkerSession, report: ReportOf<'AttemptEnded'>): Promise<void> {
+  if (await isSignedBy(session.publicKey, endStatement(report), report.signature)) return;
+  throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
+}
 
 /** What the function wrote as its result, as far as it has come; an attempt that was stopped has none. */
 async function resultOf(attempt: LiveAttempt, { outcome, result }: ReportOf<'AttemptEnded'>): Promise<ParsedResult> {
@@ -363,6 +408,9 @@ interface Asked {
   /** Resolves when it is committed and acknowledged. */
   readonly committed: Promise<void>;
 }
+
+/** Of what needs no check. */
+const CHECKED = Promise.resolve();
 
 const DROPPED: Asked = { committed: Promise.resolve() };
 

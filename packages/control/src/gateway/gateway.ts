@@ -1,6 +1,7 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import {
+  type AttemptPreparing,
   CocoreError,
   GATEWAY_PATH,
   GATEWAY_PROTOCOL_VERSION,
@@ -8,6 +9,7 @@ import {
   HEARTBEAT_MS,
   LEASE_MS,
   problemOf,
+  type StopKind,
   type WorkerBlobs,
   type WorkerHello,
 } from '@cocore/protocol';
@@ -18,6 +20,7 @@ import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { Sweeper } from '../dispatch/sweeper.ts';
 import type { Metrics } from '../metrics.ts';
 import type { AttemptReports } from './attempt-reports.ts';
+import { Beats } from './beats.ts';
 import { type HandshakeParts, type Handshaken, shakeHands } from './handshake.ts';
 import { UnprovenConnections } from './unproven.ts';
 import { type Heartbeat, type SessionHandler, WorkerSession } from './session.ts';
@@ -51,10 +54,12 @@ export class Gateway implements SessionHandler, AsyncDisposable {
   /** Who has a session, by key. */
   readonly #daemons = new Map<string, { readonly session: WorkerSession; readonly instance: string | null }>();
   readonly #closing = new Set<Promise<void>>();
+  readonly #beats: Beats;
   readonly #unproven = new UnprovenConnections(MAX_UNPROVEN);
 
   constructor(parts: GatewayParts) {
     this.#parts = parts;
+    this.#beats = new Beats(parts);
     this.#sockets = new WebSocketServer({
       noServer: true,
       maxPayload: MAX_WORKER_MESSAGE_BYTES,
@@ -72,9 +77,33 @@ export class Gateway implements SessionHandler, AsyncDisposable {
         return;
       }
       this.#sockets.handleUpgrade(request, socket, head, (webSocket) => {
-        void this.#connected(webSocket, socket, request.socket.remoteAddress ?? '');
+        void this.serve(webSocket, socket, request.socket.remoteAddress ?? '');
       });
     });
+  }
+
+  /**
+   * Hears who has dialled, and opens a session for a worker. It never rejects.
+   *
+   * @param stream what the WebSocket writes to
+   * @param address of the other end
+   */
+  async serve(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
+    const { log } = this.#parts;
+    socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
+    using _place = this.#unproven.add(socket, address);
+    try {
+      this.#open(socket, stream, await shakeHands(socket, this.#parts, (hello) => this.#admit(hello)));
+    } catch (error) {
+      const refusal =
+        error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
+      if (refusal.code === 'internal') log.error({ err: error }, 'a handshake failed');
+      else log.info({ code: refusal.code }, refusal.message);
+      if (socket.readyState === socket.OPEN) {
+        socket.send(JSON.stringify({ type: 'ServerRefusal', code: refusal.code, message: refusal.message }));
+        socket.close(1008, refusal.code);
+      }
+    }
   }
 
   /** The session that a blob token belongs to, when it is open and may have this digest. */
@@ -98,14 +127,16 @@ export class Gateway implements SessionHandler, AsyncDisposable {
   }
 
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void {
-    const { clock, dispatcher, store } = this.#parts;
+    const { clock, store } = this.#parts;
     const nowMs = clock.nowMs();
     session.lastBeatAtMs = nowMs;
-    for (const { attemptId, agentAgeMs } of heartbeat.attempts) {
-      const attempt = dispatcher.live.get(attemptId);
-      if (attempt?.link === session) attempt.beat = { atMs: nowMs, agentAgeMs };
-    }
-    session.send({ type: 'HeartbeatAck', sequence: heartbeat.sequence });
+    const { cancel, revoke } = this.#beats.hear(session, heartbeat);
+    session.send({
+      type: 'HeartbeatAck',
+      sequence: heartbeat.sequence,
+      ...(cancel.length === 0 ? {} : { cancel }),
+      ...(revoke.length === 0 ? {} : { revoke }),
+    });
     if (nowMs - (this.#persistedBeatMs.get(session) ?? 0) < PERSIST_BEAT_MS) return;
     this.#persistedBeatMs.set(session, nowMs);
     store.recordBeat(session.workerId, session.sessionId, nowMs).catch((error: unknown) => {
@@ -113,8 +144,20 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     });
   }
 
+  preparing(session: WorkerSession, { attemptId, fetching }: AttemptPreparing): void {
+    const attempt = this.#parts.dispatcher.live.get(attemptId);
+    if (attempt?.link === session) attempt.fetching = fetching;
+  }
+
   blobs(session: WorkerSession, { added, removed }: WorkerBlobs): void {
     this.#parts.dispatcher.workerBlobs(session, added, removed);
+  }
+
+  stopping(session: WorkerSession, how: StopKind): void {
+    if (session.stopping?.how === how) return;
+    session.stopping = { how, sinceMs: this.#parts.clock.nowMs() };
+    this.#parts.log.info({ workerId: session.workerId, how }, 'a worker takes nothing more');
+    this.#parts.dispatcher.drains.ownerStops(session);
   }
 
   faulted(session: WorkerSession, error: CocoreError): void {
@@ -163,24 +206,6 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     return null;
   }
 
-  async #connected(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
-    const { log } = this.#parts;
-    socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
-    using _place = this.#unproven.add(socket, address);
-    try {
-      this.#open(socket, stream, await shakeHands(socket, this.#parts, (hello) => this.#admit(hello)));
-    } catch (error) {
-      const refusal =
-        error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
-      if (refusal.code === 'internal') log.error({ err: error }, 'a handshake failed');
-      else log.info({ code: refusal.code }, refusal.message);
-      if (socket.readyState === socket.OPEN) {
-        socket.send(JSON.stringify({ type: 'ServerRefusal', code: refusal.code, message: refusal.message }));
-        socket.close(1008, refusal.code);
-      }
-    }
-  }
-
   /**
    * A daemon's own earlier session gives way to its next one. That of another daemon with the same key, which would lose all that it runs, does only once
    * it is not heard any more.
@@ -208,6 +233,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
       protocol: GATEWAY_PROTOCOL_VERSION,
       workerId: facts.workerId,
       sessionId: facts.sessionId,
+      incarnation: this.#parts.incarnation,
       blobToken,
       heartbeatMs: HEARTBEAT_MS,
       leaseMs: LEASE_MS,
@@ -217,11 +243,13 @@ export class Gateway implements SessionHandler, AsyncDisposable {
         offsets: row.bytes,
       })),
       revoke: [...opened.revoke],
+      late: [...opened.late],
     });
     for (const attempt of resumed) {
       const { attemptId } = attempt;
       if (attempt.cancelRequestedUptimeMs !== null) session.send({ type: 'AttemptCancel', attemptId });
     }
+    if (dispatcher.drains.isDrained(facts.workerId)) session.send({ type: 'DrainNotice', draining: true });
     session.start();
     log.info({ workerId: facts.workerId, resumed: resumed.length }, 'a worker’s session is open');
   }

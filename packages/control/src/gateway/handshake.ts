@@ -19,6 +19,8 @@ export const HANDSHAKE_TIMEOUT_MS = 10_000;
 export interface HandshakeParts {
   readonly store: Store;
   readonly serverId: string;
+  /** Of the store. */
+  readonly incarnation: string;
   readonly names: ServerNames;
   readonly clock: Clock;
   readonly timeoutMs?: number;
@@ -36,13 +38,13 @@ export interface Handshaken {
 /**
  * Challenges whoever dialled, and opens a session for a worker that proves its key.
  *
- * @throws CocoreError `protocol_violation`, `protocol_version`, `server_mismatch`, `signature_invalid`, `worker_duplicate`, `join_token_invalid`
+ * @throws CocoreError `protocol_violation`, `protocol_version`, `server_mismatch`, `signature_invalid`, `worker_duplicate`, `join_token_invalid`, `worker_unknown`
  */
 export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit: Admit): Promise<Handshaken> {
   const { store, serverId, names } = parts;
   const nonce = randomBytes(32).toString('base64url');
   const answer = nextMessage(socket, parts.timeoutMs ?? HANDSHAKE_TIMEOUT_MS);
-  socket.send(JSON.stringify({ type: 'ServerChallenge', serverId, nonce }));
+  socket.send(JSON.stringify({ type: 'ServerChallenge', serverId, incarnation: parts.incarnation, nonce }));
   const hello = parseWorkerMessage(await answer);
   if (hello?.type !== 'WorkerHello')
     throw new CocoreError('protocol_violation', 'the first message must be WorkerHello');
@@ -67,6 +69,7 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit
       sessionId,
       publicKey,
       capabilities: hello.capabilities,
+      stopping: hello.stopping ?? null,
       openedAtMs: parts.clock.nowMs(),
     },
     hello,
@@ -89,13 +92,13 @@ async function openSession(
     platform,
     capabilities,
     joinTokenHash: joinToken === undefined ? null : joinTokenHash(joinToken, serverId),
-    inventory: hello.inventory.map((entry) => entry.attemptId),
+    inventory: hello.inventory.map(({ attemptId, heldFrom = null }) => ({ attemptId, heldFrom })),
   });
   switch (opened.kind) {
     case 'opened':
       return opened;
     case 'unknown_key':
-      throw new CocoreError('join_token_invalid', 'this worker is not known here, and it sent no join token');
+      throw new CocoreError('worker_unknown', 'this worker is not known here, and it sent no join token');
     case 'token_invalid':
       throw new CocoreError('join_token_invalid', 'the join token was used before, has expired, or was never made');
   }

@@ -2,26 +2,29 @@ import type { KeyObject } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import {
   assertNever,
+  type AttemptPreparing,
   type Capabilities,
   CocoreError,
   decodeOutputFrame,
   type OutputFrame,
   parseWorkerMessage,
   type ServerMessage,
+  type StopKind,
   type WorkerBlobs,
   type WorkerMessage,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { WebSocket } from 'ws';
-import type { LiveAttempt, WorkerLink } from '../dispatch/live-attempt.ts';
+import type { LiveAttempt, Stopping, WorkerLink } from '../dispatch/live-attempt.ts';
+import { Outbox } from './outbox.ts';
 
 /** Received and not yet worked off; beyond it the socket is not read. */
 const PAUSE_BYTES = 4 * 1024 * 1024;
 const RESUME_BYTES = 1 * 1024 * 1024;
 /** What a message costs while it waits, however short it is. */
 const MIN_MESSAGE_BYTES = 512;
-/** A worker that does not read what it is sent is cut off here. */
-const MAX_UNSENT_BYTES = 64 * 1024 * 1024;
+/** While so much is unsent, its worker is not heard: that makes answers. More than the window of assignments and the longest of them. */
+export const MAX_UNSENT_BYTES = 10 * 1024 * 1024;
 /** What a close frame has room for (RFC 6455, 5.5). */
 const MAX_REASON_BYTES = 123;
 
@@ -38,6 +41,7 @@ export interface SessionFacts {
   readonly publicKey: KeyObject;
   readonly capabilities: Capabilities;
   readonly openedAtMs: number;
+  readonly stopping: StopKind | null;
 }
 
 /** What a session hands on. Each promise resolves when the message is worked off. */
@@ -47,7 +51,10 @@ export interface SessionHandler {
   /** It has said something. */
   heard(session: WorkerSession): void;
   heartbeat(session: WorkerSession, heartbeat: Heartbeat): void;
+  preparing(session: WorkerSession, preparing: AttemptPreparing): void;
   blobs(session: WorkerSession, blobs: WorkerBlobs): void;
+  /** It takes nothing more. */
+  stopping(session: WorkerSession, how: StopKind): void;
   /** It broke the contract, and is about to be closed for it. */
   faulted(session: WorkerSession, error: CocoreError): void;
   closed(session: WorkerSession): void;
@@ -60,8 +67,10 @@ export class WorkerSession implements WorkerLink {
   readonly publicKey: KeyObject;
   readonly capabilities: Capabilities;
   lastBeatAtMs: number;
+  stopping: Stopping | null;
   readonly #socket: WebSocket;
   readonly #stream: Duplex;
+  readonly #outbox: Outbox;
   #corked = false;
   readonly #handler: SessionHandler;
   readonly #log: Logger;
@@ -78,8 +87,10 @@ export class WorkerSession implements WorkerLink {
     this.publicKey = facts.publicKey;
     this.capabilities = facts.capabilities;
     this.lastBeatAtMs = facts.openedAtMs;
+    this.stopping = facts.stopping === null ? null : { how: facts.stopping, sinceMs: facts.openedAtMs };
     this.#socket = socket;
     this.#stream = stream;
+    this.#outbox = new Outbox(socket, () => this.#regulate());
     this.#handler = handler;
     this.#log = log;
   }
@@ -99,15 +110,18 @@ export class WorkerSession implements WorkerLink {
     if (this.#socket.readyState !== this.#socket.OPEN) this.#end();
   }
 
-  send(message: ServerMessage): void {
+  get unsentBytes(): number {
+    return this.#outbox.unsentBytes;
+  }
+
+  get leftBytes(): number {
+    return this.#outbox.leftBytes;
+  }
+
+  send(message: ServerMessage, sent?: () => void): void {
     if (this.#closed) return;
-    if (this.#socket.bufferedAmount > MAX_UNSENT_BYTES) {
-      this.#log.warn({ workerId: this.workerId }, 'a worker does not read what it is sent');
-      this.#socket.terminate();
-      return;
-    }
     this.#cork();
-    this.#socket.send(JSON.stringify(message));
+    this.#outbox.send(message, sent ?? null);
   }
 
   bind(attempt: LiveAttempt): number {
@@ -141,6 +155,11 @@ export class WorkerSession implements WorkerLink {
     this.#end();
   }
 
+  cut(): void {
+    this.#socket.terminate();
+    this.#end();
+  }
+
   /** The worker broke the contract. */
   fault(error: CocoreError): void {
     if (this.#closed) return;
@@ -162,6 +181,7 @@ export class WorkerSession implements WorkerLink {
   #end(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#outbox.close();
     this.#handler.closed(this);
   }
 
@@ -170,10 +190,10 @@ export class WorkerSession implements WorkerLink {
     this.#handler.heard(this);
     const costBytes = Math.max(data.length, MIN_MESSAGE_BYTES);
     this.#unworkedBytes += costBytes;
-    if (this.#unworkedBytes > PAUSE_BYTES) this.#socket.pause();
+    this.#regulate();
     const worked = () => {
       this.#unworkedBytes -= costBytes;
-      if (this.#socket.isPaused && this.#unworkedBytes < RESUME_BYTES) this.#socket.resume();
+      this.#regulate();
     };
     try {
       const work = isBinary
@@ -183,6 +203,14 @@ export class WorkerSession implements WorkerLink {
     } catch (error) {
       this.#failed(error);
     }
+  }
+
+  /** Reads while what was read is worked off, and what is answered is taken. */
+  #regulate(): void {
+    if (this.#closed) return;
+    const isStuffed = this.#outbox.unsentBytes > MAX_UNSENT_BYTES;
+    if (isStuffed || this.#unworkedBytes > PAUSE_BYTES) this.#socket.pause();
+    else if (this.#socket.isPaused && this.#unworkedBytes < RESUME_BYTES) this.#socket.resume();
   }
 
   #failed(error: unknown): void {
@@ -217,8 +245,14 @@ export class WorkerSession implements WorkerLink {
       case 'WorkerHeartbeat':
         this.#handler.heartbeat(this, message);
         return Promise.resolve();
+      case 'AttemptPreparing':
+        this.#handler.preparing(this, message);
+        return Promise.resolve();
       case 'WorkerBlobs':
         this.#handler.blobs(this, message);
+        return Promise.resolve();
+      case 'WorkerStopping':
+        this.#handler.stopping(this, message.how);
         return Promise.resolve();
       case 'WorkerHello':
         throw new CocoreError('protocol_violation', 'a session says hello once');

@@ -1,6 +1,8 @@
 import {
   type AttemptRecord,
   CancelAnswer,
+  CancelMany,
+  CancelManyAnswer,
   CocoreError,
   decodeUtf8,
   ExecutionAnswer,
@@ -8,24 +10,19 @@ import {
   ExecutionList,
   ExecutionListQuery,
   ExecutionRecord,
-  fromBase64,
   type InlineBytes,
   isTerminal,
-  MAX_EVENT_BYTES,
-  type InputFile,
-  MAX_INLINE_FILES_BYTES,
   MAX_INLINE_OUTPUT_BYTES,
-  MAX_INLINE_STDIN_BYTES,
-  type StdinSource,
   type StreamName,
   type Waiting,
   WaitQuery,
 } from '@cocore/protocol';
 import { z } from 'zod';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
+import type { LiveAttempt } from '../dispatch/live-attempt.ts';
 import type { EventHub } from '../events.ts';
 import { shownAttempt } from '../output/follower.ts';
-import type { NewStdin } from '../store/store.ts';
+import { newExecution } from './execution-input.ts';
 import type { HttpParts } from './parts.ts';
 import { type Answer, type Route, route } from './route.ts';
 
@@ -80,13 +77,37 @@ export function executionRoutes(parts: HttpParts): Route[] {
       answers: { 200: CancelAnswer },
       handle: async ({ caller, parameters }) => {
         const executionId = parameters['execution']!;
-        const cancelled = await parts.dispatcher.cancel(caller.projectId, executionId);
+        const cancelled = await parts.dispatcher.cancellations.cancel(caller.projectId, executionId);
         if (cancelled === null) throw executionNotFound(executionId);
         const execution = await readExecution(parts, caller.projectId, executionId);
         return { status: 200, body: { result: cancelled.result, execution } };
       },
     }),
+    route({
+      method: 'POST',
+      path: '/v1/executions/cancel',
+      summary: 'Asks for all executions to be stopped that meet every criterion given; with dryRun, counts them',
+      access: 'key',
+      body: CancelMany,
+      answers: { 200: CancelManyAnswer },
+      handle: async ({ caller, body }) => ({ status: 200, body: await cancelMany(parts, caller.projectId, body) }),
+    }),
   ];
+}
+
+async function cancelMany(parts: HttpParts, projectId: string, body: CancelMany): Promise<CancelManyAnswer> {
+  const { function: name, batch, state, createdBefore, dryRun } = body;
+  // What is created while it works is not meant.
+  const nowMs = parts.clock.nowMs() + 1;
+  const createdBeforeMs = createdBefore === undefined ? nowMs : Math.min(Date.parse(createdBefore), nowMs);
+  const filter = { function: name, batch, state, createdBeforeMs };
+  if (dryRun) {
+    const matched = await parts.store.countLive(projectId, filter);
+    return { matched, cancelled: 0, requested: 0, alreadyRequested: 0 };
+  }
+  const counts = await parts.dispatcher.cancellations.cancelAll(projectId, filter);
+  const { cancelled, requested, already_requested: alreadyRequested } = counts;
+  return { matched: cancelled + requested + alreadyRequested, cancelled, requested, alreadyRequested };
 }
 
 export const executionNotFound = (executionId: string): CocoreError =>
@@ -114,10 +135,20 @@ function asOfNow({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionR
   return { ...record, attempts, waiting: waitingOf(dispatcher, record.attempts.at(-1)!) };
 }
 
-function waitingOf({ scheduler }: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
+function waitingOf({ scheduler, live }: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
+  const attempt = live.get(id);
+  if (attempt !== undefined) return fetchingOf(attempt);
   const waiting = scheduler.why(id);
   if (waiting !== null || state !== 'queued' || notBefore === null) return waiting;
-  return { code: 'backoff', message: `it is tried again at ${notBefore}` };
+  return { code: 'backoff', message: `it is tried again at ${notBefore}`, position: null };
+}
+
+/** Its worker's own word. */
+function fetchingOf({ state, fetching, blobs }: LiveAttempt): Waiting | null {
+  if (state === 'started' || fetching === null) return null;
+  const what = ['its image', 'its code'][blobs.indexOf(fetching.digest)] ?? 'a part of its input';
+  const message = `its worker fetches ${what}, ${(fetching.bytes / 2 ** 20).toFixed(1)} MiB`;
+  return { code: 'fetching', message, position: null };
 }
 
 async function create(
@@ -126,56 +157,14 @@ async function create(
   name: string,
   body: ExecutionCreate,
 ): Promise<{ executionId: string; isNew: boolean }> {
-  const [created] = await parts.store.createExecutions(
-    [
-      {
-        projectId,
-        function: name,
-        args: body.args,
-        env: body.env,
-        stdin: body.event === undefined ? stdinOf(body.stdin) : eventInput(body.event),
-        files: checkedFiles(body.files),
-        timeoutMs: body.timeoutMs ?? null,
-        outputLimitBytes: body.outputLimitBytes ?? null,
-        retries: body.retries,
-        idempotencyKey: body.idempotencyKey ?? null,
-      },
-    ],
-    parts.limits,
-  );
+  const execution = newExecution(projectId, name, body, body.idempotencyKey ?? null);
+  const [created] = await parts.store.createExecutions([execution], parts.limits);
   const { executionId, queued } = created!;
   if (queued !== null) {
     parts.metrics.executionsCreated.inc();
     parts.dispatcher.enqueue(queued);
   }
   return { executionId, isNew: queued !== null };
-}
-
-function stdinOf(source: StdinSource | undefined): NewStdin {
-  if (source === undefined) return null;
-  if ('blob' in source) return { blob: source.blob };
-  const inline = fromBase64(source.base64);
-  if (inline.length <= MAX_INLINE_STDIN_BYTES) return { inline };
-  throw new CocoreError(
-    'input_too_large',
-    `standard input of ${inline.length} bytes is too large for a request (${MAX_INLINE_STDIN_BYTES}); upload it as a blob`,
-  );
-}
-
-/** Files in the request are bounded together, as standard input is. */
-function checkedFiles(files: readonly InputFile[]): readonly InputFile[] {
-  const bytes = files.reduce((sum, file) => sum + ('base64' in file ? Buffer.byteLength(file.base64, 'base64') : 0), 0);
-  if (bytes <= MAX_INLINE_FILES_BYTES) return files;
-  const message = `files of ${bytes} bytes are too large for a request (${MAX_INLINE_FILES_BYTES}); upload them as blobs`;
-  throw new CocoreError('input_too_large', message);
-}
-
-/** An event is the function's standard input. */
-function eventInput(event: unknown): NewStdin {
-  const inline = Buffer.from(JSON.stringify(event));
-  if (inline.length <= MAX_EVENT_BYTES) return { inline };
-  const message = `an event of ${inline.length} bytes is too large (${MAX_EVENT_BYTES}); give it as standard input`;
-  throw new CocoreError('input_too_large', message);
 }
 
 /** The record at once, or, when asked to wait, the record and output as they are at the end or when time is over. */
@@ -193,12 +182,13 @@ async function answer(
   }
   const record = await readWhenEnded(parts, projectId, executionId, waitMs, signal, isNew);
   const ended = isTerminal(record.state);
-  const [stdout, stderr] = ended
-    ? await Promise.all([
-        inlineBytes(parts, projectId, record, 'stdout'),
-        inlineBytes(parts, projectId, record, 'stderr'),
-      ])
-    : [null, null];
+  const [stdout, stderr] =
+    ended && !record.expired
+      ? await Promise.all([
+          inlineBytes(parts, projectId, record, 'stdout'),
+          inlineBytes(parts, projectId, record, 'stderr'),
+        ])
+      : [null, null];
   return { status: ended ? 200 : statusBeforeEnd, body: { ...record, stdout, stderr } };
 }
 

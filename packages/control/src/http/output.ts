@@ -1,10 +1,17 @@
 import { Readable } from 'node:stream';
-import { CocoreError, OutputQuery, StreamName } from '@cocore/protocol';
+import { CocoreError, type ExecutionRecord, OutputQuery, StreamName } from '@cocore/protocol';
 import { shownAttempt } from '../output/follower.ts';
 import { readExecution } from './executions.ts';
 import { follow } from './follow.ts';
 import type { HttpParts } from './parts.ts';
 import { type Route, route } from './route.ts';
+
+/** @throws CocoreError `execution_not_found`, `output_expired` */
+async function readKept(parts: HttpParts, projectId: string, executionId: string): Promise<ExecutionRecord> {
+  const record = await readExecution(parts, projectId, executionId);
+  if (record.expired) throw new CocoreError('output_expired', `the output of ${executionId} is kept no more`);
+  return record;
+}
 
 export function outputRoutes(parts: HttpParts): Route[] {
   return [
@@ -20,7 +27,7 @@ export function outputRoutes(parts: HttpParts): Route[] {
         if (!stream.success) {
           throw new CocoreError('route_not_found', `an execution has no stream ${parameters['stream']}`);
         }
-        const record = await readExecution(parts, caller.projectId, parameters['execution']!);
+        const record = await readKept(parts, caller.projectId, parameters['execution']!);
         const { bytes } = record.output[stream.data];
         if (query.offset > bytes) {
           throw new CocoreError(
@@ -48,7 +55,7 @@ export function outputRoutes(parts: HttpParts): Route[] {
       access: 'key',
       answers: { 200: 'tar' },
       handle: async ({ caller, parameters, reply }) => {
-        const record = await readExecution(parts, caller.projectId, parameters['execution']!);
+        const record = await readKept(parts, caller.projectId, parameters['execution']!);
         const { artifacts } = record;
         if (artifacts === null) throw new CocoreError('artifacts_not_found', `${record.id} has no artifacts`);
         const attempt = { projectId: caller.projectId, attemptId: shownAttempt(record) };
@@ -72,7 +79,7 @@ export function outputRoutes(parts: HttpParts): Route[] {
       handle: async ({ caller, parameters, request, reply, signal }) => {
         const executionId = parameters['execution']!;
         const read = () => readExecution(parts, caller.projectId, executionId);
-        const first = await read();
+        const first = await readKept(parts, caller.projectId, executionId);
         const lastEventId = request.headers['last-event-id'];
         await follow({
           ...parts,

@@ -5,6 +5,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { z } from 'zod';
 import { isDiskFailure } from '../disk-failure.ts';
+import { DatabaseFailure } from '../store/postgres/errors.ts';
 
 /** Of a refused body: what is longer, or slower, is cut off with its connection. */
 const MAX_DISCARDED_BYTES = 2 * MAX_BLOB_BYTES;
@@ -43,15 +44,23 @@ function cocoreErrorOf(error: unknown): CocoreError {
         return new CocoreError('invalid_request', message ?? 'the request is not valid', { cause: error });
       }
       if (isDiskFailure(error)) {
-        return new CocoreError('not_ready', 'the server’s disk takes nothing now', { cause: error });
+        const what = error instanceof DatabaseFailure ? 'database' : 'disk';
+        return new CocoreError('not_ready', `the server’s ${what} takes nothing now`, { cause: error });
       }
       return new CocoreError('internal', 'the server failed', { cause: error });
   }
 }
 
+/** The client has gone before its body had come: nobody's fault here, and nobody reads the answer. */
+function isBrokenOff(error: unknown, { raw }: FastifyRequest): boolean {
+  return raw.errored === error && (error as NodeJS.ErrnoException).code === 'ECONNRESET' && raw.socket.destroyed;
+}
+
 /** What the client is told of an error; what is the server's own fault is logged. */
 export function knownError(error: unknown, request: FastifyRequest, log: Logger): CocoreError {
-  const known = cocoreErrorOf(error);
+  const known = isBrokenOff(error, request)
+    ? new CocoreError('invalid_request', 'the body breaks off', { cause: error })
+    : cocoreErrorOf(error);
   if (known.code === 'internal' || isDiskFailure(known.cause)) {
     log.error({ err: error, requestId: request.id, url: request.url }, 'a request failed');
   }

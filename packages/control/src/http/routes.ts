@@ -1,3 +1,4 @@
+import { batchRoutes } from './batches.ts';
 import { blobRoutes } from './blobs.ts';
 import { executionRoutes } from './executions.ts';
 import { functionRoutes } from './functions.ts';
@@ -13,6 +14,7 @@ export function allRoutes(parts: HttpParts): Route[] {
   const resources = [
     ...functionRoutes(parts),
     ...executionRoutes(parts),
+    ...batchRoutes(parts),
     ...outputRoutes(parts),
     ...blobRoutes(parts),
     ...workerRoutes(parts),

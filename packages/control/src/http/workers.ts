@@ -1,8 +1,17 @@
-import { JoinTokenCreate, JoinTokenRecord, WorkerList, type WorkerRecord } from '@cocore/protocol';
+import {
+  CocoreError,
+  JoinTokenCreate,
+  JoinTokenRecord,
+  type WorkerDrain,
+  WorkerList,
+  WorkerRecord,
+} from '@cocore/protocol';
+import { z } from 'zod';
 import { makeJoinToken } from '../auth/secrets.ts';
+import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { StoredWorker } from '../store/store.ts';
 import type { HttpParts } from './parts.ts';
-import { type Route, route } from './route.ts';
+import { type Answer, type Route, route } from './route.ts';
 
 export function workerRoutes(parts: HttpParts): Route[] {
   return [
@@ -16,6 +25,24 @@ export function workerRoutes(parts: HttpParts): Route[] {
         const workers = await parts.store.listWorkers();
         return { status: 200, body: { workers: workers.map((worker) => workerRecord(parts, worker)) } };
       },
+    }),
+    route({
+      method: 'POST',
+      path: '/v1/workers/{worker}/drain',
+      summary: 'Gives a worker nothing more; what it has is finished',
+      access: 'operator',
+      body: z.strictObject({}),
+      answers: { 200: WorkerRecord },
+      handle: async ({ parameters }) => setDrained(parts, parameters['worker']!, true),
+    }),
+    route({
+      method: 'POST',
+      path: '/v1/workers/{worker}/undrain',
+      summary: 'Gives a worker work again',
+      access: 'operator',
+      body: z.strictObject({}),
+      answers: { 200: WorkerRecord },
+      handle: async ({ parameters }) => setDrained(parts, parameters['worker']!, false),
     }),
     route({
       method: 'POST',
@@ -33,6 +60,25 @@ export function workerRoutes(parts: HttpParts): Route[] {
   ];
 }
 
+async function setDrained(parts: HttpParts, workerId: string, drained: boolean): Promise<Answer> {
+  const isKnown = await parts.dispatcher.drains.set(workerId, drained);
+  const worker = isKnown ? (await parts.store.listWorkers()).find((one) => one.workerId === workerId) : undefined;
+  if (worker === undefined) throw new CocoreError('worker_not_found', `there is no worker ${workerId}`);
+  return { status: 200, body: workerRecord(parts, worker) };
+}
+
+function drainOf(dispatcher: Dispatcher, workerId: string): WorkerDrain | null {
+  const drain = dispatcher.drains.of(workerId);
+  if (drain === null) return null;
+  const { by, how, sinceMs } = drain;
+  // What came before the drain and is being assigned has its room already.
+  const isEmpty = dispatcher.scheduler.usage(workerId).memoryMiB === 0 && isNone(dispatcher.live.ofWorker(workerId));
+  const state = how === 'reclaim' ? 'reclaiming' : isEmpty ? 'drained' : 'draining';
+  return { by, state, since: new Date(sinceMs).toISOString() };
+}
+
+const isNone = (all: Iterable<unknown>): boolean => all[Symbol.iterator]().next().done === true;
+
 function workerRecord({ dispatcher }: HttpParts, worker: StoredWorker): WorkerRecord {
   const { capabilities } = worker;
   const link = dispatcher.link(worker.workerId);
@@ -45,12 +91,15 @@ function workerRecord({ dispatcher }: HttpParts, worker: StoredWorker): WorkerRe
     state: link === undefined ? 'offline' : 'online',
     driver: capabilities.driver,
     isolation: capabilities.isolation,
+    egress: capabilities.egress,
     cpus: capabilities.cpus,
     memoryMiB: capabilities.memoryMiB,
     diskMiB: capabilities.diskMiB,
     usedCpus: usage.cpus,
     usedMemoryMiB: usage.memoryMiB,
     attempts: [...dispatcher.live.ofWorker(worker.workerId)].length,
+    drain: drainOf(dispatcher, worker.workerId),
+    ...dispatcher.trust.of(worker.workerId),
     daemonVersion: worker.daemonVersion,
     platform: worker.platform,
     joinedAt: new Date(worker.joinedAtMs).toISOString(),

@@ -39,6 +39,8 @@ export function parseReference(text: string): ImageReference {
   const tag = colon === -1 ? 'latest' : rest.slice(colon + 1);
   if (!NAME.test(name)) throw bad('has no valid name');
   if (!TAG.test(tag)) throw bad('has no valid tag');
+  const port = hasHost ? /:(\d+)$/.exec(first)?.[1] : undefined;
+  if (port !== undefined && !isPort(Number(port))) throw bad('has no valid port');
   const registry = !hasHost || first === 'index.docker.io' ? 'docker.io' : first;
   const path = registry === 'docker.io' && !name.includes('/') ? `library/${name}` : name;
   const repository = `${registry}/${path}`;
@@ -49,6 +51,8 @@ export function parseReference(text: string): ImageReference {
     loopback: loopbackOf(registry),
   };
 }
+
+const isPort = (port: number): boolean => port >= 1 && port <= 65_535;
 
 function loopbackOf(registry: string): ImageReference['loopback'] {
   const [host = '', port] = registry.split(':');

@@ -15,7 +15,8 @@ export interface Cursor {
 }
 
 /** The attempt whose output stands for the execution's. */
-export const shownAttempt = (record: ExecutionRecord): string => record.decidingAttempt ?? record.attempts.at(-1)!.id;
+export const shownAttempt = ({ decidingAttempt, attempts }: ExecutionRecord): string =>
+  decidingAttempt ?? attempts.findLast(({ outcome }) => outcome?.kind !== 'superseded')!.id;
 
 export interface FollowerParts {
   readonly hub: EventHub;

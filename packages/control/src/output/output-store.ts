@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
   ATTEMPT_STREAMS,
@@ -14,7 +14,7 @@ import {
 } from '@cocore/protocol';
 import type { AttemptKey, OutputGrowth, Reported, Store } from '../store/store.ts';
 
-/** The first bytes of each stream are kept in the store itself, committed with their length. */
+/** Where there are files, the first bytes of each stream are kept in the store itself, committed with their length. */
 export const INLINE_OUTPUT_BYTES = 16 * 1024;
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
@@ -24,16 +24,21 @@ const REPEATABLE_BYTES = 4 * OUTPUT_WINDOW_BYTES;
 const MIN_REPEATED_BYTES = 4 * 1024;
 
 /**
- * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each.
+ * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each;
+ * or all of them in the store.
  * A stream's committed length moves only after its bytes are durable; what a file holds beyond it never counts.
  */
 export class OutputStore {
-  readonly #directory: string;
+  readonly #directory: string | null;
   readonly #store: Store;
+  /** So much of each stream is in the store. */
+  readonly inlineBytes: number;
 
-  constructor(directory: string, store: Store) {
+  /** @param directory of the files; null for none: then all is in the store */
+  constructor(directory: string | null, store: Store) {
     this.#directory = directory;
     this.#store = store;
+    this.inlineBytes = directory === null ? Infinity : INLINE_OUTPUT_BYTES;
   }
 
   /** The writer of a live attempt; one at a time for each. */
@@ -44,8 +49,10 @@ export class OutputStore {
   /** Committed bytes from `offset` up to (not including) `end`, in pieces of at most 64 KiB. */
   async *read(attempt: AttemptKey, stream: AttemptStream, offset: number, end: number): AsyncGenerator<Uint8Array> {
     let at = offset;
-    if (at < Math.min(end, INLINE_OUTPUT_BYTES)) {
-      for (const chunk of await this.#store.readInline(attempt, stream, at)) {
+    while (at < Math.min(end, this.inlineBytes)) {
+      const chunks = await this.#store.readInline(attempt, stream, at);
+      if (chunks.length === 0) throw shorter(attempt);
+      for (const chunk of chunks) {
         const bytes = chunk.subarray(0, end - at);
         if (bytes.length === 0) break;
         at += bytes.length;
@@ -56,8 +63,8 @@ export class OutputStore {
     await using file = await open(this.segmentPath(attempt, stream), 'r');
     while (at < end) {
       const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, end - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, at - INLINE_OUTPUT_BYTES);
-      if (bytesRead === 0) throw new Error(`the output of ${attempt.attemptId} is shorter than its committed length`);
+      const { bytesRead } = await file.read(buffer, 0, buffer.length, at - this.inlineBytes);
+      if (bytesRead === 0) throw shorter(attempt);
       at += bytesRead;
       yield buffer.subarray(0, bytesRead);
     }
@@ -70,9 +77,16 @@ export class OutputStore {
     return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
   }
 
-  segmentPath(attempt: AttemptKey, stream: AttemptStream): string {
+  /** The files of an attempt that is over and that nobody will read. */
+  async remove(attemptId: string): Promise<void> {
+    if (this.#directory === null) return;
+    for (const stream of ATTEMPT_STREAMS) await rm(this.segmentPath({ attemptId }, stream), { force: true });
+  }
+
+  segmentPath(attempt: Pick<AttemptKey, 'attemptId'>, stream: AttemptStream): string {
     // The last characters of an id are its most random ones.
     const { attemptId } = attempt;
+    if (this.#directory === null) throw new Error('output is kept in the store alone');
     return join(this.#directory, attemptId.slice(-2), `${attemptId}.${stream}`);
   }
 }
@@ -156,6 +170,8 @@ export class OutputWriter implements AsyncDisposable {
     try {
       return await this.#append(frames, sessionId);
     } catch (error) {
+      // What it was held against may have turned out meanwhile not to count.
+      if (sessionId === this.#staleSession) return { reported: Promise.resolve('stale') };
       if (!(error instanceof CocoreError)) this.#hasFailed = true;
       throw error;
     }
@@ -203,6 +219,12 @@ export class OutputWriter implements AsyncDisposable {
     return `sha256:${(await this.#hashOf(stream)).copy().digest('hex')}`;
   }
 
+  /** The digest of what is committed from an offset on. */
+  async digestFrom(stream: AttemptStream, offset: number): Promise<Sha256> {
+    await this.#lastCommit;
+    return `sha256:${(await this.#hashOfCommitted(stream, offset)).digest('hex')}`;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isDisposed = true;
     for (const state of Object.values(this.#streams)) {
@@ -242,16 +264,21 @@ export class OutputWriter implements AsyncDisposable {
     const state = this.#streams[stream];
     if (state.hash !== null) return state.hash;
     await this.#lastCommit;
+    state.hash = await this.#hashOfCommitted(stream, 0);
+    return state.hash;
+  }
+
+  async #hashOfCommitted(stream: AttemptStream, offset: number): Promise<Hash> {
     const hash = createHash('sha256');
-    for await (const bytes of this.#output.read(this.#attempt, stream, 0, state.committed)) hash.update(bytes);
-    state.hash = hash;
+    const { committed } = this.#streams[stream];
+    for await (const bytes of this.#output.read(this.#attempt, stream, offset, committed)) hash.update(bytes);
     return hash;
   }
 
   async #makeDurable(stream: AttemptStream, bytes: Uint8Array): Promise<OutputGrowth> {
     const state = this.#streams[stream];
     const from = state.asked;
-    const inline = bytes.subarray(0, Math.max(0, INLINE_OUTPUT_BYTES - from));
+    const inline = bytes.subarray(0, Math.max(0, this.#output.inlineBytes - from));
     const rest = bytes.subarray(inline.length);
     if (rest.length > 0) {
       state.file ??= await openSegment(this.#output.segmentPath(this.#attempt, stream));
@@ -259,7 +286,7 @@ export class OutputWriter implements AsyncDisposable {
         await this[Symbol.asyncDispose]();
         throw new Error('the attempt is over');
       }
-      await writeWhole(state.file, rest, Math.max(0, from - INLINE_OUTPUT_BYTES));
+      await writeWhole(state.file, rest, Math.max(0, from - this.#output.inlineBytes));
       await state.file.datasync();
     }
     return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
@@ -324,6 +351,8 @@ function forgetUncommitted(state: StreamState): void {
   state.hash = null;
 }
 
+const shorter = ({ attemptId }: AttemptKey) =>
+  new Error(`the output of ${attemptId} is shorter than its committed length`);
 const violation = (message: string) => new CocoreError('protocol_violation', message);
 
 async function openSegment(path: string): Promise<FileHandle> {

@@ -1,10 +1,13 @@
 import type {
+  AttemptEnded,
+  Network,
   AttemptState,
   AttemptStream,
   Capabilities,
   ExecutionList,
   ExecutionListQuery,
   ExecutionRecord,
+  ExecutionState,
   FunctionError,
   FunctionRecord,
   InputFile,
@@ -12,12 +15,12 @@ import type {
   IsolationClass,
   KeyRecord,
   KeyRole,
+  LateEnd,
   OfStreams,
   Outcome,
   RetryPolicy,
   StreamEnd,
   TaskFile,
-  UsageRecord,
   BlobRef,
   ContainerUser,
 } from '@cocore/protocol';
@@ -46,6 +49,17 @@ export interface KeyFacts {
 }
 
 export interface AccessStore {
+  /**
+   * Which history this is: another one (`isNew`) when it is said to be restored, or when the marker that was found beside the store is not its own. `next` is the
+   * marker from now on, and `found` holds until it is there.
+   */
+  claimIncarnation(claim: {
+    readonly found: string | null;
+    readonly restored: boolean;
+    readonly next: string;
+  }): Promise<{ readonly incarnation: string; readonly isNew: boolean }>;
+  /** The marker from now on; `found` holds until it is there. */
+  advanceMarker(found: string, next: string): Promise<void>;
   /** The project of this name, made when there is none. */
   ensureProject(name: string): Promise<string>;
   createKey(key: { projectId: string; role: KeyRole; keyId: string; secretHash: Uint8Array }): Promise<KeyRecord>;
@@ -63,6 +77,10 @@ export interface AccessStore {
    * the first session of a new identity, in the same transaction.
    */
   openSession(hello: SessionHello): Promise<SessionOpened | SessionRefused>;
+  /** A drained worker is assigned nothing. @returns since when it is so; null for no such worker */
+  setDrained(workerId: string, drained: boolean): Promise<{ readonly drainedAtMs: number | null } | null>;
+  /** The worker has earned that; less than it had changes nothing. */
+  recordAllowance(workerId: string, allowance: number): Promise<void>;
   /** Only when it is still the worker's session. */
   closeSession(workerId: string, sessionId: string, lastBeatAtMs: number): Promise<void>;
 }
@@ -76,6 +94,10 @@ export interface StoredWorker {
   readonly joinedAtMs: number;
   readonly connectedAtMs: number | null;
   readonly lastBeatAtMs: number | null;
+  /** Since when the operator gives it nothing more. */
+  readonly drainedAtMs: number | null;
+  /** How many attempts it may have at once where trust is earned, by what has succeeded there. */
+  readonly allowance: number;
 }
 
 export interface SessionHello {
@@ -86,7 +108,14 @@ export interface SessionHello {
   readonly daemonVersion: string;
   readonly platform: string;
   readonly capabilities: Capabilities;
-  readonly inventory: readonly string[];
+  readonly inventory: readonly InventoryItem[];
+}
+
+/** What a worker has of an attempt. */
+export interface InventoryItem {
+  readonly attemptId: string;
+  /** From which byte on it has what each stream held; null for from as far as was acknowledged. */
+  readonly heldFrom: OfStreams<number> | null;
 }
 
 export interface SessionRefused {
@@ -98,12 +127,24 @@ export interface SessionOpened {
   readonly workerId: string;
   /** In the inventory and still this worker's: they go on, in the new session. Not what it has yet to accept and cannot isolate any more. */
   readonly resume: readonly LiveAttemptRow[];
+  /** Those of them that had been given up. */
+  readonly readopted: readonly Readopted[];
   /** In the inventory and not, or no longer, this worker's. */
   readonly revoke: readonly string[];
+  /** Those of them that ended without their worker, whose report is wanted as evidence. */
+  readonly late: readonly string[];
   /** Committed to this worker, never accepted, and not in its inventory or too strong a class for it now: queued again. */
   readonly requeued: readonly LiveAttemptRow[];
   /** Accepted by this worker and not in its inventory: ended as lost. */
   readonly lost: readonly LiveAttemptRow[];
+}
+
+/** An attempt that goes on in the place of the one that was queued after it. */
+export interface Readopted {
+  readonly attemptId: string;
+  readonly executionId: string;
+  /** Has ended. */
+  readonly superseded: string;
 }
 
 /** How a version's process is started, decided at its deployment. */
@@ -136,6 +177,12 @@ export interface NewFunctionVersion {
   /** The weakest class that it may run in. */
   readonly isolation: IsolationClass;
   readonly retries?: RetryPolicy | null | undefined;
+  /** How many executions of the function may have a worker at once, from now on; null for any number. */
+  readonly maxConcurrent?: number | null | undefined;
+  /** None if not given. */
+  readonly network?: Network;
+  /** Running it twice does no harm; not so if not given. */
+  readonly idempotent?: boolean;
 }
 
 export interface FunctionStore {
@@ -181,6 +228,11 @@ export interface NewExecution {
   readonly outputLimitBytes: number | null;
   /** Its function's if not given; null for none. */
   readonly retries?: RetryPolicy | null | undefined;
+  /** 0 if not given. */
+  readonly priority?: number;
+  readonly concurrency?: ConcurrencyKey | null;
+  /** `QUEUE_TTL_MS` if not given. */
+  readonly queueTtlMs?: number;
   readonly idempotencyKey: string | null;
 }
 
@@ -195,14 +247,28 @@ export interface AttemptKey {
   readonly attemptId: string;
 }
 
+/** What an execution shares with others of its project, and how many of them may have a worker at once for it to start. */
+export interface ConcurrencyKey {
+  readonly key: string;
+  readonly limit: number;
+}
+
 export interface QueuedAttempt extends AttemptKey {
   readonly executionId: string;
+  /** The newest version, and how many executions of the function may have a worker at once as it says; null for any number. */
+  readonly function: { readonly id: string; readonly version: number; readonly limit: number | null };
+  readonly priority: number;
+  readonly concurrency: ConcurrencyKey | null;
   readonly memoryMiB: number;
   readonly cpus: number;
   /** What its function requires. */
   readonly isolation: IsolationClass;
+  /** It has a network. */
+  readonly egress: boolean;
   /** Digests that its worker may fetch: image, code, and what else it needs. */
   readonly blobs: readonly string[];
+  /** About how long its assignment is. */
+  readonly taskBytes: number;
   readonly queuedAtMs: number;
   /** When it may be placed; null for at once. */
   readonly notBeforeMs: number | null;
@@ -224,6 +290,30 @@ export interface LiveAttemptRow extends QueuedAttempt {
   readonly bytes: OfStreams<number>;
 }
 
+export interface NewBatch {
+  readonly projectId: string;
+  /** The keys of its executions are null. */
+  readonly executions: readonly NewExecution[];
+  readonly idempotencyKey: string | null;
+}
+
+export interface CreatedBatch {
+  readonly batchId: string;
+  /** Empty when an earlier request with the same idempotency key had made it. */
+  readonly queued: readonly QueuedAttempt[];
+}
+
+export interface StoredBatch {
+  readonly batchId: string;
+  readonly createdAtMs: number;
+  /** In the order of the request. */
+  readonly executions: readonly {
+    readonly executionId: string;
+    readonly state: ExecutionState;
+    readonly endedAtMs: number | null;
+  }[];
+}
+
 export interface ExecutionStore {
   /**
    * Admission, idempotency and the first attempt in one transaction; all of the list or none.
@@ -231,12 +321,57 @@ export interface ExecutionStore {
    * @throws CocoreError `function_not_found`, `blob_not_found`, `input_too_large`, `quota_exceeded`, `idempotency_conflict`
    */
   createExecutions(executions: readonly NewExecution[], limits: Limits): Promise<CreatedExecution[]>;
+  /** As `createExecutions`; what is thrown about one of them names its `index` in the details. */
+  createBatch(batch: NewBatch, limits: Limits): Promise<CreatedBatch>;
+  readBatch(projectId: string, batchId: string): Promise<StoredBatch | null>;
+  /**
+   * Removes input, attempts and output of executions that ended longer ago than is kept, and of the oldest while their project has more output than is
+   * kept: at most `limit` of them. What is left of one still answers. @returns how many there were
+   */
+  expireExecutions(retention: Retention, limit: number): Promise<number>;
+  /** Attempts that were removed so and whose files may be there still, at most `limit`. */
+  listRemovedOutputs(limit: number): Promise<string[]>;
+  /** Their files are gone. */
+  forgetRemovedOutputs(attemptIds: readonly string[]): Promise<void>;
+  /** Idempotency keys that hold no more, at most `limit` of them. @returns how many there were */
+  forgetIdempotencyKeys(limit: number): Promise<number>;
   readExecution(projectId: string, executionId: string): Promise<ExecutionRecord | null>;
-  /** Newest first. A page of large records may hold fewer than its limit. */
+  /** Newest first. A page of large records may hold fewer than its limit. @throws CocoreError `function_not_found`, `batch_not_found` */
   listExecutions(projectId: string, query: ExecutionListQuery): Promise<ExecutionList>;
   requestCancel(projectId: string, executionId: string): Promise<CancelRequested | null>;
+  /**
+   * As `requestCancel`, for the next of those that have not ended and that the filter takes: at most `limit`, in the order of their ids, after the id
+   * that is given; the empty one comes before all.
+   *
+   * @throws CocoreError `function_not_found`, `batch_not_found`
+   */
+  requestCancelOf(projectId: string, filter: LiveFilter, after: string, limit: number): Promise<CancelledPage>;
+  /** How many have not ended that the filter takes. @throws CocoreError as `requestCancelOf` */
+  countLive(projectId: string, filter: LiveFilter): Promise<number>;
   /** Ends what has waited longer than its queue time, at most `limit` of them. */
   expireQueue(limit: number): Promise<{ readonly executionId: string; readonly attemptId: string }[]>;
+}
+
+/** How long what has ended is kept whole. */
+export interface Retention {
+  readonly maxAgeMs: number;
+  /** Of all ended attempts of one project. */
+  readonly maxOutputBytes: number;
+}
+
+/** All that is given must hold. */
+export interface LiveFilter {
+  /** Id or name. */
+  readonly function?: string | undefined;
+  readonly batch?: string | undefined;
+  readonly state?: 'open' | 'running' | undefined;
+  readonly createdBeforeMs: number;
+}
+
+export interface CancelledPage {
+  readonly executions: readonly (CancelRequested & { readonly executionId: string })[];
+  /** Where the next page begins; null when there is none. */
+  readonly next: string | null;
 }
 
 export interface CancelRequested {
@@ -266,6 +401,7 @@ export interface AssignedTask {
   readonly timeoutMs: number;
   readonly outputLimitBytes: number;
   readonly artifactsLimitBytes: number;
+  readonly network: Network;
 }
 
 /**
@@ -287,7 +423,7 @@ export interface ReportedEnd {
   /** JSON text. */
   readonly result: string | null;
   readonly error: FunctionError | null;
-  readonly usage: Omit<UsageRecord, 'control'>;
+  readonly usage: AttemptEnded['usage'];
   readonly signature: string;
   /** The committed bytes hash to what the report claims. */
   readonly intact: boolean;
@@ -310,7 +446,8 @@ export interface AttemptStore {
   /** The attempt that follows one that has ended; null where its execution has ended too. */
   readNext(ended: AttemptKey & { readonly executionId: string }): Promise<QueuedAttempt | null>;
   /**
-   * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, and the attempt may still be queued.
+   * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, or the worker is drained, and the attempt may
+   * still be queued.
    *
    * @throws when the worker's class is weaker than the function requires: whoever placed it there has a fault
    */
@@ -334,15 +471,17 @@ export interface AttemptStore {
    * that is final, is recorded as `output_lost`.
    */
   recordEnd(attempt: AttemptKey, sessionId: string, end: ReportedEnd): Promise<Reported | 'incomplete'>;
-  /** What a worker hears that repeats the end of an attempt which is not live any more. */
-  compareEnd(attemptId: string, workerId: string, signature: string): Promise<Reported>;
+  /** What a worker hears that tells the end of an attempt which is not live any more. `late`: it ended without its worker, whose word is missing. */
+  compareEnd(attemptId: string, workerId: string, signature: string): Promise<Exclude<Reported, 'recorded'> | 'late'>;
+  /** Keeps that word, once: evidence, which changes nothing else. */
+  recordLateEnd(attemptId: string, workerId: string, end: Omit<LateEnd, 'receivedAt'>): Promise<Reported>;
   /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it. */
   recordLost(attempt: AttemptKey, workerId: string, beat: Beat | null): Promise<'ended' | 'requeued' | 'stale'>;
   /** Ends what its worker did not. False when no worker has the attempt. */
   endByControl(attempt: AttemptKey, why: ControlEnd, beat: Beat | null): Promise<boolean>;
   /** Ends what no worker could run, with the reason in words. False when the attempt is not queued any more. */
   endUnplaceable(attempt: AttemptKey, message: string): Promise<boolean>;
-  /** Inline output of one stream from `offset`, in order. */
+  /** Inline output of one stream from `offset`, in order; the next pieces only, none where there is no more. */
   readInline(attempt: AttemptKey, stream: AttemptStream, offset: number): Promise<Uint8Array[]>;
   recordBeat(workerId: string, sessionId: string, atMs: number): Promise<void>;
 }

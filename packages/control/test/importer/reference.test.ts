@@ -45,6 +45,8 @@ test('what is no reference, is refused', () => {
     `a@${DIGEST}@${DIGEST}`,
     'docker://a',
     '-x.y/a',
+    'localhost:0/a',
+    'x.y:65536/a',
   ];
   for (const text of [...bad, 'a/../b', 'a\n', `${'a/'.repeat(300)}a`]) {
     assert.throws(

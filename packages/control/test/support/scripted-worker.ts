@@ -46,7 +46,11 @@ export const CAPABILITIES: Capabilities = {
   memoryMiB: 65_536,
   diskMiB: 65_536,
   sandboxOverheadMiB: 0,
+  egress: false,
 };
+
+/** Where it dials. */
+export type Reachable = Pick<TestServer, 'url' | 'authority' | 'joinToken'>;
 
 export interface ConnectOptions {
   readonly identity?: Identity;
@@ -73,6 +77,8 @@ export class ScriptedWorker implements AsyncDisposable {
   #welcome: Message<'ServerWelcome'> | null = null;
   #waiting: (() => void)[] = [];
   #isClosed = false;
+  /** What it has accepted and not been told to forget. */
+  readonly #held = new Set<string>();
 
   constructor(socket: WebSocket, identity: Identity) {
     this.socket = socket;
@@ -86,13 +92,15 @@ export class ScriptedWorker implements AsyncDisposable {
     });
     socket.on('error', () => undefined);
     socket.on('message', (data) => {
-      this.received.push(parseServerMessage((data as Buffer).toString('utf8'))!);
+      const message = parseServerMessage((data as Buffer).toString('utf8'))!;
+      if (message.type === 'AttemptEndedAck' || message.type === 'AttemptRevoke') this.#held.delete(message.attemptId);
+      this.received.push(message);
       this.#wake();
     });
   }
 
   /** Dials and sends a hello; the answer is still to come. */
-  static async dial(server: TestServer, options: ConnectOptions = {}): Promise<ScriptedWorker> {
+  static async dial(server: Reachable, options: ConnectOptions = {}): Promise<ScriptedWorker> {
     const identity = options.identity ?? new Identity();
     const socket = new WebSocket(server.url.replace(/^http/, 'ws') + GATEWAY_PATH, GATEWAY_SUBPROTOCOL, {
       rejectUnauthorized: false,
@@ -123,10 +131,11 @@ export class ScriptedWorker implements AsyncDisposable {
   }
 
   /** Dials with a new join token unless the identity is given. */
-  static async connect(server: TestServer, options: ConnectOptions = {}): Promise<ScriptedWorker> {
+  static async connect(server: Reachable, options: ConnectOptions = {}): Promise<ScriptedWorker> {
     const joinToken = options.identity === undefined ? { joinToken: await server.joinToken() } : {};
     const worker = await ScriptedWorker.dial(server, { ...joinToken, ...options });
     worker.#welcome = await worker.next('ServerWelcome');
+    for (const { attemptId } of worker.#welcome.resume) worker.#held.add(attemptId);
     return worker;
   }
 
@@ -161,6 +170,7 @@ export class ScriptedWorker implements AsyncDisposable {
   }
 
   accept({ attemptId }: { attemptId: string }, isolation = this.#isolation): void {
+    this.#held.add(attemptId);
     this.send({ type: 'AttemptAccepted', attemptId, driver: 'fake', isolation });
   }
 
@@ -198,7 +208,8 @@ export class ScriptedWorker implements AsyncDisposable {
     this.send({ ...ended, signature: this.identity.sign(endStatement({ ...ended, ...change })), ...change });
   }
 
-  beat(sequence: number, attempts: { attemptId: string; agentAgeMs: number | null }[] = []): void {
+  /** @param attempts what it has, if not given */
+  beat(sequence: number, attempts: { attemptId: string; agentAgeMs: number | null }[] = this.#heldAttempts()): void {
     this.send({ type: 'WorkerHeartbeat', sequence, attempts });
   }
 
@@ -227,6 +238,10 @@ export class ScriptedWorker implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket.terminate();
     await this.closed;
+  }
+
+  #heldAttempts(): { attemptId: string; agentAgeMs: null }[] {
+    return [...this.#held].map((attemptId) => ({ attemptId, agentAgeMs: null }));
   }
 
   #wake(): void {

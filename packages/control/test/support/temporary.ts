@@ -10,3 +10,9 @@ export function temporaryDirectory(): Temporary {
   const path = mkdtempSync(join(tmpdir(), 'cocore-control-'));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
+
+/** The path of a database that is not there yet, in a directory of its own. */
+export function temporaryDatabase(): Temporary {
+  const directory = temporaryDirectory();
+  return { path: join(directory.path, 'db'), [Symbol.dispose]: () => directory[Symbol.dispose]() };
+}

@@ -51,12 +51,12 @@ export class TestServer implements AsyncDisposable {
     return new URL(this.url).host;
   }
 
-  /** Stops it and starts it again, on the same port and directory. */
-  async restart(whileDown: () => void = () => undefined): Promise<void> {
+  /** Stops it and starts it again, on the same port and directory; with other options, where they are given. */
+  async restart(whileDown: () => void = () => undefined, options: Partial<ServerOptions> = {}): Promise<void> {
     const port = Number(new URL(this.url).port);
     await this.#server[Symbol.asyncDispose]();
     whileDown();
-    this.#server = await start(this.directory, { ...this.#options, port });
+    this.#server = await start(this.directory, { ...this.#options, ...options, port });
   }
 
   async call<T = Problem>(

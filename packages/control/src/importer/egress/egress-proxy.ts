@@ -1,8 +1,8 @@
+import { isPublicAddress } from '@cocore/protocol';
 import { lookup } from 'node:dns/promises';
 import { createServer, type Server } from 'node:http';
 import { connect as connectTcp, isIP, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { isPublicAddress } from './addresses.ts';
 
 const CONNECT_TIMEOUT_MS = 15_000;
 const IDLE_TIMEOUT_MS = 120_000;

@@ -73,7 +73,9 @@ export function readDocument(bytes: Buffer, platform: { os: string; architecture
       if (of.os === platform.os && of.architecture === platform.architecture) {
         return { kind: 'index', digest: descriptor(entry, 'index').digest };
       }
-      if (typeof of.os === 'string' && of.os !== 'unknown') found.push(`${of.os}/${String(of.architecture)}`);
+      if (typeof of.os === 'string' && of.os !== 'unknown') {
+        found.push(`${of.os}/${typeof of.architecture === 'string' ? of.architecture : '?'}`);
+      }
     }
     const others = found.length === 0 ? 'no platform at all' : shown([...new Set(found)].join(', '));
     throw new ImportFailure(

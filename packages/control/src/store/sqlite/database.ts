@@ -1,4 +1,5 @@
 import { DatabaseSync } from 'node:sqlite';
+import { Conflict, type Count, type SqlValue, type Statement, type Verb } from '../verbs/statements.ts';
 
 /** The part of a SQLite binding that the store needs, so that another binding can take its place. */
 export interface SqliteConnection {
@@ -8,13 +9,16 @@ export interface SqliteConnection {
 }
 
 export interface SqliteStatement {
-  run(...parameters: SqliteValue[]): { changes: number | bigint };
-  get(...parameters: SqliteValue[]): object | undefined;
-  all(...parameters: SqliteValue[]): object[];
-  iterate(...parameters: SqliteValue[]): Iterable<object>;
+  run(...parameters: SqlValue[]): { changes: number | bigint };
+  get(...parameters: SqlValue[]): object | undefined;
+  all(...parameters: SqlValue[]): object[];
 }
 
-export type SqliteValue = string | number | null | Uint8Array;
+const COUNT_OF_PROJECT = `
+  UPDATE projects SET live_executions = live_executions + ?, queued_executions = queued_executions + ?, output_bytes = output_bytes + ?
+  WHERE project_id = ?`;
+const COUNT_OF_FUNCTION =
+  'UPDATE functions SET queued_executions = queued_executions + ? WHERE project_id = ? AND function_id = ?';
 
 interface PendingWrite {
   /** Runs inside the group's transaction. */
@@ -45,21 +49,23 @@ export class Database {
   }
 
   /** @returns the number of rows changed */
-  run(sql: string, ...parameters: SqliteValue[]): number {
+  run(sql: string, ...parameters: SqlValue[]): number {
     return Number(this.#prepare(sql).run(...parameters).changes);
   }
 
-  get<Row extends object>(sql: string, ...parameters: SqliteValue[]): Row | undefined {
+  get<Row extends object>(sql: string, ...parameters: SqlValue[]): Row | undefined {
     return this.#prepare(sql).get(...parameters) as Row | undefined;
   }
 
-  all<Row extends object>(sql: string, ...parameters: SqliteValue[]): Row[] {
+  all<Row extends object>(sql: string, ...parameters: SqlValue[]): Row[] {
     return this.#prepare(sql).all(...parameters) as Row[];
   }
 
-  /** Reads no further than it is iterated. */
-  iterate<Row extends object>(sql: string, ...parameters: SqliteValue[]): Iterable<Row> {
-    return this.#prepare(sql).iterate(...parameters) as Iterable<Row>;
+  /** Runs a verb to its end. */
+  drive<Result>(verb: Verb<Result>): Result {
+    let step = verb.next();
+    while (step.done !== true) step = verb.next(this.#perform(step.value));
+    return step.value;
   }
 
   /** Runs reads that belong together: they see one commit. */
@@ -90,6 +96,32 @@ export class Database {
     this.#commit();
     this.#closed = true;
     this.#connection.close();
+  }
+
+  #perform(statement: Statement): unknown {
+    if (statement.kind === 'count') {
+      this.#count(statement.count);
+      return undefined;
+    }
+    const { kind, sql, parameters } = statement;
+    switch (kind) {
+      case 'get':
+        return this.get(sql, ...parameters);
+      case 'all':
+        return this.all(sql, ...parameters);
+      case 'run':
+      case 'send':
+        return this.run(sql, ...parameters);
+      case 'change':
+        if (this.run(sql, ...parameters) !== 1) throw new Conflict(`a row changed under its own transaction: ${sql}`);
+        return undefined;
+    }
+  }
+
+  /** The verbs run one after the other here, so what each has read before is still so. */
+  #count({ projectId, functionId, live, queued, outputBytes }: Count): void {
+    this.run(COUNT_OF_PROJECT, live, queued, outputBytes, projectId);
+    if (queued !== 0) this.run(COUNT_OF_FUNCTION, queued, projectId, functionId);
   }
 
   #prepare(sql: string): SqliteStatement {

@@ -1,7 +1,9 @@
+import { IdMaker } from '@cocore/protocol';
 import type { Store } from '../store.ts';
-import type { Context } from './context.ts';
+import type { Context } from '../verbs/context.ts';
+import { STATEMENTS } from '../verbs/statements.ts';
 import { openDatabase } from './database.ts';
-import { type AskedReads, READ_VERBS } from './verbs.ts';
+import { type AnyVerb, type AskedReads, IN_ONE_COMMIT, READ_VERBS } from '../verbs/verbs.ts';
 import { Writer } from './writer.ts';
 
 export interface SqliteStoreOptions {
@@ -19,16 +21,18 @@ export async function openSqliteStore(options: SqliteStoreOptions): Promise<Stor
   const writer = await Writer.start(options.path, now);
   const db = openDatabase(options.path, { readOnly: true });
   const context: Context = {
-    db,
+    db: STATEMENTS,
     now,
     random: () => {
       throw new Error('reading makes no ids');
     },
+    ids: new IdMaker(),
   };
   const reads = Object.fromEntries(
     Object.entries(READ_VERBS).map(([name, verb]) => {
-      const read = verb as (context: Context, ...parameters: readonly unknown[]) => unknown;
-      return [name, async (...parameters: unknown[]) => read(context, ...parameters)];
+      const read = (parameters: readonly unknown[]) => db.drive((verb as AnyVerb)(context, ...parameters));
+      const isOne = IN_ONE_COMMIT.has(name);
+      return [name, async (...parameters: unknown[]) => (isOne ? db.read(() => read(parameters)) : read(parameters))];
     }),
   ) as unknown as AskedReads;
   return {

@@ -1,11 +1,12 @@
-import { randomFillSync } from 'node:crypto';
 import { parentPort, workerData } from 'node:worker_threads';
-import { CocoreError } from '@cocore/protocol';
+import { CocoreError, IdMaker } from '@cocore/protocol';
 import { isDiskFailure } from '../../disk-failure.ts';
-import type { Context } from './context.ts';
+import { pooledRandom } from '../pooled-random.ts';
+import type { Context } from '../verbs/context.ts';
+import { STATEMENTS } from '../verbs/statements.ts';
+import { type AnyVerb, WRITE_VERBS } from '../verbs/verbs.ts';
 import { openDatabase } from './database.ts';
 import { migrate } from './migrate.ts';
-import { WRITE_VERBS } from './verbs.ts';
 import type { FromThread, ToThread, WriteReply, WriteRequest } from './writer.ts';
 
 /** Runs in a thread of its own: owns the one connection that writes. */
@@ -15,7 +16,7 @@ const db = openDatabase(path);
 migrate(db, startedAtMs);
 
 let nowMs = startedAtMs;
-const context: Context = { db, now: () => nowMs, random: pooledRandom() };
+const context: Context = { db: STATEMENTS, now: () => nowMs, random: pooledRandom(), ids: new IdMaker() };
 
 let replies: WriteReply[] = [];
 const send = (message: FromThread) => port.postMessage(message);
@@ -33,10 +34,10 @@ function reply(one: WriteReply): void {
 
 function perform(request: WriteRequest): void {
   const { id } = request;
-  const verb = WRITE_VERBS[request.verb] as (context: Context, ...parameters: readonly unknown[]) => unknown;
+  const verb = WRITE_VERBS[request.verb] as AnyVerb;
   db.write(() => {
     nowMs = request.nowMs;
-    return verb(context, ...request.parameters);
+    return db.drive(verb(context, ...request.parameters));
   }).then(
     (value) => reply({ id, value }),
     (error: unknown) => {
@@ -61,17 +62,3 @@ port.on('message', (message: ToThread) => {
   setImmediate(() => setImmediate(() => port.close()));
 });
 send({ kind: 'ready' });
-
-/** Asking the system for ten bytes costs as much as for a page of them. */
-function pooledRandom(): (bytes: number) => Uint8Array {
-  const pool = new Uint8Array(4096);
-  let at = pool.length;
-  return (bytes) => {
-    if (at + bytes > pool.length) {
-      randomFillSync(pool);
-      at = 0;
-    }
-    at += bytes;
-    return pool.slice(at - bytes, at);
-  };
-}

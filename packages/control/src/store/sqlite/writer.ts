@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import { DiskFailure } from '../../disk-failure.ts';
-import { type AskedWrites, WRITE_VERBS, type WriteVerb } from './verbs.ts';
+import { type AskedWrites, WRITE_VERBS, type WriteVerb } from '../verbs/verbs.ts';
 
 /** What goes to the writer's thread. The time is the asker's: threads share no clock that a test could move. */
 export interface WriteRequest {

@@ -1,0 +1,120 @@
+import { canRun, type IsolationClass, type TaskFile } from '@cocore/protocol';
+import type { AssignedTask, AttemptKey, FunctionProcess } from '../store.ts';
+import type { Context } from './context.ts';
+import type { Verb } from './statements.ts';
+import { networkOf } from './network.ts';
+
+interface TaskRow {
+  readonly execution_id: string;
+  readonly function_name: string;
+  readonly version: number;
+  readonly process: string;
+  readonly args: string;
+  readonly env: string;
+  readonly function_env: string;
+  readonly image_digest: string;
+  readonly image_bytes: number;
+  readonly code_digest: string;
+  readonly code_bytes: number;
+  readonly stdin_inline: Uint8Array | null;
+  readonly stdin_digest: string | null;
+  readonly stdin_bytes: number | null;
+  readonly files: string | null;
+  readonly memory_mib: number;
+  readonly cpus: number;
+  readonly timeout_ms: number;
+  readonly output_limit_bytes: number;
+  readonly artifacts_limit_bytes: number;
+  readonly isolation: IsolationClass;
+  readonly network: string | null;
+}
+
+/** As `createExecution` wrote them. */
+const filesOf = (text: string | null): TaskFile[] => (text === null ? [] : (JSON.parse(text) as TaskFile[]));
+
+/** The digests that a column of files names. */
+export const fileBlobs = (text: string | null): string[] =>
+  filesOf(text).flatMap((file) => ('digest' in file ? [file.digest] : []));
+
+export function* assign(
+  context: Context,
+  attempt: AttemptKey,
+  worker: { workerId: string; sessionId: string },
+): Verb<AssignedTask | 'stale' | null> {
+  const { db } = context;
+  const host = yield* db.get<{ owner_id: string; trust_class: string; isolation: IsolationClass; egress: 0 | 1 }>(
+    'SELECT owner_id, trust_class, isolation, egress FROM workers WHERE worker_id = ? AND session_id = ? AND drained_at IS NULL',
+    worker.workerId,
+    worker.sessionId,
+  );
+  if (host === undefined) return 'stale';
+  const row = yield* db.get<TaskRow>(
+    `SELECT e.execution_id, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
+       v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
+       e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation, v.network
+     FROM attempts a
+     JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
+     JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
+     JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
+     WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND (e.state = 'open' OR e.phase = 'requeued')`,
+    attempt.attemptId,
+    attempt.projectId,
+  );
+  if (row === undefined) return null;
+  const egress = row.network !== null;
+  if (!canRun({ isolation: host.isolation, egress: host.egress === 1 }, { isolation: row.isolation, egress })) {
+    throw new Error(
+      `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${egress}`,
+    );
+  }
+  yield* db.change(
+    `UPDATE attempts SET state = 'assigned', worker_id = ?, session_id = ?, owner_id = ?, trust_class = ?, assigned_at = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'queued'`,
+    worker.workerId,
+    worker.sessionId,
+    host.owner_id,
+    host.trust_class,
+    context.now(),
+    attempt.projectId,
+    row.execution_id,
+    attempt.attemptId,
+  );
+  return {
+    executionId: row.execution_id,
+    functionName: row.function_name,
+    functionVersion: row.version,
+    process: JSON.parse(row.process) as FunctionProcess,
+    args: JSON.parse(row.args) as string[],
+    functionEnv: JSON.parse(row.function_env) as Record<string, string>,
+    env: JSON.parse(row.env) as Record<string, string>,
+    image: { digest: row.image_digest, bytes: row.image_bytes },
+    code: { digest: row.code_digest, bytes: row.code_bytes },
+    files: filesOf(row.files),
+    stdin:
+      row.stdin_inline !== null
+        ? { inline: row.stdin_inline }
+        : row.stdin_digest === null
+          ? null
+          : { digest: row.stdin_digest, bytes: row.stdin_bytes! },
+    memoryMiB: row.memory_mib,
+    cpus: row.cpus,
+    timeoutMs: row.timeout_ms,
+    outputLimitBytes: row.output_limit_bytes,
+    artifactsLimitBytes: row.artifacts_limit_bytes,
+    network: networkOf(row.network),
+  };
+}
+
+/** An attempt that was never accepted waits again. */
+export function* requeue(
+  context: Context,
+  row: { project_id: string; execution_id: string; attempt_id: string },
+): Verb<void> {
+  yield* context.db.change(
+    `UPDATE attempts SET state = 'queued', worker_id = NULL, session_id = NULL, owner_id = NULL, trust_class = NULL, assigned_at = NULL
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'assigned'`,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+  );
+}

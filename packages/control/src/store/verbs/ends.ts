@@ -1,0 +1,218 @@
+import {
+  ATTEMPT_STREAMS,
+  type AttemptState,
+  endOf,
+  type ExecutionEvent,
+  type FunctionError,
+  type LateEnd,
+  type OfStreams,
+  ofStreams,
+  type Outcome,
+} from '@cocore/protocol';
+import type { AttemptKey, Beat, ControlEnd, Reported, ReportedEnd } from '../store.ts';
+import { requeue } from './assignments.ts';
+import { committedBytes, find, type FoundRow, ofSession } from './attempt-rows.ts';
+import type { Context } from './context.ts';
+import type { Verb } from './statements.ts';
+import { goesOn } from './deliveries.ts';
+import { endAttempts } from './executions.ts';
+import { count } from './counters.ts';
+import { applyEvent } from './lifecycle.ts';
+import { optionalText, timestamp } from './records.ts';
+
+const OUTPUT_LOST: Outcome = { kind: 'lost', cause: 'output_lost' };
+
+export function* recordEnd(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  end: ReportedEnd,
+): Verb<Reported | 'incomplete'> {
+  const row = yield* ofSession(context, attempt, sessionId);
+  if (row === null) return 'stale';
+  if (row.attempt_state === 'assigned') return 'conflict';
+  const committed = committedBytes(row);
+  const isMissing = ATTEMPT_STREAMS.some((stream) => committed[stream] < end.streams[stream].bytes);
+  if (isMissing && !end.final) return 'incomplete';
+  const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === committed[stream]);
+  // An attempt that its host lost has no output that anybody waits for.
+  const stands = whole || end.outcome.kind === 'lost';
+  const outcome: Outcome = stands ? end.outcome : OUTPUT_LOST;
+  const message = stands ? end.message : 'the committed output is not what the worker reported';
+  yield* endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
+    streams: whole ? end.streams : ofStreams((stream) => ({ ...end.streams[stream], sha256: null })),
+    artifactFiles: end.artifactFiles,
+    result: whole ? end.result : null,
+    error: whole ? end.error : null,
+    usage: end.usage,
+    signature: end.signature,
+  });
+  return 'recorded';
+}
+
+/** What is known of an end only when the worker reported it. */
+interface ReportedFacts {
+  readonly streams: OfStreams<{ readonly truncated: boolean; readonly sha256: string | null }>;
+  readonly artifactFiles: number;
+  readonly result: string | null;
+  readonly error: FunctionError | null;
+  readonly usage: ReportedEnd['usage'];
+  readonly signature: string | null;
+}
+
+const NOTHING_REPORTED: ReportedFacts = {
+  streams: ofStreams(() => ({ truncated: false, sha256: null })),
+  artifactFiles: 0,
+  result: null,
+  error: null,
+  usage: { host: null, guest: null },
+  signature: null,
+};
+
+/** Ends an accepted attempt and, by the event, its execution, unless that goes on with another attempt. */
+function* endAttempt(
+  context: Context,
+  row: FoundRow,
+  event: ExecutionEvent,
+  outcome: Outcome,
+  message: string | null,
+  beat: Beat | null,
+  facts: ReportedFacts = NOTHING_REPORTED,
+): Verb<void> {
+  const nowMs = context.now();
+  const { streams } = facts;
+  const bytes = committedBytes(row);
+  const outputBytes = ATTEMPT_STREAMS.reduce((sum, stream) => sum + bytes[stream], 0);
+  const wallMs = row.attempt_accepted_at === null ? null : Math.max(0, nowMs - row.attempt_accepted_at);
+  yield* context.db.change(
+    `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
+       stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, result_digest = ?, artifacts_digest = ?,
+       artifact_files = ?, usage_host = ?, usage_guest = ?, usage_egress = ?, worker_signature = ?
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
+    nowMs,
+    JSON.stringify(outcome),
+    optionalText(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
+    beat?.atMs ?? null,
+    beat?.agentAgeMs ?? null,
+    Number(streams.stdout.truncated),
+    Number(streams.stderr.truncated),
+    streams.stdout.sha256,
+    streams.stderr.sha256,
+    streams.result.sha256,
+    streams.artifacts.sha256,
+    facts.artifactFiles,
+    optionalText(facts.usage.host),
+    optionalText(facts.usage.guest),
+    optionalText(facts.usage.egress ?? null),
+    facts.signature,
+    row.project_id,
+    row.execution_id,
+    row.attempt_id,
+  );
+  if (outputBytes > 0) yield* count(context, row, { outputBytes });
+  if (yield* goesOn(context, row, outcome)) return;
+  const { result, error } = facts;
+  yield* applyEvent(context, row, event, {
+    decidingAttempt: row.attempt_id,
+    message,
+    outcome,
+    result,
+    error: optionalText(error),
+  });
+}
+
+export function* compareEnd(
+  { db }: Context,
+  attemptId: string,
+  workerId: string,
+  signature: string,
+): Verb<Exclude<Reported, 'recorded'> | 'late'> {
+  const row = yield* db.get<{
+    worker_id: string | null;
+    state: AttemptState;
+    accepted_at: number | null;
+    worker_signature: string | null;
+    late_end: string | null;
+  }>('SELECT worker_id, state, accepted_at, worker_signature, late_end FROM attempts WHERE attempt_id = ?', attemptId);
+  if (row === undefined || row.worker_id !== workerId || row.state !== 'ended') return 'stale';
+  const known =
+    row.worker_signature ?? (row.late_end === null ? null : (JSON.parse(row.late_end) as LateEnd).signature);
+  if (known !== null) return known === signature ? 'repeated' : 'conflict';
+  return row.accepted_at === null ? 'repeated' : 'late';
+}
+
+/** Whether its worker never said how the attempt ended, which has. */
+export function* isEndMissing(context: Context, attemptId: string, workerId: string): Verb<boolean> {
+  return (yield* compareEnd(context, attemptId, workerId, '')) === 'late';
+}
+
+export function* recordLateEnd(
+  context: Context,
+  attemptId: string,
+  workerId: string,
+  end: Omit<LateEnd, 'receivedAt'>,
+): Verb<Reported> {
+  const compared = yield* compareEnd(context, attemptId, workerId, end.signature);
+  if (compared !== 'late') return compared;
+  const lateEnd: LateEnd = { receivedAt: timestamp(context.now()), ...end };
+  yield* context.db.change(
+    'UPDATE attempts SET late_end = ? WHERE attempt_id = ? AND worker_signature IS NULL AND late_end IS NULL',
+    JSON.stringify(lateEnd),
+    attemptId,
+  );
+  return 'recorded';
+}
+
+/** Takes an attempt from its worker: queued again when it was never accepted, else ended as lost. */
+export function* giveUp(context: Context, attempt: AttemptKey, beat: Beat | null): Verb<'ended' | 'requeued'> {
+  const found = yield* find(context, attempt);
+  const row = found!;
+  const outcome: Outcome = { kind: 'lost', cause: 'host_lost' };
+  if (row.attempt_state === 'assigned') {
+    yield* applyEvent(context, row, { type: 'attempt_lost', cause: 'host_lost' }, {});
+    yield* requeue(context, row);
+    return 'requeued';
+  }
+  yield* endAttempt(context, row, { type: 'attempt_lost', cause: 'host_lost' }, outcome, null, beat);
+  return 'ended';
+}
+
+export function* recordLost(
+  context: Context,
+  attempt: AttemptKey,
+  workerId: string,
+  beat: Beat | null,
+): Verb<'ended' | 'requeued' | 'stale'> {
+  const row = yield* find(context, attempt);
+  if (row === undefined || row.worker_id !== workerId || row.attempt_state === 'ended') return 'stale';
+  return yield* giveUp(context, attempt, beat);
+}
+
+export function* endByControl(
+  context: Context,
+  attempt: AttemptKey,
+  why: ControlEnd,
+  beat: Beat | null,
+): Verb<boolean> {
+  const row = yield* find(context, attempt);
+  if (row?.attempt_state !== 'accepted' && row?.attempt_state !== 'started') return false;
+  if (why === 'output_lost' || why === 'protocol') {
+    const lost: Outcome = { kind: 'lost', cause: why };
+    const message = why === 'protocol' ? 'its worker broke the protocol' : 'its output was not delivered';
+    yield* endAttempt(context, row, { type: 'attempt_ended', outcome: lost }, lost, message, beat);
+    return true;
+  }
+  const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
+  const isRunTimeout = endOf(outcome).state === 'timeout' || row.cancel_requested_at !== null;
+  const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
+  yield* endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
+  return true;
+}
+
+export function* endUnplaceable(context: Context, attempt: AttemptKey, message: string): Verb<boolean> {
+  const row = yield* find(context, attempt);
+  if (row?.attempt_state !== 'queued') return false;
+  yield* applyEvent(context, row, { type: 'found_unplaceable' }, { message });
+  yield* endAttempts(context, row.project_id, row.execution_id);
+  return true;
+}
