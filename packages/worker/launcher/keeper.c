@@ -19,6 +19,7 @@
 
 #include "input.h"
 #include "leavings.h"
+#include "network.h"
 #include "util.h"
 
 #define IDS 65536
@@ -54,6 +55,18 @@ static void set_up(void)
   size_t length = strlen(program_invocation_name);
   memset(program_invocation_name, 0, length);
   memcpy(program_invocation_name, NAME, length < strlen(NAME) ? length : strlen(NAME));
+}
+
+/*
+ * The container's network, before the runtime looks at it. Older versions of runsc take a namespace that has net.core.rmem_default for the
+ * host's, and refuse it; since Linux 6.10 every one has it.
+ */
+static void set_up_network(const struct runtime *runtime)
+{
+  if (network_set_up() < 0)
+    fault(SETUP, "set the sandbox's network up");
+  if (runtime->kill != NULL && mount("hidden", "/proc/sys/net/core", "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k") < 0)
+    fault(SETUP, "hide net.core");
 }
 
 /*
@@ -283,13 +296,13 @@ static void map_ids(pid_t pid, const char *name, uid_t base)
     fault(SETUP, "map the sandbox's ids");
 }
 
-struct keeper keeper_start(uid_t base, const struct runtime *runtime, const struct streams *streams)
+struct keeper keeper_start(uid_t base, bool has_network, const struct runtime *runtime, const struct streams *streams)
 {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) < 0)
     fault(SETUP, "pipe");
   /* All in one call: the other namespaces are then owned by the user namespace. */
-  const unsigned long flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD;
+  const unsigned long flags = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | (has_network ? CLONE_NEWNET : 0) | SIGCHLD;
   pid_t pid = (pid_t) syscall(SYS_clone, flags, NULL, NULL, NULL, NULL);
   if (pid < 0)
     fault(SETUP, "make the sandbox's namespaces");
@@ -301,6 +314,8 @@ struct keeper keeper_start(uid_t base, const struct runtime *runtime, const stru
     close(ends[0]);
     struct task task = {.runtime = runtime, .streams = streams};
     set_up();
+    if (has_network)
+      set_up_network(runtime);
     keep(&task);
   }
   close(ends[0]);

@@ -5,6 +5,7 @@
 #ifndef COCORE_LAUNCH_KEEPER_H
 #define COCORE_LAUNCH_KEEPER_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "runtime.h"
@@ -16,7 +17,10 @@ struct keeper
   int go;
 };
 
-/* Starts the keeper in its new namespaces, with the ids from `base` on. It waits until the jail is made. */
-struct keeper keeper_start(uid_t base, const struct runtime *runtime, const struct streams *streams);
+/*
+ * Starts the keeper in its new namespaces, with the ids from `base` on. It waits until the jail is made. With a network, it has a network
+ * namespace too, whose interface it is given meanwhile: the runtime must be root over that.
+ */
+struct keeper keeper_start(uid_t base, bool has_network, const struct runtime *runtime, const struct streams *streams);
 
 #endif

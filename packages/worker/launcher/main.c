@@ -8,6 +8,7 @@
  *   LAUNCH_DIRECTORY  the sandbox's own: `bundle`, an empty `root`, and the drive `scratch`; the function's pipes are made here
  *   LAUNCH_IMAGE, LAUNCH_CODE  erofs files
  *   LAUNCH_BASE       the host's id of the container's root, the first of 65,536
+ *   LAUNCH_NETWORK    the network namespace with the container's end of a wire; without it the container has no network
  *
  * What it makes: a mount namespace whose root is a jail, empty network, IPC and UTS namespaces, a user namespace of those ids, a PID
  * namespace whose process 1 is the keeper, and the runtime under it. None of them is the host's root once it is made. Death of
@@ -32,6 +33,7 @@
 
 #include "jail.h"
 #include "keeper.h"
+#include "network.h"
 #include "runtime.h"
 #include "util.h"
 
@@ -78,6 +80,23 @@ static struct streams make_streams(const char *directory, uid_t owner)
   return streams;
 }
 
+/* Takes the container's end of the wire out of the gate's namespace (packages/worker/gate). */
+static void connect_network(const char *namespace, pid_t keeper)
+{
+  pid_t child = fork();
+  if (child < 0)
+    fault(SETUP, "fork");
+  if (child == 0) {
+    int gate = open(namespace, O_RDONLY | O_CLOEXEC);
+    if (gate < 0 || setns(gate, CLONE_NEWNET) < 0 || network_give("guest0", keeper, NETWORK_INTERFACE) < 0)
+      fault(SETUP, "connect the sandbox's network");
+    _exit(0);
+  }
+  int status;
+  if (RETRY(waitpid(child, &status, 0)) != child || status != 0)
+    _exit(1);
+}
+
 static void limit(int resource, rlim_t value)
 {
   struct rlimit limits = {.rlim_cur = value, .rlim_max = value};
@@ -95,6 +114,7 @@ int main(int count, char **arguments)
   pid_t daemon = (pid_t) atoi(setting("LAUNCH_DAEMON"));
   uid_t base = (uid_t) strtoul(setting("LAUNCH_BASE"), NULL, 10);
   const char *directory = setting("LAUNCH_DIRECTORY");
+  const char *network = getenv("LAUNCH_NETWORK");
   struct runtime runtime = {.run = arguments + 1};
   for (int at = 1; at < count; at += 1)
     if (strcmp(arguments[at], "--") == 0) {
@@ -112,7 +132,7 @@ int main(int count, char **arguments)
   if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
     fault(SETUP, "unshare");
   struct streams streams = make_streams(directory, base);
-  struct keeper keeper = keeper_start(base, &runtime, &streams);
+  struct keeper keeper = keeper_start(base, network != NULL, &runtime, &streams);
   for (int at = 0; at < 3; at += 1) {
     close(streams.ends[at]);
     close(streams.held[at]);
@@ -120,6 +140,8 @@ int main(int count, char **arguments)
   /* Their ends are the keeper's to give. */
   close(RESULT_FD);
   close(ARTIFACTS_FD);
+  if (network != NULL)
+    connect_network(network, keeper.pid);
 
   char path[64];
   snprintf(path, sizeof path, "/proc/%d/ns/user", keeper.pid);

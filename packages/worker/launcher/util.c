@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define LINE_MAX_BYTES 1024
 
@@ -42,6 +43,10 @@ void fault(const char *stage, const char *format, ...)
   if (error != 0 && length < LINE_MAX_BYTES)
     length += snprintf(line + length, sizeof line - (size_t) length, ": %s", strerror(error));
   say_line(line, length);
+  /* What the daemon still writes is taken: an end with its bytes unread would reset the socket, and the line with it. It ends its side at ours. */
+  shutdown(CONTROL_FD, SHUT_WR);
+  while (RETRY(read(CONTROL_FD, line, sizeof line)) > 0)
+    ;
   _exit(1);
 }
 

@@ -23,8 +23,18 @@ export interface WorkerConfig {
   readonly atLeast: IsolationClass;
   /** Whether sandboxes may wait, ready, in memory that is leased and free. */
   readonly pool: boolean;
+  /** Whether sandboxes may outlive the daemon, for its next life to take them up. */
+  readonly recover: boolean;
   readonly lease: LeaseWish;
   readonly name: string;
+  /** Null: no function has a network here. Connections of those that have leave by this host, or through `proxy`. */
+  readonly egress: EgressConfig | null;
+}
+
+export interface EgressConfig {
+  readonly proxy: string | null;
+  /** A host that can give no network is refused; else the worker goes on without, and says why. */
+  readonly isRequired: boolean;
 }
 
 /** `--probe`: say what this host can do, and stop. */
@@ -56,6 +66,8 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   if (!atLeast.success) throw usage(`--at-least must be one of ${IsolationClass.options.join(', ')}`);
   const pool = values.pool ?? 'auto';
   if (pool !== 'auto' && pool !== 'off') throw usage('--pool must be auto or off');
+  const recover = values.recover ?? 'auto';
+  if (recover !== 'auto' && recover !== 'off') throw usage('--recover must be auto or off');
   const name = values.name ?? hostname();
   if (name.length === 0 || name.length > 128) throw usage('--name must be 1 to 128 characters');
   const config: WorkerConfig = {
@@ -68,12 +80,17 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
     isolation,
     atLeast: atLeast.data,
     pool: pool === 'auto',
+    recover: recover === 'auto',
     lease: {
       cpus: count(values.cpus, '--cpus'),
       memoryMiB: count(values.memory, '--memory'),
       diskMiB: count(values.disk, '--disk'),
     },
     name,
+    egress: egressOf(
+      values.egress === true ? 'on' : values['egress-auto'] === true ? 'auto' : (env['COCORE_EGRESS'] ?? ''),
+      values['egress-proxy'] ?? env['COCORE_EGRESS_PROXY'],
+    ),
   };
   return { verb: 'run', config };
 }
@@ -92,18 +109,36 @@ function parse(argv: readonly string[]) {
         isolation: { type: 'string' },
         'at-least': { type: 'string' },
         pool: { type: 'string' },
+        recover: { type: 'string' },
         cpus: { type: 'string' },
         memory: { type: 'string' },
         disk: { type: 'string' },
         name: { type: 'string' },
         insecure: { type: 'boolean' },
         'ca-file': { type: 'string' },
+        egress: { type: 'boolean' },
+        'egress-auto': { type: 'boolean' },
+        'egress-proxy': { type: 'string' },
         probe: { type: 'boolean' },
       },
     });
   } catch (cause) {
     throw usage(cause instanceof Error ? cause.message : 'the arguments cannot be read', cause);
   }
+}
+
+/** A proxy without `--egress` is refused: who gives one thinks that there is egress. */
+function egressOf(mode: string, proxy: string | undefined): WorkerConfig['egress'] {
+  if (!['', 'off', 'on', 'auto'].includes(mode)) throw usage('COCORE_EGRESS must be on, auto or off');
+  const isRequired = mode === 'on';
+  const isOn = isRequired || mode === 'auto';
+  if (proxy === undefined || proxy === '') return isOn ? { proxy: null, isRequired } : null;
+  if (!isOn) throw usage('--egress-proxy is for --egress');
+  const url = URL.parse(proxy);
+  if (url === null || !/^https?:$/.test(url.protocol) || url.pathname !== '/') {
+    throw usage('--egress-proxy must be http://HOST:PORT or https://HOST:PORT');
+  }
+  return { proxy, isRequired };
 }
 
 function required(value: string | undefined, flag: string): string {

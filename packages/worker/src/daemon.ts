@@ -9,13 +9,18 @@ import { leaseOf } from './capacity/lease.ts';
 import { CapacityLedger, type Share } from './capacity/ledger.ts';
 import type { WorkerConfig } from './config.ts';
 import { type ChosenDriver, driverNamed, strongestDriver } from './drivers.ts';
+import { AttemptRecords } from './execution/attempt-records.ts';
 import { Attempts } from './execution/attempts.ts';
 import { EndJournal } from './execution/end-journal.ts';
 import { takeHostLock } from './host/lock.ts';
 import { hostResources } from './host/resources.ts';
 import { Identity } from './identity.ts';
 import { type Artifacts, readArtifacts } from './sandbox/microvm/artifacts.ts';
+import type { SandboxHandle } from './sandbox/driver.ts';
+import { Networks } from './network/networks.ts';
+import type { DriverCapabilities } from './sandbox/driver.ts';
 import { PooledDriver } from './sandbox/pool/pooled-driver.ts';
+import { Contact } from './session/contact.ts';
 import { Endpoint } from './session/endpoint.ts';
 import { parseJoinToken } from './session/join-token.ts';
 import { Link } from './session/link.ts';
@@ -61,14 +66,19 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     isOurs: (ended) => identity.hasSigned(endStatement(ended), ended.signature),
     log,
   });
+  scope.use(journal);
+  const { records, left: begun } = await AttemptRecords.open({ directory: join(config.dataDir, 'attempts'), log });
   const resources = hostResources(config.dataDir);
   // What the fake driver leases is on no host.
   const total = config.isolation === 'fake' ? BOUNDLESS : resources.total;
   const lease = leaseOf(config.lease, { ...resources, total });
   const artifacts = config.isolation === 'fake' ? null : readArtifacts(config.artifacts);
-  const chosen = await chooseDriver(config, artifacts, identity, lease, log);
+  const kept = begun.map(({ handle }) => handle);
+  const chosen = await chooseDriver(config, artifacts, identity, lease, kept, log);
   const prepared = scope.use(chosen.driver);
   const { name, isolation, overheadMiB, overheadRatio } = prepared.capabilities;
+  const networks = await openNetworks(config, prepared.capabilities, endpoint.host, log);
+  if (networks !== null) scope.use(networks);
   // A quarter of the disk is for blobs; what remains is for sandboxes.
   const blobsMiB = Math.floor(lease.diskMiB / 4);
   // The overhead that grows with a function's memory is taken off the whole, so that what remains is counted in functions' memory.
@@ -78,11 +88,12 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     endpoint,
     identity,
     joinToken,
-    capabilities: { driver: name, isolation, ...share, sandboxOverheadMiB: overheadMiB },
+    capabilities: { driver: name, isolation, ...share, sandboxOverheadMiB: overheadMiB, egress: networks !== null },
     name: config.name,
     daemonVersion: DAEMON_VERSION,
     platform: `linux ${release()} ${arch()}`,
     largeBlobs: () => blobs.largeBlobs(),
+    onAnswered: (sentMs) => contact.answered(sentMs),
     log,
   });
   const blobs: BlobCache = scope.use(
@@ -100,8 +111,10 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     chosen.blanks === null || !config.pool ? prepared : scope.use(pooled(chosen.blanks, ledger, config, log));
   const parts = {
     driver,
+    ...(networks === null ? {} : { networks }),
     blobs,
     journal,
+    records,
     log,
     sign: (statement: string) => identity.sign(statement),
     onNews: () => link.wake(),
@@ -111,9 +124,19 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     },
   };
   const attempts = new Attempts(ledger, parts, left);
+  for (const entry of begun) {
+    const { attemptId } = entry;
+    const sandbox = entry.driver === name ? await driver.recover(entry.handle) : null;
+    log.info({ attemptId, taken: sandbox !== null }, 'an attempt of an earlier life');
+    if (sandbox === null) await records.remove(attemptId);
+    else await attempts.takeUp(entry, sandbox);
+  }
+  const contact: Contact = scope.use(new Contact({ onCutOff: () => attempts.cutOff() }));
   scope.use(link);
   scope.defer(async () => {
-    await attempts.reclaim();
+    const reclaimed = attempts.reclaim();
+    link.wake();
+    await reclaimed;
     link.wake();
     const due = performance.now() + LAST_REPORTS_MS;
     while (attempts.list().length > 0 && link.connected && performance.now() < due) await sleep(20);
@@ -125,22 +148,64 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   return {
     ready: link.joined,
     ended,
-    drain: () => attempts.drain(),
+    drain: () => {
+      const drained = attempts.drain();
+      link.wake();
+      return drained;
+    },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
 }
 
 async function chooseDriver(
-  { isolation, atLeast, artifacts: artifactsPath, dataDir }: WorkerConfig,
+  { isolation, atLeast, artifacts: artifactsPath, dataDir, recover }: WorkerConfig,
   artifacts: Artifacts | null,
   { daemonTag }: Identity,
   { diskMiB }: Share,
+  kept: readonly SandboxHandle[],
   log: Logger,
 ): Promise<ChosenDriver> {
   const snapshotBudgetBytes = Math.floor(diskMiB * SNAPSHOTS_OF_DISK) * 2 ** 20;
   const runDir = join(dataDir, 'run');
-  const parts = { artifacts, artifactsPath, runDir, daemonTag, snapshotBudgetBytes, env: process.env, log };
+  const parts = {
+    artifacts,
+    artifactsPath,
+    runDir,
+    daemonTag,
+    snapshotBudgetBytes,
+    recover,
+    kept,
+    env: process.env,
+    log,
+  };
   return isolation === 'auto' ? strongestDriver(atLeast, parts) : driverNamed(isolation, parts);
+}
+
+/**
+ * Null where the owner lets functions have no network, or where this host can give them none and need not.
+ *
+ * @throws CocoreError `host_unfit` where it must
+ */
+async function openNetworks(
+  { egress, dataDir }: WorkerConfig,
+  { name, network }: DriverCapabilities,
+  serverHost: string,
+  log: Logger,
+): Promise<Networks | null> {
+  if (egress === null) return null;
+  try {
+    if (!network) throw new CocoreError('host_unfit', `the driver ${name} attaches none`);
+    const directory = join(dataDir, 'network');
+    return await Networks.open({ directory, serverHost, proxy: egress.proxy, log });
+  } catch (error) {
+    if (!(error instanceof CocoreError)) throw error;
+    if (egress.isRequired) {
+      const message = `--egress, and this worker can give functions no network: ${error.message}`;
+      throw new CocoreError('host_unfit', message, { cause: error });
+    }
+    log.warn({ why: error.message }, 'this worker gives no function a network, although its owner allows it');
+    return null;
+  }
 }
 
 /** What waits may take what is leased and no attempt has, while the host itself has enough. */

@@ -1,7 +1,8 @@
 import { CocoreError, isAtLeast, type IsolationClass, SCRATCH_MIB } from '@cocore/protocol';
 import { dirname, join } from 'node:path';
 import type { Logger } from 'pino';
-import type { BlankSandboxes, SandboxDriver } from './sandbox/driver.ts';
+import { bareWire } from './network/bare-wire.ts';
+import type { BlankSandboxes, SandboxDriver, SandboxHandle } from './sandbox/driver.ts';
 import { FakeDriver } from './sandbox/fake/fake-driver.ts';
 import { openLedger } from './sandbox/fake/ledger.ts';
 import { FirecrackerDriver } from './sandbox/firecracker/firecracker-driver.ts';
@@ -28,6 +29,10 @@ export interface DriverParts {
   readonly runDir: string;
   readonly daemonTag: string;
   readonly snapshotBudgetBytes: number;
+  /** Whether sandboxes may outlive the daemon, for its next life to take them up. */
+  readonly recover: boolean;
+  /** Sandboxes of an earlier life that are to be taken up. */
+  readonly kept: readonly SandboxHandle[];
   readonly env: NodeJS.ProcessEnv;
   readonly log: Logger;
 }
@@ -59,7 +64,7 @@ type Maker = (parts: DriverParts) => ChosenDriver | Promise<ChosenDriver>;
 
 /** The driver of this name, prepared. @throws CocoreError `host_unfit` or `artifact_missing` */
 export async function driverNamed(name: DriverName, parts: DriverParts): Promise<ChosenDriver> {
-  return prepared(await makers[name](parts));
+  return prepared(await makers[name](parts), parts);
 }
 
 /**
@@ -72,7 +77,7 @@ export async function strongestDriver(atLeast: IsolationClass, parts: DriverPart
   for (const { what, isolation, make, trial } of AUTO) {
     if (!isAtLeast(isolation, atLeast)) continue;
     try {
-      const chosen = await prepared(await make(parts));
+      const chosen = await prepared(await make(parts), parts);
       if (trial !== undefined) await orDispose(chosen.driver, () => trial(chosen.driver, parts));
       return chosen;
     } catch (error) {
@@ -102,8 +107,8 @@ function makeFake({ env }: DriverParts): ChosenDriver {
   return only(new FakeDriver(path === undefined ? {} : { ledger: openLedger(path) }));
 }
 
-async function prepared(chosen: ChosenDriver): Promise<ChosenDriver> {
-  await orDispose(chosen.driver, () => chosen.driver.prepare());
+async function prepared(chosen: ChosenDriver, { kept }: DriverParts): Promise<ChosenDriver> {
+  await orDispose(chosen.driver, () => chosen.driver.prepare(kept));
   return chosen;
 }
 
@@ -141,6 +146,7 @@ async function makeFirecracker(parts: DriverParts): Promise<ChosenDriver> {
     artifacts: built(parts),
     tools,
     snapshots: snapshotStore(parts),
+    wire: bareWire(),
     ...(bootDeadlineMs === null ? {} : { bootDeadlineMs, apiDeadlineMs: bootDeadlineMs }),
     ...(vmmOverheadMiB === null ? {} : { vmmOverheadMiB }),
   });
@@ -156,7 +162,13 @@ function numberIn(env: NodeJS.ProcessEnv, name: string): number | null {
 }
 
 function makeQemu(parts: DriverParts, accelerator: 'kvm' | 'tcg'): ChosenDriver {
-  const driver = new QemuDriver({ ...parts, artifacts: built(parts), snapshots: snapshotStore(parts), accelerator });
+  const driver = new QemuDriver({
+    ...parts,
+    artifacts: built(parts),
+    snapshots: snapshotStore(parts),
+    wire: bareWire(),
+    accelerator,
+  });
   return { driver, blanks: driver };
 }
 

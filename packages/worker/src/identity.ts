@@ -17,6 +17,8 @@ const Joined = z.strictObject({
   workerId: WorkerId,
   /** SHA-256 of the server's certificate in DER, hexadecimal; null when the system's authorities vouch for it. */
   certificateSha256: z.string().nullable(),
+  /** Of the server's store, as the last welcome told it. */
+  incarnation: z.string().min(1).optional(),
 });
 export type Joined = z.infer<typeof Joined>;
 

@@ -2,6 +2,7 @@ import type { IsolationClass } from '@cocore/protocol';
 import type { ProbeConfig } from './config.ts';
 import { kvmVerdictPath } from './drivers.ts';
 import { failed, type HostCheck, passed } from './host/check.ts';
+import { probeNetwork } from './network/probe.ts';
 import { adviseFirecrackerHost } from './sandbox/firecracker/host-checks.ts';
 import { probeFirecrackerHost } from './sandbox/firecracker/probe.ts';
 import { findTools } from './sandbox/firecracker/tools.ts';
@@ -24,6 +25,8 @@ export interface HostReport {
   readonly host: readonly HostCheck[];
   /** From the strongest class to the weakest. */
   readonly drivers: readonly DriverReport[];
+  /** What giving functions a network needs. */
+  readonly network: readonly HostCheck[];
   /** What a host that runs strangers' code should have beside: nothing refuses to start for its lack. */
   readonly advice: readonly HostCheck[];
 }
@@ -33,11 +36,12 @@ export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostR
   const kvm = await checkKvm(artifacts, path);
   const tools = await findTools(process.env);
   const programs = [tools.firecracker, tools.jailer].filter((program) => program !== null);
-  const [firecracker, qemu, gvisor, crun] = await Promise.all([
+  const [firecracker, qemu, gvisor, crun, network] = await Promise.all([
     probeFirecrackerHost(tools),
     probeQemuHost(artifacts?.qemu ?? 'qemu-system-x86_64'),
     ociChecks(GVISOR),
     ociChecks(CRUN),
+    probeNetwork(),
   ]);
   return {
     host: [check, kvm],
@@ -47,6 +51,7 @@ export async function probeHost({ artifacts: path }: ProbeConfig): Promise<HostR
       { driver: 'gvisor', isolation: 'gvisor', checks: gvisor },
       { driver: 'crun', isolation: 'container', checks: crun },
     ],
+    network,
     advice: adviseFirecrackerHost(programs),
   };
 }

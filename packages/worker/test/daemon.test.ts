@@ -7,9 +7,11 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import type { WorkerConfig } from '../src/config.ts';
+import { defaultArtifacts, type WorkerConfig } from '../src/config.ts';
 import { type Daemon, startDaemon } from '../src/daemon.ts';
 import type { HostReport } from '../src/probe.ts';
+import { CRUN } from '../src/sandbox/oci/runtimes.ts';
+import { ociSkip } from './support/oci-target.ts';
 import { silent } from './support/run-program.ts';
 import { assignment, type Peer, ScriptedServer, SERVER_ID, WORKER_ID } from './support/scripted-server.ts';
 import { eventually, workspace } from './support/workspace.ts';
@@ -51,6 +53,8 @@ describe('the daemon and a scripted server', () => {
     isolation: 'fake',
     atLeast: 'gvisor',
     pool: true,
+    recover: true,
+    egress: null,
     lease: { cpus: 2, memoryMiB: 1024, diskMiB: 8192 },
     name: 'test',
     ...of,
@@ -124,6 +128,62 @@ describe('the daemon and a scripted server', () => {
     await assert.rejects(daemon.ended, hasCode('join_token_invalid'));
   });
 
+  test('a server that does not know a worker which had joined, the daemon goes on, tries its token, and lives again where it is welcomed', async () => {
+    const daemon = await start();
+    const first = await server.peer(0);
+    await first.welcome();
+    await daemon.ready;
+    first.send(assignment(ONE, 1, REF, ['sleep:60000']));
+    await first.next('AttemptStarted');
+    first.socket.terminate();
+    const hellos = [];
+    for (const [index, code] of (['worker_unknown', 'join_token_invalid', 'worker_unknown'] as const).entries()) {
+      const peer = await server.peer(index + 1);
+      peer.send({ type: 'ServerChallenge', serverId: SERVER_ID, nonce: 'n'.repeat(43) });
+      hellos.push(await peer.next('WorkerHello'));
+      peer.send({ type: 'ServerRefusal', code, message: 'no' });
+    }
+    assert.deepEqual(
+      hellos.map(({ joinToken }) => joinToken !== undefined),
+      [false, true, true],
+    );
+    const peer = await server.peer(4);
+    const hello = await peer.welcome({ revoke: [ONE] });
+    assert.equal(hello.inventory[0]?.attemptId, ONE);
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+  });
+
+  test('a server of another incarnation, what it does not resume is destroyed, in the daemon’s next life too', async () => {
+    const daemon = await start();
+    const first = await server.peer(0);
+    await first.welcome({ incarnation: 'one' });
+    await daemon.ready;
+    for (const [attemptId, channel] of [
+      [ONE, 1],
+      [TWO, 2],
+    ] as const) {
+      first.send(assignment(attemptId, channel, REF, ['sleep:60000']));
+    }
+    await eventually('both run', () => first.messages('AttemptStarted').length === 2);
+    first.socket.terminate();
+    const offsets = { stdout: 0, stderr: 0, result: 0, artifacts: 0 };
+    const same = await server.peer(1);
+    const both = [ONE, TWO].map((attemptId, index) => ({ attemptId, channel: index + 1, offsets }));
+    await same.welcome({ incarnation: 'one', resume: both });
+    await eventually('a beat', () => same.messages('WorkerHeartbeat').at(-1)?.attempts.length === 2);
+    same.socket.terminate();
+    const other = await server.peer(2);
+    await other.welcome({ incarnation: 'two', resume: both.slice(0, 1) });
+    await eventually('a beat', () => other.messages('WorkerHeartbeat').at(-1)?.attempts.length === 1);
+    assert.equal(other.messages('WorkerHeartbeat').at(-1)?.attempts[0]?.attemptId, ONE);
+    assert.deepEqual(other.messages('AttemptEnded'), []);
+    await daemon[Symbol.asyncDispose]();
+    const { joined } = JSON.parse(await readFile(join(dataDir, 'identity.json'), 'utf8')) as {
+      joined: { incarnation: string };
+    };
+    assert.equal(joined.incarnation, 'two');
+  });
+
   test('an assignment, its facts come in order, its output before its end, and the end is signed', async () => {
     const { peer } = await welcomed();
     peer.send(assignment(ONE, 7, REF, ['out:hello', 'err:oops', 'exit:3']));
@@ -131,7 +191,9 @@ describe('the daemon and a scripted server', () => {
     const order = peer.heard.flatMap((one) =>
       'output' in one ? [one.output.stream] : one.message.type.startsWith('Attempt') ? [one.message.type] : [],
     );
-    assert.deepEqual(order, ['AttemptAccepted', 'AttemptStarted', 'stdout', 'stderr', 'AttemptEnded']);
+    // Its blob is not here: the server is told that it is fetched, and that it is here.
+    const before = ['AttemptAccepted', 'AttemptPreparing', 'AttemptPreparing'];
+    assert.deepEqual(order, [...before, 'AttemptStarted', 'stdout', 'stderr', 'AttemptEnded']);
     assert.deepEqual(ended.outcome, { kind: 'exited', code: 3 });
     assert.deepEqual(
       peer.outputs().map(({ channel, data }) => [channel, Buffer.from(data).toString()]),
@@ -156,6 +218,27 @@ describe('the daemon and a scripted server', () => {
     assert.deepEqual((await peer.next('AttemptEnded')).outcome, { kind: 'cancelled' });
     peer.send(big(TWO, 3));
     await eventually('the second is taken', () => peer.messages('AttemptAccepted').length === 2);
+  });
+
+  test('rule 7: a cancellation that only the answer to a beat tells, the attempt is stopped, once', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['trap:50', 'sleep:60000']));
+    await peer.next('AttemptStarted');
+    for (const sequence of [0, 1, 2]) peer.send({ type: 'HeartbeatAck', sequence, cancel: [ONE, TWO] });
+    assert.deepEqual((await peer.next('AttemptEnded')).outcome, { kind: 'cancelled' });
+    peer.send({ type: 'HeartbeatAck', sequence: 3, cancel: [ONE] });
+    peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+    assert.equal(peer.messages('AttemptEnded').length, 1);
+  });
+
+  test('rule 2: an attempt that the answer to a beat takes back, it is destroyed and not reported', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['sleep:60000']));
+    await peer.next('AttemptStarted');
+    peer.send({ type: 'HeartbeatAck', sequence: 0, revoke: [ONE, TWO] });
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+    assert.deepEqual(peer.messages('AttemptEnded'), []);
   });
 
   test('heartbeats, they name each attempt until its end is acknowledged', async () => {
@@ -247,6 +330,24 @@ describe('the daemon and a scripted server', () => {
     assert.deepEqual((await second.next('AttemptEnded')).outcome, { kind: 'exited', code: 0 });
   });
 
+  test('a blob that is not here, the server is told that it is fetched, in each session, and when it is here; then no more', async () => {
+    const { peer } = await welcomed();
+    const held = Promise.withResolvers<void>();
+    server.blobsHeld = held.promise;
+    peer.send(assignment(ONE, 1, REF, ['exit:0']));
+    const told = { type: 'AttemptPreparing', attemptId: ONE, fetching: REF } as const;
+    assert.deepEqual(await peer.next('AttemptPreparing'), told);
+    peer.socket.terminate();
+    const again = await server.peer(1);
+    await again.welcome({ resume: [{ attemptId: ONE, channel: 1, offsets: NOTHING }] });
+    assert.deepEqual(await again.next('AttemptPreparing'), told);
+    held.resolve();
+    await again.next('AttemptEnded');
+    again.send(assignment(TWO, 2, REF, ['exit:0']));
+    await eventually('both have ended', () => again.messages('AttemptEnded').length === 2);
+    assert.deepEqual(again.messages('AttemptPreparing'), [told, { ...told, fetching: null }]);
+  });
+
   test('a large blob that was fetched, the server is told of it, and after each welcome again', async () => {
     const { peer } = await welcomed();
     const large = Buffer.alloc(1024 * 1024, 'large');
@@ -289,6 +390,38 @@ describe('the daemon and a scripted server', () => {
     assert.deepEqual(second.messages('AttemptEnded'), []);
   });
 
+  test('rule 13: an attempt that was given up and has ended here, its end is told as it is, until it is acknowledged', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['out:x', 'exit:3']));
+    const ended = await peer.next('AttemptEnded');
+    peer.socket.terminate();
+    for (const life of [1, 2]) {
+      const next = await server.peer(life);
+      const hello = await next.welcome({ revoke: [ONE], late: [ONE] });
+      assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true, ended: true, heldFrom: NOTHING }]);
+      assert.deepEqual(await next.next('AttemptEnded'), ended);
+      assert.deepEqual([next.outputs(), next.messages('AttemptAccepted')], [[], []]);
+      if (life === 1) next.socket.terminate();
+      else next.acknowledgeEnds();
+    }
+    const last = await server.peer(2);
+    await eventually('some beats after that', () => last.messages('WorkerHeartbeat').length > 2);
+    last.socket.terminate();
+    assert.deepEqual((await (await server.peer(3)).welcome()).inventory, []);
+  });
+
+  test('rule 13: an attempt that is given up while it runs, it is destroyed at once and its end is told without its output', async () => {
+    const { peer } = await welcomed();
+    peer.send(assignment(ONE, 1, REF, ['trap:60000', 'flood']));
+    await eventually('output', () => peer.outputs().length > 0);
+    peer.send({ type: 'AttemptRevoke', attemptId: ONE, why: 'its deadline passed', report: true });
+    const ended = await peer.next('AttemptEnded');
+    assert.deepEqual(ended.outcome, { kind: 'lost', cause: 'host_lost' });
+    assert.ok(ended.usage.host?.wallMs);
+    await eventually('an empty beat', () => peer.messages('WorkerHeartbeat').at(-1)?.attempts.length === 0);
+    peer.acknowledgeEnds();
+  });
+
   test('a daemon that stops, its attempts end as reclaimed and are reported', async () => {
     const { daemon, peer } = await welcomed();
     peer.send(assignment(ONE, 1, REF, ['sleep:60000']));
@@ -305,6 +438,20 @@ describe('the daemon and a scripted server', () => {
   test('a data directory in use, the second daemon is refused', async () => {
     await start();
     await assert.rejects(startDaemon(config(), silent), hasCode('data_dir_in_use'));
+  });
+
+  test('--egress where no network can be given, it is refused; where it is to go on without, it says that it gives none', async () => {
+    const egress = { proxy: null, isRequired: true };
+    await assert.rejects(start({ egress }), (error: CocoreError) => {
+      assert.equal(error.code, 'host_unfit');
+      assert.match(error.message, /^--egress, and this worker can give functions no network: the driver fake/);
+      assert.match(error.remedy, /cocore doctor/);
+      return true;
+    });
+    assert.deepEqual(server.peers, [], 'nobody was told of it');
+    await start({ egress: { ...egress, isRequired: false } });
+    const peer = await server.peer(0);
+    assert.equal((await peer.welcome()).capabilities.egress, false);
   });
 
   test('plain text to another machine, it is refused without --insecure', async () => {
@@ -356,8 +503,10 @@ describe('the daemon and a scripted server', () => {
   });
 
   describe('as a process', () => {
-    function run(...args: string[]) {
-      const child = spawn(process.execPath, [MAIN, ...args], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const run = (...args: string[]) => runAs([], ...args);
+    function runAs(within: readonly string[], ...args: string[]) {
+      const [program, ...rest] = [...within, process.execPath, MAIN, ...args];
+      const child = spawn(program!, rest, { stdio: ['pipe', 'pipe', 'pipe'] });
       const said = { stdout: '', stderr: '' };
       child.stdout.setEncoding('utf8').on('data', (text: string) => (said.stdout += text));
       child.stderr.setEncoding('utf8').on('data', (text: string) => (said.stderr += text));
@@ -406,9 +555,9 @@ describe('the daemon and a scripted server', () => {
     }
 
     test('SIGUSR2, it takes nothing more, finishes what it has, and exits 0 when that is acknowledged', async () => {
-      const { child, said, exited, peer } = await busy(['sleep:1000', 'out:done', 'exit:0']);
+      const { child, exited, peer } = await busy(['sleep:1000', 'out:done', 'exit:0']);
       child.kill('SIGUSR2');
-      await eventually('it says so', () => said.stderr.includes('worker drains'));
+      assert.deepEqual(await peer.next('WorkerStopping'), { type: 'WorkerStopping', how: 'drain' });
       peer.send(assignment(TWO, 2, REF, ['exit:0']));
       assert.deepEqual(await peer.next('AttemptRefused'), {
         type: 'AttemptRefused',
@@ -420,6 +569,19 @@ describe('the daemon and a scripted server', () => {
       await eventually('it waits for the acknowledgement', () => peer.messages('WorkerHeartbeat').length > beats + 3);
       assert.equal(child.exitCode, null);
       peer.send({ type: 'AttemptEndedAck', attemptId: ONE });
+      assert.equal(await exited, 0);
+    });
+
+    test('a connection that is made anew while it drains, the hello says that it does', async () => {
+      const { child, peer, exited } = await busy(['sleep:1500', 'exit:0']);
+      child.kill('SIGUSR2');
+      await peer.next('WorkerStopping');
+      peer.socket.terminate();
+      const next = await server.peer(1);
+      const resume = [{ attemptId: ONE, channel: 1, offsets: { stdout: 0, stderr: 0, result: 0, artifacts: 0 } }];
+      assert.equal((await next.welcome({ resume })).stopping, 'drain');
+      next.send({ type: 'DrainNotice', draining: true });
+      next.acknowledgeEnds();
       assert.equal(await exited, 0);
     });
 
@@ -437,6 +599,7 @@ describe('the daemon and a scripted server', () => {
       child.kill('SIGUSR2');
       await eventually('it drains', () => said.stderr.includes('worker drains'));
       child.kill('SIGTERM');
+      await eventually('it says that it is reclaimed', () => peer.messages('WorkerStopping').at(-1)?.how === 'reclaim');
       const ended = await peer.next('AttemptEnded');
       assert.deepEqual(ended.outcome, { kind: 'lost', cause: 'host_reclaimed' });
       assert.equal(ended.stdout.bytes, 'caught 15\n'.length);
@@ -468,6 +631,20 @@ describe('the daemon and a scripted server', () => {
       assert.match(said.stderr, /^error usage: .*nonsense.*\n.+\n$/);
     });
 
+    test('--egress on a host without tun, two lines say so, and how to see more', { skip: ociSkip(CRUN) }, async () => {
+      const noTun = ['unshare', '--mount', 'sh', '-c', 'mount -t tmpfs none /dev/net && exec "$@"', 'sh'];
+      const args = ['--server', server.url, '--data-dir', dataDir, '--isolation', 'crun', '--join-token-file', '-'];
+      const artifacts = ['--artifacts', defaultArtifacts(process.env)];
+      const { child, said, exited } = runAs(noTun, ...args, ...artifacts, '--egress');
+      child.stdin.end(tokenFor(SERVER_ID));
+      assert.equal(await exited, 1, said.stderr);
+      assert.match(
+        said.stderr,
+        /^error host_unfit: --egress, .*: tun: \/dev\/net\/tun .*ENOENT.*modprobe tun.*\nSee cocore doctor .*\n$/m,
+      );
+      assert.deepEqual(server.peers, []);
+    });
+
     test('--probe, it prints what each driver needs as JSON', async () => {
       const { said, exited } = run('--probe');
       assert.equal(await exited, 0);
@@ -476,7 +653,12 @@ describe('the daemon and a scripted server', () => {
         report.drivers.map(({ driver }) => driver),
         ['firecracker', 'qemu', 'gvisor', 'crun'],
       );
-      const checks = [...report.host, ...report.advice, ...report.drivers.flatMap((driver) => driver.checks)];
+      const checks = [
+        ...report.host,
+        ...report.network,
+        ...report.advice,
+        ...report.drivers.flatMap((driver) => driver.checks),
+      ];
       for (const check of checks) assert.ok(check.ok || check.remedy !== null, check.name);
     });
   });

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { after, afterEach, before, describe, test } from 'node:test';
-import type { SandboxDriver, SandboxSpec } from '../src/sandbox/driver.ts';
+import { ofStreams } from '@cocore/protocol';
+import { GuestChannel } from '../src/guest/channel.ts';
+import { stdinOfBytes } from '../src/guest/stdin.ts';
+import type { SandboxDriver, SandboxHandle, SandboxSpec } from '../src/sandbox/driver.ts';
 import { archiveOf } from '../src/sandbox/fake/archive.ts';
 import { type Finished, runProgram, startProgram } from './support/run-program.ts';
 import { eventually } from './support/workspace.ts';
@@ -15,6 +18,8 @@ export interface DriverTarget extends AsyncDisposable {
   readonly imagePath: string;
   readonly codePath: string;
   argv(steps: readonly string[]): string[];
+  /** Another life of the driver, prepared, after which the first one is used no more. Of drivers that recover. */
+  nextLife?(kept: readonly SandboxHandle[]): Promise<SandboxDriver>;
   /** What live or dead sandboxes have on the host now: empty when all are gone. */
   leftovers(): Promise<string[]>;
 }
@@ -119,7 +124,8 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
       'an input file that the image has no place for, the program is not started and that is said',
       { skip: skips.files ?? false },
       async () => {
-        const files = [{ path: '/etc/passwd/in', data: Buffer.from('x') }];
+        // Beyond every buffer: it is still being given when that is said.
+        const files = [{ path: '/etc/passwd/in', data: Buffer.alloc(3_000_000) }];
         const { end } = await runProgram(target.driver, spec(), target.argv(['exit:0']), undefined, 0, files);
         assert.ok('type' in end && end.type === 'FAULT' && end.stage === 'start', JSON.stringify(end));
         assert.match(end.message, /input file \/etc\/passwd\/in.*: Not a directory/);
@@ -255,6 +261,43 @@ export function driverConformance(name: string, makeTarget: () => Promise<Driver
         assert.equal(await target.driver.recover(handle), null);
       }
       await sandbox.destroy();
+    });
+
+    test('a sandbox that its daemon has lost, a new life takes it up and hears what the old one had not', async (context) => {
+      if (target.nextLife === undefined) return context.skip('its sandboxes die with the daemon');
+      await using other = await start(['sleep:60000']);
+      await using program = await start(['out:one ', 'sleep:2000', 'out:two', 'result:1', 'exit:3']);
+      await eventually('output', () => Buffer.concat(program.output.stdout).length === 4);
+      const { sandbox: lost, channel: old } = program.booted;
+      lost.outlive?.();
+      old[Symbol.dispose]();
+      lost.agent.destroy();
+      const before = await lost.usage();
+      const handle = JSON.parse(JSON.stringify(lost.handle)) as SandboxHandle;
+      await using next = await target.nextLife([handle]);
+      const stranger = { ...other.booted.sandbox.handle, name: 'stranger' };
+      assert.equal(await next.recover(stranger), null);
+      const sandbox = await next.recover(handle);
+      assert.ok(sandbox !== null);
+      await using _sandbox = sandbox;
+      const said: string[] = [];
+      const ended = Promise.withResolvers<unknown>();
+      using channel = new GuestChannel(sandbox.agent, {
+        started: () => said.push('started'),
+        output: (stream, data) => said.push(`${stream} ${Buffer.from(data).toString()}`),
+        ended: (frame) => ended.resolve(frame.type === 'EXIT' ? frame.code : frame),
+        failed: (failure) => ended.resolve(failure),
+      });
+      await channel.takeUp();
+      channel.resume(stdinOfBytes(new Uint8Array(0)), 2_000_000, { ...ofStreams(() => 0), stdout: 4 });
+      assert.equal(await ended.promise, 3);
+      assert.deepEqual(said, ['started', 'stdout two', 'result 1']);
+      const usage = await sandbox.usage();
+      assert.ok(usage.wallMs! > before.wallMs! && (usage.cpuMs ?? 1) > (before.cpuMs ?? 0), JSON.stringify(usage));
+      assert.deepEqual(sandbox.handle, handle);
+      await sandbox.destroy();
+      await sandbox.exited;
+      assert.equal(await next.recover(handle), null);
     });
   });
 }

@@ -19,6 +19,8 @@ function parts(path: string): DriverParts {
     runDir: join(path, 'run'),
     daemonTag: `choice${process.pid}`,
     snapshotBudgetBytes: 2 ** 30,
+    recover: true,
+    kept: [],
     env: {},
     log: silent,
   };

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
-import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { pino } from 'pino';
-import { EndJournal, type EndJournalParts } from '../src/execution/end-journal.ts';
-import { endRecord, SigningKey } from './support/ends.ts';
+import { EndJournal, type EndJournalParts, type Log } from '../src/execution/end-journal.ts';
+import { EndLog } from '../src/execution/end-log.ts';
+import { endRecord, endsOnDisk, SigningKey } from './support/ends.ts';
 import { eventually, workspace } from './support/workspace.ts';
 
 const [ONE, TWO] = ['at_01m8515c5dec3ssmk0fssmppb1', 'at_01m8515c5dec3ssmk0fssmppb2'] as const;
+const idOf = (at: number) => `at_${String(at).padStart(26, '0')}`;
 
 describe('the journal of ends', () => {
   const key = new SigningKey();
@@ -21,13 +23,22 @@ describe('the journal of ends', () => {
   });
   afterEach(() => scope.disposeAsync());
 
-  const openJournal = (of: Partial<EndJournalParts> = {}) =>
-    EndJournal.open({
+  const openJournal = async (of: Partial<EndJournalParts> = {}) => {
+    const opened = await EndJournal.open({
       directory,
       isOurs: (ended) => key.hasSigned(ended),
       log: pino({}, { write: (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>) }),
       ...of,
     });
+    scope.use(opened.journal);
+    return opened;
+  };
+  const lineOf = (attemptId: string, by = key) => `${JSON.stringify(endRecord(attemptId, by))}\n`;
+  const oneLog = async () => {
+    const names = await readdir(directory);
+    assert.equal(names.length, 1, names.join());
+    return join(directory, names[0]!);
+  };
 
   test('an end that was written, the next life reads it, and not when it was removed', async () => {
     const { journal, left } = await openJournal();
@@ -36,130 +47,180 @@ describe('the journal of ends', () => {
     await journal.write(two);
     await journal.write(one);
     assert.equal((await stat(directory)).mode & 0o777, 0o700);
-    assert.equal((await stat(join(directory, `${ONE}.json`))).mode & 0o777, 0o600);
-    assert.deepEqual((await openJournal()).left, [one, two]);
+    assert.equal((await stat(await oneLog())).mode & 0o777, 0o600);
     await journal.remove(ONE);
-    assert.deepEqual((await openJournal()).left, [two]);
+    assert.deepEqual(endsOnDisk(directory), [TWO]);
+    const next = await openJournal();
+    assert.deepEqual(next.left, [two]);
+    await next.journal.write(one);
+    assert.deepEqual((await openJournal()).left, [one, two]);
     assert.deepEqual(lines, []);
   });
 
-  test('an end, its file is synced, then named, then its directory is synced', async (t) => {
+  test('a log, it is synced, then its directory is; from then on each end is written through to the disk', async (t) => {
     const { journal } = await openJournal();
     await using probe = await open(directory, 'r');
     const prototype = Object.getPrototypeOf(probe) as FileHandle;
     const sync: (this: FileHandle) => Promise<void> = Reflect.get(prototype, 'sync');
     const order: string[] = [];
     t.mock.method(prototype, 'sync', async function (this: FileHandle) {
-      const names = (await readdir(directory)).join();
-      order.push(`${(await this.stat()).isDirectory() ? 'directory' : 'file'} with ${names}`);
+      order.push(`${(await this.stat()).isDirectory() ? 'directory' : 'file'} with ${endsOnDisk(directory).join()}`);
       await sync.call(this);
     });
     await journal.write(endRecord(ONE, key));
-    assert.deepEqual(order, [`file with ${ONE}.json.new`, `directory with ${ONE}.json`]);
+    assert.deepEqual(order, [`file with ${ONE}`, `directory with ${ONE}`]);
+    const writesThrough = async (fd: string) => {
+      const flags = /^flags:\s+(\d+)$/m.exec(await readFile(`/proc/self/fdinfo/${fd}`, 'latin1'))![1]!;
+      return (Number.parseInt(flags, 8) & 0o10000) !== 0;
+    };
+    // The descriptor that a durable line goes to is one that the kernel answers for only when the disk has it.
+    const descriptors: boolean[] = [];
+    const write = Reflect.get(prototype, 'write') as (this: FileHandle, ...given: unknown[]) => Promise<unknown>;
+    t.mock.method(prototype, 'write', async function (this: FileHandle, ...given: unknown[]) {
+      descriptors.push(await writesThrough(String(this.fd)));
+      return write.apply(this, given);
+    });
+    await journal.write(endRecord(TWO, key));
+    await journal.remove(TWO);
+    assert.deepEqual(descriptors, [true, false]);
   });
 
-  test('an entry that was torn, it is set aside with a line in the log, and the others are read', async () => {
+  test('ends that come together, they are written together', async () => {
+    const appended: string[] = [];
+    const create = async (...at: Parameters<typeof EndLog.create>): Promise<Log> => {
+      const log = await EndLog.create(...at);
+      const append = (text: string, isDurable: boolean) => {
+        appended.push(text);
+        return log.append(text, isDurable);
+      };
+      return { path: log.path, hasRoom: (bytes) => log.hasRoom(bytes), append, close: () => log.close() };
+    };
+    const { journal } = await openJournal({ create });
+    await journal.write(endRecord(idOf(0), key));
+    await Promise.all(Array.from({ length: 50 }, (_, at) => journal.write(endRecord(idOf(at + 1), key))));
+    assert.ok(appended.length <= 2, `${appended.length} writes`);
+    assert.equal((await openJournal()).left.length, 51);
+  });
+
+  test('a log that is full, the next one has what is not acknowledged, and takes its place', async () => {
     const { journal } = await openJournal();
     await journal.write(endRecord(ONE, key));
+    for (let at = 0; at < 3_000; at += 100) {
+      const ids = Array.from({ length: 100 }, (_, of) => idOf(at + of));
+      await Promise.all(ids.map((id) => journal.write(endRecord(id, key))));
+      for (const id of ids) void journal.remove(id);
+    }
     await journal.write(endRecord(TWO, key));
-    const path = join(directory, `${ONE}.json`);
-    await writeFile(path, (await readFile(path, 'utf8')).slice(0, 200));
-    assert.deepEqual((await openJournal()).left, [endRecord(TWO, key)]);
-    assert.deepEqual((await readdir(directory)).sort(), [`${ONE}.json.unreadable`, `${TWO}.json`]);
-    assert.equal(lines.length, 1);
-    assert.match(String(lines[0]!['msg']), /cannot be read, and is set aside/);
-    assert.equal(lines[0]!['file'], `${path}.unreadable`);
-    assert.equal((await openJournal()).left.length, 1);
-    assert.equal(lines.length, 1);
+    assert.deepEqual(endsOnDisk(directory), [ONE, TWO]);
+    assert.notEqual(await oneLog(), join(directory, '1.log'));
+    assert.ok((await stat(await oneLog())).size < 2 ** 21);
+    assert.deepEqual(
+      (await openJournal()).left.map(({ ended }) => ended.attemptId),
+      [ONE, TWO],
+    );
   });
 
-  const FOREIGN: readonly (readonly [string, string, (path: string) => Promise<void>])[] = [
-    [
-      'what another key has signed',
-      'its signature is not this worker’s',
-      (path) => writeFile(path, JSON.stringify(endRecord(ONE, new SigningKey()))),
-    ],
-    [
-      'an end whose facts were changed',
-      'its signature is not this worker’s',
-      async (path) => {
-        const record = endRecord(ONE, key);
-        const ended = { ...record.ended, outcome: { kind: 'exited', code: 7 } };
-        await writeFile(path, JSON.stringify({ ...record, ended }));
-      },
-    ],
-    [
-      'another attempt’s end',
-      'it is of another attempt',
-      (path) => writeFile(path, JSON.stringify(endRecord(TWO, key))),
-    ],
-    ['JSON that is no end', 'it is not an end', (path) => writeFile(path, '{}')],
-    ['an entry without an end of its own', 'it is too long', (path) => writeFile(path, ' '.repeat(65_537))],
-    ['a directory', 'EISDIR: illegal operation on a directory, read', async (path) => void (await mkdir(path))],
+  test('a line that was torn by the end of the daemon, it is no end, and the others are read', async () => {
+    await mkdir(directory);
+    await writeFile(join(directory, '7.log'), lineOf(TWO) + lineOf(ONE).slice(0, 200));
+    assert.deepEqual((await openJournal()).left, [endRecord(TWO, key)]);
+    await writeFile(join(directory, '9.log'), lineOf(ONE) + lineOf(TWO).slice(0, 200) + '\0'.repeat(1000));
+    assert.deepEqual((await openJournal()).left, [endRecord(ONE, key), endRecord(TWO, key)]);
+    assert.deepEqual(lines, []);
+  });
+
+  const changed = () => {
+    const record = endRecord(ONE, key);
+    return `${JSON.stringify({ ...record, ended: { ...record.ended, outcome: { kind: 'exited', code: 7 } } })}\n`;
+  };
+  const FOREIGN: readonly (readonly [string, string, string])[] = [
+    ['what another key has signed', 'its signature is not this worker’s', lineOf(ONE, new SigningKey())],
+    ['an end whose facts were changed', 'its signature is not this worker’s', changed()],
+    ['JSON that is no end', 'it is not an end', '{}\n'],
+    ['what is no JSON', 'it is not JSON', `${lineOf(ONE).slice(0, 200)}\n`],
+    ['a line without an end of its own', 'it is too long', `${' '.repeat(65_537)}\n`],
   ];
-  for (const [what, why, make] of FOREIGN) {
-    test(`${what}, it is set aside`, async () => {
+  for (const [what, why, line] of FOREIGN) {
+    test(`${what}, its log is set aside, and what else is in it counts`, async () => {
       await mkdir(directory);
-      await make(join(directory, `${ONE}.json`));
-      assert.deepEqual((await openJournal()).left, []);
-      assert.equal(lines[0]?.['why'], why);
-      assert.deepEqual(await readdir(directory), [`${ONE}.json.unreadable`]);
+      await writeFile(join(directory, '3.log'), line + lineOf(TWO));
+      assert.deepEqual((await openJournal()).left, [endRecord(TWO, key)]);
+      assert.deepEqual(
+        lines.map((said) => said['why'] ?? said['file']),
+        [why, join(directory, '3.log.unreadable')],
+      );
+      assert.deepEqual((await readdir(directory)).sort(), ['3.log.unreadable', '4.log']);
+      assert.equal((await openJournal()).left.length, 1);
+      assert.equal(lines.length, 2);
     });
   }
 
-  test('a thousand entries that cannot be read, a hundred are kept for whoever looks', async () => {
-    await mkdir(directory);
-    for (let at = 0; at < 1_000; at += 1) {
-      await writeFile(join(directory, `at_${String(at).padStart(26, '0')}.json`), 'torn');
-    }
+  test('a directory in the place of a log, it is set aside', async () => {
+    await mkdir(join(directory, '1.log'), { recursive: true });
     assert.deepEqual((await openJournal()).left, []);
-    assert.equal((await readdir(directory)).length, 100);
-    assert.equal(lines.length, 1_000);
+    assert.match(JSON.stringify(lines[0]), /EISDIR/);
+    assert.deepEqual(await readdir(directory), ['1.log.unreadable']);
   });
 
-  test('an end that was being written when the daemon died, it is no end', async () => {
+  test('a hundred logs that cannot be read, ten are kept for whoever looks', async () => {
     await mkdir(directory);
-    await writeFile(join(directory, `${ONE}.json.new`), '{');
+    for (let at = 1; at <= 100; at += 1) await writeFile(join(directory, `${at}.log`), 'torn\n');
     assert.deepEqual((await openJournal()).left, []);
-    assert.deepEqual(await readdir(directory), []);
-    assert.deepEqual(lines, []);
+    assert.equal((await readdir(directory)).length, 10);
   });
 
   test('a full disk, the attempt goes on and the log says that its end is in memory only', async () => {
     const full = Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
-    const { journal } = await openJournal({ place: () => Promise.reject(full) });
+    let isFull = true;
+    const create: EndJournalParts['create'] = (...at) => (isFull ? Promise.reject(full) : EndLog.create(...at));
+    const { journal } = await openJournal({ create });
     await journal.write(endRecord(ONE, key));
     assert.equal(lines.length, 1);
     assert.match(String(lines[0]!['msg']), /could not be written down, and is kept in memory only/);
     assert.equal(lines[0]!['attemptId'], ONE);
     assert.match(JSON.stringify(lines[0]), /ENOSPC/);
+    isFull = false;
+    await journal.write(endRecord(TWO, key));
+    // What was in memory only goes with the next.
+    assert.deepEqual(endsOnDisk(directory), [ONE, TWO]);
   });
 
-  test('an fsync that fails, the log says so and nothing half written is left', async (t) => {
+  test('a write that fails, the log says so; what it left is not read, and the next end goes to another log', async (t) => {
     const { journal } = await openJournal();
+    await journal.write(endRecord(idOf(1), key));
     await using probe = await open(directory, 'r');
-    const failed = Object.assign(new Error('EIO: i/o error, fsync'), { code: 'EIO' });
-    t.mock.method(Object.getPrototypeOf(probe) as FileHandle, 'sync', () => Promise.reject(failed));
+    const failed = Object.assign(new Error('EIO: i/o error, write'), { code: 'EIO' });
+    const mocked = t.mock.method(Object.getPrototypeOf(probe) as FileHandle, 'write', () => Promise.reject(failed));
     await journal.write(endRecord(ONE, key));
     assert.match(JSON.stringify(lines), /EIO.*kept in memory only/);
-    assert.deepEqual(await readdir(directory), []);
+    mocked.mock.restore();
+    await journal.remove(ONE);
+    await journal.write(endRecord(TWO, key));
+    assert.deepEqual(endsOnDisk(directory), [idOf(1), TWO]);
+    assert.match(await oneLog(), /2\.log$/);
   });
 
   test('a disk that hangs, the attempt goes on; what it wrote late is removed all the same', async () => {
     const hanging = Promise.withResolvers<void>();
-    const place: EndJournalParts['place'] = async (where, name, text) => {
+    const create: EndJournalParts['create'] = async (...at) => {
       await hanging.promise;
-      await writeFile(join(where, `${name}.new`), text);
-      await rename(join(where, `${name}.new`), join(where, name));
+      return EndLog.create(...at);
     };
-    const { journal } = await openJournal({ place, patienceMs: 50 });
+    const { journal } = await openJournal({ create, patienceMs: 50 });
     await journal.write(endRecord(ONE, key));
     assert.match(String(lines[0]?.['msg']), /the disk takes too long/);
     const removed = journal.remove(ONE);
     hanging.resolve();
     await removed;
-    assert.deepEqual(await readdir(directory), []);
-    await journal.write(endRecord(ONE, key));
-    await eventually('the next one is written', async () => (await readdir(directory)).length === 1);
+    assert.deepEqual(endsOnDisk(directory), []);
+    await journal.write(endRecord(TWO, key));
+    await eventually('the next one is written', async () => endsOnDisk(directory).join() === TWO);
+  });
+
+  test('a file for each end, as an earlier release wrote them, it is read', async () => {
+    await mkdir(directory);
+    await writeFile(join(directory, `${ONE}.json`), lineOf(ONE));
+    assert.deepEqual((await openJournal()).left, [endRecord(ONE, key)]);
+    assert.deepEqual(await readdir(directory), ['1.log']);
   });
 });

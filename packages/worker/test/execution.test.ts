@@ -61,7 +61,7 @@ describe('one attempt', () => {
       }
     };
     const retries = { count: 0 };
-    const execution: Execution = new Execution(
+    const execution: Execution = Execution.begin(
       {
         attemptId: ATTEMPT,
         task: {
@@ -80,7 +80,7 @@ describe('one attempt', () => {
           runTimeoutMs: 10_000,
           outputLimitBytes: 10_000_000,
           artifactsLimitBytes: 1_000_000,
-          network: 'none',
+          network: { mode: 'none' },
           ...task,
         },
       },

@@ -8,12 +8,13 @@ import { scriptOf } from './support/hostile-script.ts';
 driverConformance(
   'fake',
   async () => {
-    const driver = new FakeDriver();
+    const driver = new FakeDriver({ recover: true });
     return {
       driver,
       imagePath: '/nonexistent',
       codePath: '/nonexistent',
       argv: (steps) => ['/bin/bash', '/function/steps.sh', ...steps],
+      nextLife: async () => driver,
       leftovers: async () => [],
       [Symbol.asyncDispose]: () => driver[Symbol.asyncDispose](),
     };

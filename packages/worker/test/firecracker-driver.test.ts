@@ -1,6 +1,7 @@
 import { test } from 'node:test';
 import { driverConformance } from './driver.conformance.ts';
 import { hostileGuestConformance } from './hostile-guest.conformance.ts';
+import { outlivingConformance } from './outliving.conformance.ts';
 import { hostileMicrovm } from './support/hostile-microvm.ts';
 import { hostSnapshots } from './support/host-snapshots.ts';
 import { firecrackerSkip, firecrackerTarget, isReal } from './support/firecracker-target.ts';
@@ -13,7 +14,12 @@ const tag = `fctest${process.pid}`;
 const name = isReal ? 'firecracker' : 'firecracker (double)';
 
 if (skip === false) {
-  driverConformance(name, () => firecrackerTarget(tag, { options: { snapshots: hostSnapshots() } }));
+  driverConformance(name, () => firecrackerTarget(tag, { options: { snapshots: hostSnapshots(), recover: true } }));
+  outlivingConformance('firecracker', `${tag}o`, (runDir) =>
+    firecrackerTarget(`${tag}o`, {
+      options: { snapshots: hostSnapshots(), recover: true, ...(runDir === '' ? {} : { runDir }) },
+    }),
+  );
   hostileGuestConformance(
     name,
     () =>

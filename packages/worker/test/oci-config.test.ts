@@ -1,16 +1,18 @@
 import { ROOT_USER } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ociConfig } from '../src/guest/oci-config.ts';
+import { ociConfig, ociConfigText } from '../src/guest/oci-config.ts';
 
-const config = ociConfig({
+const spec = {
   argv: ['/bin/bash', '/function/f.sh', 'a b', '$(x)', ''],
   env: { PATH: '/bin', EMPTY: '', WITH: 'a=b' },
   cwd: '/work',
   user: ROOT_USER,
   memoryMiB: 256,
   hostname: 'function',
-});
+  hasNetwork: false,
+};
+const config = ociConfig(spec);
 const { linux, process: container, mounts } = config;
 const allowed = new Set(
   linux.seccomp.syscalls.filter(({ action }) => action === 'SCMP_ACT_ALLOW').flatMap(({ names }) => names),
@@ -105,8 +107,18 @@ test('mounts, the code is read-only and what is writable in memory is bounded', 
 
 test('another user than root, it has no capabilities', () => {
   const user = { uid: 1000, gid: 100, additionalGids: [5] };
-  const { process } = ociConfig({ argv: ['/bin/true'], env: {}, cwd: '/', user, memoryMiB: 128, hostname: 'function' });
+  const { process } = ociConfig({
+    argv: ['/bin/true'],
+    env: {},
+    cwd: '/',
+    user,
+    memoryMiB: 128,
+    hostname: 'function',
+    hasNetwork: false,
+  });
   assert.deepEqual(process.user, user);
   assert.deepEqual([process.capabilities.effective, process.capabilities.permitted], [[], []]);
   assert.deepEqual(config.process.capabilities.effective, config.process.capabilities.bounding);
 });
+
+test('the configuration as text, it is the same', () => assert.deepEqual(JSON.parse(ociConfigText(spec)), config));

@@ -17,6 +17,7 @@ const task = {
   user: ROOT_USER,
   memoryMiB: 128,
   hostname: 'function',
+  hasNetwork: false,
 };
 const guest = ociConfig(task);
 type Config = typeof guest & { hooks?: unknown };

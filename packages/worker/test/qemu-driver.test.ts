@@ -8,6 +8,7 @@ import { openCgroups } from '../src/cgroup/open.ts';
 import { driverConformance } from './driver.conformance.ts';
 import { hostileFunctionConformance } from './hostile-function.conformance.ts';
 import { hostileGuestConformance } from './hostile-guest.conformance.ts';
+import { outlivingConformance } from './outliving.conformance.ts';
 import { hostileMicrovm } from './support/hostile-microvm.ts';
 import { qemuSkip, qemuTarget } from './support/qemu-target.ts';
 import { startProgram } from './support/run-program.ts';
@@ -21,7 +22,10 @@ const tag = `test${process.pid}`;
 const MUTE_MS = 1_000;
 
 if (skip === false) {
-  driverConformance('qemu', () => qemuTarget(tag));
+  driverConformance('qemu', () => qemuTarget(tag, undefined, { recover: true }));
+  outlivingConformance('qemu', `${tag}o`, (runDir) =>
+    qemuTarget(`${tag}o`, undefined, { recover: true, ...(runDir === '' ? {} : { runDir }) }),
+  );
   hostileGuestConformance(
     'qemu',
     () =>
@@ -81,7 +85,7 @@ describe('qemu confinement', { skip }, () => {
     ];
     const devices = ['/dev/null', '/dev/zero', '/dev/urandom'];
     const libraries = /^\/(?:usr|bin|sbin|lib|lib32|lib64|libx32)$/;
-    const expected = new Set(['/', ...files, ...devices]);
+    const expected = new Set(['/', '/vm/own', ...files, ...devices]);
     assert.deepEqual(
       points.map(({ at }) => at).filter((at) => !expected.has(at) && !libraries.test(at)),
       [],
@@ -89,7 +93,7 @@ describe('qemu confinement', { skip }, () => {
     const writable = points.filter(({ options }) => options.split(',').includes('rw')).map(({ at }) => at);
     assert.deepEqual(
       writable.filter((at) => !devices.includes(at)),
-      ['/vm/drives/scratch'],
+      ['/vm/drives/scratch', '/vm/own'],
     );
     const limits = await readFile(`/proc/${pid}/limits`, 'latin1');
     assert.match(limits, /^Max core file size\s+0\s+0/m);

@@ -16,7 +16,7 @@ async function pooledTarget(): Promise<DriverTarget> {
     ...target,
     driver: pool,
     // What waits is no sandbox of a program.
-    leftovers: async () => (await target.leftovers()).filter((name) => !/\bpool_\d+$/.test(name)),
+    leftovers: async () => (await target.leftovers()).filter((name) => !/\bpool_\w+$/.test(name)),
     [Symbol.asyncDispose]: async () => {
       await pool[Symbol.asyncDispose]();
       await target[Symbol.asyncDispose]();

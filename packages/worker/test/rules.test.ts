@@ -2,7 +2,6 @@ import { type AttemptEnded, ofStreams } from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, test } from 'node:test';
@@ -13,7 +12,7 @@ import { Attempts } from '../src/execution/attempts.ts';
 import { EndJournal } from '../src/execution/end-journal.ts';
 import { FakeDriver } from '../src/sandbox/fake/fake-driver.ts';
 import type { SandboxDriver } from '../src/sandbox/driver.ts';
-import { endRecord, SigningKey } from './support/ends.ts';
+import { endRecord, endsOnDisk, SigningKey } from './support/ends.ts';
 import { runAttempt } from './support/run-attempt.ts';
 import { silent } from './support/run-program.ts';
 import { assignment, type Peer, ScriptedServer, SERVER_ID } from './support/scripted-server.ts';
@@ -56,7 +55,7 @@ describe('the rules, at the worker', () => {
     return { kill, exited };
   }
 
-  const journaled = () => readdirSync(join(dataDir, 'ends'));
+  const journaled = () => endsOnDisk(join(dataDir, 'ends'));
   const resumeAt = (stdout: number) => ({
     resume: [{ attemptId: ONE, channel: 5, offsets: { ...ofStreams(() => 0), stdout } }],
   });
@@ -89,12 +88,12 @@ describe('the rules, at the worker', () => {
       capabilities: inner.capabilities,
       probe: () => inner.probe(),
       prepare: () => inner.prepare(),
-      recover: () => inner.recover(),
+      recover: (handle) => inner.recover(handle),
       start: async (spec, signal) => {
         const sandbox = await inner.start(spec, signal);
         const dispose = sandbox[Symbol.asyncDispose].bind(sandbox);
         sandbox[Symbol.asyncDispose] = () => {
-          seen.push(existsSync(join(ends, `${spec.name}.json`)));
+          seen.push(endsOnDisk(ends).includes(spec.name));
           return dispose();
         };
         return sandbox;
@@ -110,7 +109,9 @@ describe('the rules, at the worker', () => {
     const ended = await killedBeforeTheAcknowledgement(['out:hello', 'exit:0']);
     assert.deepEqual(ended.outcome, SUCCESS);
     const { peer, hello } = await nextLife(resumeAt(5));
-    assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true, ended: true }]);
+    // It has none of the output any more.
+    const heldFrom = { stdout: 5, stderr: 0, result: 0, artifacts: 0 };
+    assert.deepEqual(hello.inventory, [{ attemptId: ONE, started: true, ended: true, heldFrom }]);
     assert.deepEqual(await peer.next('AttemptEnded'), ended);
     assert.deepEqual(
       peer.messages('AttemptAccepted').map(({ attemptId, driver, isolation }) => [attemptId, driver, isolation]),
@@ -160,7 +161,7 @@ describe('the rules, at the worker', () => {
     await peer.next('AttemptStarted');
     server.refuses = true;
     peer.socket.terminate();
-    await eventually('the end is written down', () => journaled().includes(`${ONE}.json`));
+    await eventually('the end is written down', () => journaled().includes(ONE));
     await first.kill('SIGKILL');
     server.refuses = false;
     const { peer: second } = await nextLife(resumeAt(0));

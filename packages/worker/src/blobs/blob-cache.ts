@@ -22,6 +22,10 @@ interface Entry {
   check: Promise<boolean> | null;
   pins: number;
   usedAtMs: number;
+  /** That is about to be written into the file's times. */
+  isTelling: boolean;
+  /** The file as it is, for all who ask in the same moment. */
+  look: Promise<Stats | null> | null;
 }
 
 interface Download {
@@ -45,6 +49,8 @@ export interface BlobCacheOptions {
 }
 
 const RETRY_DELAY_MS = 500;
+/** The times of a file that is used all the time are written as often. */
+const TELL_MS = 1_000;
 const FILE_NAME = /^[0-9a-f]{64}$/;
 
 async function sha256OfFile(path: string): Promise<string> {
@@ -85,7 +91,7 @@ export class BlobCache implements AsyncDisposable {
         continue;
       }
       const { size, atimeMs } = await stat(path);
-      cache.#add({ digest: `sha256:${name}`, path, bytes: size, seen: null, check: null, pins: 0, usedAtMs: atimeMs });
+      cache.#add(entryOf({ digest: `sha256:${name}`, path, bytes: size, seen: null, pins: 0, usedAtMs: atimeMs }));
       cache.#room.take(size);
     }
     cache.#evict(cache.#room.excessBytes);
@@ -106,15 +112,20 @@ export class BlobCache implements AsyncDisposable {
   /**
    * The blob's file, pinned. Where the budget is in use it waits until there is room.
    *
+   * @param onFetch called when it is not here, before it is fetched
    * @throws CocoreError `blob_not_found` when it cannot be fetched whole, or is larger than the budget
    */
-  async use(ref: BlobRef, signal: AbortSignal): Promise<BlobLease> {
+  async use(ref: BlobRef, signal: AbortSignal, onFetch: () => void = () => undefined): Promise<BlobLease> {
     signal.throwIfAborted();
     const given = this.#given.get(ref.digest);
     if (given !== undefined) return { path: given.path, [Symbol.dispose]: () => undefined };
-    const entry = (await this.#useKept(ref.digest, signal)) ?? (await this.#download(ref, signal));
+    let entry = await this.#useKept(ref.digest, signal);
+    if (entry === null) {
+      onFetch();
+      entry = await this.#download(ref, signal);
+    }
     entry.usedAtMs = Date.now();
-    if (entry.seen !== null) this.#chore(utimes(entry.path, entry.usedAtMs / 1000, entry.seen.mtimeMs / 1000));
+    this.#tellUse(entry);
     let isPinned = true;
     return {
       path: entry.path,
@@ -123,6 +134,16 @@ export class BlobCache implements AsyncDisposable {
         isPinned = false;
       },
     };
+  }
+
+  #tellUse(entry: Entry): void {
+    if (entry.isTelling) return;
+    entry.isTelling = true;
+    setTimeout(() => {
+      entry.isTelling = false;
+      const { path, seen, usedAtMs } = entry;
+      if (seen !== null) this.#chore(utimes(path, usedAtMs / 1000, seen.mtimeMs / 1000));
+    }, TELL_MS).unref();
   }
 
   /** Pinned, when it is here and its bytes are right. */
@@ -143,7 +164,8 @@ export class BlobCache implements AsyncDisposable {
 
   async #isRight(entry: Entry): Promise<boolean> {
     const { seen } = entry;
-    const now = await stat(entry.path).catch(() => null);
+    entry.look ??= lookAt(entry);
+    const now = await entry.look;
     if (now === null || now.size !== entry.bytes) return false;
     if (seen !== null && sameTimes(now, seen)) return true;
     entry.check ??= this.#check(entry).finally(() => (entry.check = null));
@@ -221,7 +243,8 @@ export class BlobCache implements AsyncDisposable {
         earlier.pins += 1;
         return earlier;
       }
-      const entry = { digest: ref.digest, path, bytes: ref.bytes, seen, check: null, pins: 1, usedAtMs: Date.now() };
+      const usedAtMs = Date.now();
+      const entry = entryOf({ digest: ref.digest, path, bytes: ref.bytes, seen, pins: 1, usedAtMs });
       this.#add(entry);
       isKept = true;
       return entry;
@@ -278,6 +301,19 @@ export class BlobCache implements AsyncDisposable {
     await Promise.allSettled(downloads.map(({ entry }) => entry));
     await Promise.allSettled(this.#chores);
   }
+}
+
+const entryOf = (facts: Omit<Entry, 'check' | 'look' | 'isTelling'>): Entry => ({
+  ...facts,
+  check: null,
+  look: null,
+  isTelling: false,
+});
+
+/** Those who ask from the next turn of the event loop on are not answered by it: it may be of before. */
+function lookAt(entry: Entry): Promise<Stats | null> {
+  setImmediate(() => (entry.look = null));
+  return stat(entry.path).catch(() => null);
 }
 
 /** @throws the signal's reason, at once when it aborts */

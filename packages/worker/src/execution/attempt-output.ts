@@ -24,9 +24,11 @@ class OutputStream {
   /** Bytes that came after the limit: counted, not kept. */
   discarded = 0;
   digest: string | null = null;
+  readonly #start: number;
 
   /** @param start how many bytes came in an earlier life of the daemon, and are not here */
   constructor(start = 0) {
+    this.#start = start;
     this.window = new ByteWindow(STREAM_WINDOW_BYTES, start);
     this.sent = start;
   }
@@ -39,7 +41,8 @@ class OutputStream {
 
   end(): StreamEnd {
     this.digest ??= `sha256:${this.hash.digest('hex')}`;
-    return { bytes: this.window.end, sha256: this.digest, truncated: this.discarded > 0 };
+    const end = { bytes: this.window.end, sha256: this.digest, truncated: this.discarded > 0 };
+    return this.#start === 0 ? end : { ...end, hashFrom: this.#start };
   }
 }
 
@@ -77,6 +80,17 @@ export class AttemptOutput {
     return output;
   }
 
+  /** Before anything came: what is before these offsets came in an earlier life of the daemon, and the server has it. */
+  beginAt(offsets: OfStreams<number>): void {
+    for (const name of ATTEMPT_STREAMS) this.#streams[name] = new OutputStream(offsets[name]);
+    this.#leftBytes -= offsets.stdout + offsets.stderr;
+  }
+
+  /** Whether bytes came beyond the limit, and are not kept. */
+  get isCut(): boolean {
+    return Object.values(this.#streams).some(({ discarded }) => discarded > 0);
+  }
+
   /** The next bytes of a stream, from the guest. */
   push(name: AttemptStream, data: Uint8Array): void {
     if (this.#isGivenUp) return;
@@ -108,6 +122,11 @@ export class AttemptOutput {
     return null;
   }
 
+  /** From which byte on each stream is here. */
+  get heldFrom(): OfStreams<number> {
+    return ofStreams((name) => this.#streams[name].window.start);
+  }
+
   get allSent(): boolean {
     return this.#isGivenUp || Object.values(this.#streams).every((stream) => stream.sent === stream.window.end);
   }
@@ -131,6 +150,11 @@ export class AttemptOutput {
     stream.sent = stream.window.start;
     if (!this.allSent) this.#onReady();
     return offset >= stream.window.start;
+  }
+
+  /** As `resume` for all streams. @returns those of which bytes are gone */
+  resumeAll(offsets: OfStreams<number>): AttemptStream[] {
+    return ATTEMPT_STREAMS.filter((name) => !this.resume(name, offsets[name]));
   }
 
   /** Nothing more is taken or sent: what the server has is all that it gets. */

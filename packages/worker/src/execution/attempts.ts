@@ -1,7 +1,9 @@
-import type { AttemptAssign } from '@cocore/protocol';
-import type { CapacityLedger } from '../capacity/ledger.ts';
+import type { AttemptAssign, StopKind } from '@cocore/protocol';
+import type { CapacityLedger, Share } from '../capacity/ledger.ts';
 import { uptimeClock } from '../host/clock.ts';
+import type { Sandbox } from '../sandbox/driver.ts';
 import type { Attempt, StopCause } from './attempt.ts';
+import type { AttemptEntry, RunningTask } from './attempt-records.ts';
 import type { EndJournal, EndRecord } from './end-journal.ts';
 import { Execution, type ExecutionParts } from './execution.ts';
 import { PastAttempt } from './past-attempt.ts';
@@ -10,7 +12,7 @@ import { PastAttempt } from './past-attempt.ts';
 export type Refusal = 'no_capacity' | 'stopping';
 
 export interface AttemptsParts extends ExecutionParts {
-  readonly journal: EndJournal;
+  readonly journal: Pick<EndJournal, 'write' | 'remove'>;
 }
 
 /** As many as one hello may name; ends that nobody acknowledges are among them. */
@@ -27,7 +29,7 @@ export class Attempts {
   /** Whose sandbox may still be there; also those that were revoked. */
   readonly #running = new Set<Execution>();
   readonly #drained = Promise.withResolvers<void>();
-  #stopping = false;
+  #stopping: StopKind | null = null;
 
   /** @param past ends that earlier lives of the daemon left in the journal */
   constructor(ledger: CapacityLedger, parts: AttemptsParts, past: readonly EndRecord[] = []) {
@@ -40,15 +42,32 @@ export class Attempts {
   /** Starts the attempt; an attempt that is there already goes on. The answer is the cause of a refusal, or null. */
   assign({ attemptId, task }: AttemptAssign): Refusal | null {
     if (this.#live.has(attemptId)) return null;
-    if (this.#stopping) return 'stopping';
+    if (this.#stopping !== null) return 'stopping';
     if (this.#live.size >= MAX_ATTEMPTS) return 'no_capacity';
-    const share = {
-      cpus: task.cpus,
-      memoryMiB: task.memoryMiB + this.#parts.driver.capabilities.overheadMiB,
-      diskMiB: task.scratchMiB,
-    };
-    if (!this.#ledger.admit(attemptId, share)) return 'no_capacity';
-    const execution = new Execution({ attemptId, task }, this.#parts);
+    if (!this.#ledger.admit(attemptId, this.#shareOf(task))) return 'no_capacity';
+    this.#add(Execution.begin({ attemptId, task }, this.#parts));
+    return null;
+  }
+
+  /**
+   * Goes on with what an earlier life of the daemon began. What has ended there, and what the owner leases no room for any more, is destroyed.
+   */
+  async takeUp(entry: AttemptEntry, sandbox: Sandbox): Promise<void> {
+    const { attemptId, task } = entry;
+    if (!this.#live.has(attemptId) && this.#ledger.admit(attemptId, this.#shareOf(task))) {
+      return this.#add(Execution.takeUp(entry, sandbox, this.#parts));
+    }
+    await sandbox.destroy();
+    await this.#parts.records?.remove(attemptId);
+  }
+
+  #shareOf({ cpus, memoryMiB, scratchMiB }: RunningTask): Share {
+    const { overheadMiB } = this.#parts.driver.capabilities;
+    return { cpus, memoryMiB: memoryMiB + overheadMiB, diskMiB: scratchMiB };
+  }
+
+  #add(execution: Execution): void {
+    const { attemptId } = execution;
     this.#live.set(attemptId, execution);
     this.#running.add(execution);
     void execution.done.then(() => {
@@ -56,7 +75,11 @@ export class Attempts {
       this.#running.delete(execution);
       this.#look();
     });
-    return null;
+  }
+
+  /** Why nothing more is admitted; null while it is. */
+  get stopping(): StopKind | null {
+    return this.#stopping;
   }
 
   get(attemptId: string): Attempt | undefined {
@@ -74,6 +97,12 @@ export class Attempts {
     if (cause === 'revoked') this.#remove(attemptId);
   }
 
+  /** The control server has the acceptance. */
+  acceptanceCommitted(attemptId: string): void {
+    const attempt = this.#live.get(attemptId);
+    if (attempt instanceof Execution) attempt.acceptanceCommitted();
+  }
+
   /** The control server has the end. */
   forget(attemptId: string): void {
     if (this.#live.get(attemptId)?.ended !== null) this.#remove(attemptId);
@@ -86,18 +115,23 @@ export class Attempts {
 
   /** Admits nothing more; resolves when nothing runs and the control server has the end of all that was here. */
   drain(): Promise<void> {
-    this.#stopping = true;
+    this.#stopping ??= 'drain';
     this.#look();
     return this.#drained.promise;
   }
 
   #look(): void {
-    if (this.#stopping && this.#live.size === 0 && this.#running.size === 0) this.#drained.resolve();
+    if (this.#stopping !== null && this.#live.size === 0 && this.#running.size === 0) this.#drained.resolve();
+  }
+
+  /** The control server may have given up all that is here: what others could see beside its successor ends now. */
+  cutOff(): void {
+    for (const execution of this.#running) if (execution.hasNetwork) execution.stop('cut_off');
   }
 
   /** Ends everything as reclaimed and admits nothing more; resolves when every sandbox is gone. */
   async reclaim(): Promise<void> {
-    this.#stopping = true;
+    this.#stopping = 'reclaim';
     for (const execution of this.#running) execution.stop('host_reclaimed');
     await Promise.all([...this.#running].map((execution) => execution.done));
   }

@@ -56,18 +56,8 @@ async function bootOnce(
   const beganMs = awakeClock();
   const sandbox = scope.use(await driver.start(spec, signal));
   const channel = scope.use(new GuestChannel(sandbox.agent, listener));
-  const { bootDeadlineMs } = driver.capabilities;
-  const given = Promise.withResolvers<never>();
-  using _deadline = deadline(
-    bootDeadlineMs,
-    () => given.reject(new Error(`its agent did not answer within ${bootDeadlineMs} ms`)),
-    awakeClock,
-  );
-  const onAbort = () => given.reject(signal.reason as Error);
-  signal.addEventListener('abort', onAbort);
   try {
-    signal.throwIfAborted();
-    const agentVersion = await Promise.race([channel.hello(), given.promise]);
+    const agentVersion = await answer(() => channel.hello(), driver.capabilities.bootDeadlineMs, signal);
     log.debug({ sandbox: spec.name, agentVersion, bootMs: Math.round(awakeClock() - beganMs) }, 'agent ready');
   } catch (cause) {
     signal.throwIfAborted();
@@ -75,11 +65,27 @@ async function bootOnce(
     log.debug({ sandbox: spec.name, console: said.slice(-4000) }, 'the console of a failed boot');
     const why = `a sandbox did not become ready: ${messageOf(cause)}; its console ends: ${lastLine(said)}`;
     throw new CocoreError('host_unfit', why, { cause });
-  } finally {
-    signal.removeEventListener('abort', onAbort);
   }
   const owned = scope.move();
   return { sandbox, channel, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+/** What the agent answers to a greeting. @throws what `signal` says, or Error when it is late */
+export async function answer(greet: () => Promise<string>, deadlineMs: number, signal: AbortSignal): Promise<string> {
+  const given = Promise.withResolvers<never>();
+  using _deadline = deadline(
+    deadlineMs,
+    () => given.reject(new Error(`its agent did not answer within ${deadlineMs} ms`)),
+    awakeClock,
+  );
+  const onAbort = () => given.reject(signal.reason as Error);
+  signal.addEventListener('abort', onAbort);
+  try {
+    signal.throwIfAborted();
+    return await Promise.race([greet(), given.promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
 }
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

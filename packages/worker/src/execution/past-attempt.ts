@@ -1,4 +1,4 @@
-import type { AttemptEnded } from '@cocore/protocol';
+import type { AttemptEnded, AttemptStream, OfStreams } from '@cocore/protocol';
 import type { Clock } from '../host/clock.ts';
 import type { Acceptance, Attempt } from './attempt.ts';
 import { AttemptOutput } from './attempt-output.ts';
@@ -9,6 +9,8 @@ export class PastAttempt implements Attempt {
   readonly attemptId: string;
   readonly acceptance: Acceptance;
   readonly output: AttemptOutput;
+  readonly hasNetwork = false;
+  readonly fetching = null;
   readonly startedAtMs: number | null;
   #ended: AttemptEnded;
 
@@ -27,6 +29,10 @@ export class PastAttempt implements Attempt {
 
   agentAgeMs(): null {
     return null;
+  }
+
+  resume(offsets: OfStreams<number>): AttemptStream[] {
+    return this.output.resumeAll(offsets);
   }
 
   loseOutput(): void {

@@ -1,4 +1,5 @@
 import {
+  ATTEMPT_STREAMS,
   type AttemptStream,
   assertNever,
   encodeHostFrame,
@@ -81,6 +82,14 @@ export class GuestChannel implements Disposable {
   #stdinAcknowledged = 0;
   #stdinBusy = false;
   #stdinEnded = false;
+  /** Of an agent that was taken up: what it said and is not heard yet; null when nothing is held back. */
+  #held: GuestFrame[] | null = null;
+  /** Of an agent that was taken up: what is before these was heard in an earlier life of the daemon. */
+  #heardBefore: OfStreams<number> = ofStreams(() => 0);
+  /** Streams of it that have said nothing yet, so that it is not known where they go on. */
+  readonly #unplaced = new Set<AttemptStream>();
+  /** Where standard input goes on is the agent's to say. */
+  #stdinUnplaced = false;
 
   constructor(stream: Duplex, listener: GuestListener, clock: Clock = awakeClock) {
     this.#stream = stream;
@@ -131,9 +140,37 @@ export class GuestChannel implements Disposable {
     });
   }
 
+  /** Greets an agent that has its task from an earlier life of the daemon. What it says then waits for `resume`. */
+  takeUp(): Promise<string> {
+    this.#held = [];
+    return this.hello();
+  }
+
+  /**
+   * Goes on with an agent that was taken up. It says again what was not acknowledged to it; of each stream, what comes before `heard` is not told
+   * to the listener.
+   */
+  resume(stdin: StdinSource, artifactsLimit: number, heard: OfStreams<number>): void {
+    const held = this.#held;
+    if (this.#state !== 'greeted' || held === null) return;
+    this.#state = 'tasked';
+    this.#stdin = stdin;
+    this.#stdinUnplaced = true;
+    this.#limits = { ...LIMITS, artifacts: artifactsLimit };
+    this.#heardBefore = heard;
+    for (const stream of ATTEMPT_STREAMS) this.#unplaced.add(stream);
+    this.#held = null;
+    try {
+      for (const frame of held) this.#receive(frame);
+    } catch (error) {
+      this.#fail('protocol', error instanceof Error ? error.message : 'a frame cannot be read');
+    }
+    this.#stream.resume();
+  }
+
   /** All bytes of the stream before `offset` are kept: the guest may send more. */
   acknowledge(stream: AttemptStream, offset: number): void {
-    if (offset <= this.#acknowledged[stream] || this.#state !== 'running') return;
+    if (offset <= this.#acknowledged[stream] || this.#state !== 'running' || this.#unplaced.has(stream)) return;
     this.#acknowledged[stream] = Math.min(offset, this.#received[stream]);
     this.#unsentAcks.add(stream);
     this.#sendAcks();
@@ -178,6 +215,12 @@ export class GuestChannel implements Disposable {
   readonly #onDrain = () => this.#sendAcks();
 
   #receive(frame: GuestFrame): void {
+    if (this.#held !== null && frame.type !== 'HELLO' && frame.type !== 'PONG') {
+      // Its bytes are a view of what is read next.
+      this.#held.push('data' in frame ? { ...frame, data: frame.data.slice() } : frame);
+      this.#stream.pause();
+      return;
+    }
     switch (frame.type) {
       case 'HELLO':
         this.#expect(this.#state === 'greeting', 'a HELLO that nobody waits for');
@@ -200,6 +243,10 @@ export class GuestChannel implements Disposable {
         return this.#receiveOutput('artifacts', frame.offset, frame.data);
       case 'STDIN_ACK':
         this.#expect(this.#state === 'running', 'a STDIN_ACK while nothing runs');
+        if (this.#stdinUnplaced) {
+          this.#stdinUnplaced = false;
+          this.#stdinSent = Math.min(frame.offset, this.#stdin!.length);
+        }
         this.#expect(
           frame.offset >= this.#stdinAcknowledged && frame.offset <= this.#stdinSent,
           'a STDIN_ACK of bytes that were not sent, or are acknowledged',
@@ -208,6 +255,8 @@ export class GuestChannel implements Disposable {
         return this.#pumpStdin();
       case 'EXIT':
         this.#expect(this.#state === 'running', 'an EXIT while nothing runs');
+        // They had nothing more to say.
+        for (const stream of this.#unplaced) this.#received[stream] = this.#heardBefore[stream];
         this.#expect(
           frame.stdoutLength === this.#received.stdout &&
             frame.stderrLength === this.#received.stderr &&
@@ -234,12 +283,18 @@ export class GuestChannel implements Disposable {
 
   #receiveOutput(stream: AttemptStream, offset: number, data: Uint8Array): void {
     this.#expect(this.#state === 'running', 'output while nothing runs');
+    const heard = this.#heardBefore[stream];
+    if (this.#unplaced.delete(stream)) {
+      this.#expect(offset <= heard, `${stream} from beyond what was heard of it`);
+      this.#received[stream] = this.#acknowledged[stream] = offset;
+    }
     this.#expect(offset === this.#received[stream], `${stream} at a wrong offset`);
     const end = offset + data.length;
     this.#expect(end <= this.#acknowledged[stream] + STREAM_WINDOW_BYTES, `${stream} beyond its credit`);
     this.#expect(end <= this.#limits[stream], `more ${stream} than the task allows`);
     this.#received[stream] = end;
-    this.#listener.output(stream, data);
+    if (offset < heard) this.acknowledge(stream, Math.min(end, heard));
+    if (end > heard) this.#listener.output(stream, data.subarray(Math.max(0, heard - offset)));
   }
 
   #expect(condition: boolean, otherwise: string): void {
@@ -305,7 +360,7 @@ export class GuestChannel implements Disposable {
 
   async #sendStdin(): Promise<void> {
     const source = this.#stdin;
-    if (source === null || this.#stdinEnded) return;
+    if (source === null || this.#stdinEnded || this.#stdinUnplaced) return;
     const live = () => this.#state === 'tasked' || this.#state === 'running';
     while (live() && this.#stdinSent < source.length) {
       const room = this.#stdinAcknowledged + STDIN_WINDOW_BYTES - this.#stdinSent;

@@ -9,6 +9,7 @@ export interface ContainerSpec {
   readonly user: ContainerUser;
   readonly memoryMiB: number;
   readonly hostname: string;
+  readonly hasNetwork: boolean;
 }
 
 const MAX_PROCESSES = 1024;
@@ -50,6 +51,9 @@ const MASKED_PATHS = [
   '/sys/firmware',
 ];
 const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
+
+const SECCOMP = seccompProfile();
+const SECCOMP_TEXT = JSON.stringify(SECCOMP);
 
 /** The OCI runtime configuration (version 1.0) that the agent gives to `crun`. */
 export function ociConfig(spec: ContainerSpec) {
@@ -111,7 +115,8 @@ export function ociConfig(spec: ContainerSpec) {
         { type: 'mount' },
         { type: 'ipc' },
         { type: 'uts' },
-        { type: 'network' },
+        // A new one has a loopback alone.
+        spec.hasNetwork ? { type: 'network', path: '/run/fn/ns/net' } : { type: 'network' },
         { type: 'cgroup' },
       ],
       cgroupsPath: '/fn/task',
@@ -122,7 +127,15 @@ export function ociConfig(spec: ContainerSpec) {
       },
       maskedPaths: MASKED_PATHS,
       readonlyPaths: READONLY_PATHS,
-      seccomp: seccompProfile(),
+      seccomp: SECCOMP,
     },
   };
+}
+
+/** The same as JSON. The profile of system calls is most of it, and always the same: it is made into text once. */
+export function ociConfigText(spec: ContainerSpec): string {
+  const { linux, ...rest } = ociConfig(spec);
+  const { seccomp: _seccomp, ...others } = linux;
+  const text = JSON.stringify({ ...rest, linux: others });
+  return `${text.slice(0, -'}}'.length)},"seccomp":${SECCOMP_TEXT}}}`;
 }

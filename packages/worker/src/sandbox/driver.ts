@@ -14,12 +14,12 @@ export interface SandboxDriver extends AsyncDisposable {
   probe(): Promise<HostCheck[]>;
 
   /**
-   * Makes what every start needs (the template) and removes what a dead life of this daemon left. Called once, before any
-   * start.
+   * Makes what every start needs (the template) and removes what a dead life of this daemon left, but for the sandboxes that are `kept`: each of
+   * those is given to `recover` next. Called once, before any start.
    *
    * @throws CocoreError `host_unfit` or `artifact_missing`
    */
-  prepare(): Promise<void>;
+  prepare(kept?: readonly SandboxHandle[]): Promise<void>;
 
   /**
    * Starts a sandbox. Resolves when its agent may be spoken to; it may take the agent up to `capabilities.bootDeadlineMs`
@@ -28,8 +28,9 @@ export interface SandboxDriver extends AsyncDisposable {
   start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox>;
 
   /**
-   * Takes up a sandbox that an earlier life of the daemon started; null when it is gone. Only with `capabilities.recover`;
-   * other drivers destroy what the handle names, and answer null.
+   * Takes up a sandbox that an earlier life of the daemon started and `prepare` has kept, once; null when there is none, when it is gone, or is not
+   * what the handle says: nothing of it is left then. Only with `capabilities.recover`; other drivers destroy what the handle names, and
+   * answer null.
    */
   recover(handle: SandboxHandle): Promise<Sandbox | null>;
 }
@@ -40,7 +41,9 @@ export interface DriverCapabilities {
   readonly name: string;
   readonly isolation: IsolationClass;
   readonly snapshot: boolean;
+  /** Whether a sandbox can be made to outlive the daemon, and a later life can take it up. */
   readonly recover: boolean;
+  /** Whether its sandboxes can be given a network, where the host has what that takes. */
   readonly network: boolean;
   /** Whether the function's code really runs (false: a script of the double does). */
   readonly runsCode: boolean;
@@ -67,6 +70,40 @@ export interface SandboxSpec extends SandboxShape {
   readonly imagePath: string;
   /** The function's code, an erofs file. */
   readonly codePath: string;
+  /** What the sandbox is attached to; without it, it has no network. Only with `capabilities.network`. */
+  readonly network?: SandboxNetwork;
+}
+
+/** A network that a sandbox can be attached to. What may pass is its maker's business, and none of the driver's. */
+export interface SandboxNetwork {
+  /**
+   * Makes the wire between the sandbox and its network; one sandbox at a time. Disposing of it takes the network away.
+   *
+   * @throws CocoreError `host_unfit`. Nothing is left then
+   */
+  attach(plug: NetworkPlug): Promise<AttachedNetwork>;
+}
+
+export interface NetworkPlug {
+  /** A tap for a virtual machine, or a pair of virtual interfaces for a container. */
+  readonly kind: 'tap' | 'veth';
+  /** The user that the tap is for. */
+  readonly owner: number;
+  /** What makes the network joins the sandbox's control groups by these files. */
+  readonly procsFiles: readonly string[];
+}
+
+/** The tap that a machine's network card is connected to, in its namespace (`gate/place.h`). */
+export const TAP_INTERFACE = 'gate0';
+/** What that card's hardware address must be (`guest/agent/network.h`): nothing else comes through. */
+export const GUEST_MAC = '02:00:00:00:00:02';
+
+/** What a network adds to the processes of a sandbox's control group: the gate, and what that calls at first. */
+export const GATE_PROCESSES = 2;
+
+export interface AttachedNetwork extends AsyncDisposable {
+  /** The network namespace with the sandbox's end of the wire, as a file. */
+  readonly namespacePath: string;
 }
 
 /**
@@ -93,6 +130,8 @@ export interface SandboxHandle {
   readonly version: 1;
   readonly driver: string;
   readonly name: string;
+  /** The driver's own to write and, with suspicion, to read. */
+  readonly state?: unknown;
 }
 
 /** How a sandbox stopped, seen from the host. It says nothing about the function. */
@@ -103,6 +142,11 @@ export interface SandboxExit {
 
 export interface Sandbox extends AsyncDisposable {
   readonly handle: SandboxHandle;
+  /**
+   * From now on it does not end with the daemon, so that a later life can take it up by its handle; before, it does. Only with
+   * `capabilities.recover`.
+   */
+  outlive?(): void;
   /** To the agent. Every byte read from it is the guest's: hostile. It ends when the sandbox does. */
   readonly agent: Duplex;
   /** Resolves when the sandbox no longer runs, whatever ended it; it never rejects. */

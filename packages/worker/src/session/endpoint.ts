@@ -51,6 +51,11 @@ export class Endpoint {
     }
   }
 
+  /** The control server's name or address, without brackets. */
+  get host(): string {
+    return this.#url.hostname.replace(/^\[|\]$/g, '');
+  }
+
   /** A WebSocket that is being opened. */
   dial(): WebSocket {
     const url = `${this.#secure ? 'wss' : 'ws'}://${this.#url.host}${GATEWAY_PATH}`;
@@ -76,7 +81,7 @@ export class Endpoint {
       ...connection,
       // An agent would make the connection itself, past the pin.
       ...(connection.createConnection === undefined ? { agent: false } : {}),
-      host: this.#url.hostname.replace(/^\[|\]$/g, ''),
+      host: this.host,
       port: this.authority.slice(this.authority.lastIndexOf(':') + 1),
       path: `/v1/worker/blobs/${digest}`,
       headers: { host: this.#url.host, authorization: `Bearer ${token}`, ...range },

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { SourceAway } from '../blobs/download.ts';
 import { Session, type SessionParts } from './session.ts';
 
-export interface LinkParts extends Omit<SessionParts, 'attempts' | 'instance'> {
+export interface LinkParts extends Omit<SessionParts, 'attempts' | 'instance' | 'isUnknown'> {
   /** Between 0 and 1, for the jitter of reconnections. */
   readonly random?: () => number;
 }
@@ -20,6 +20,8 @@ const FATAL: ReadonlySet<ErrorCode> = new Set([
 
 const FIRST_DELAY_MS = 200;
 const MAX_DELAY_MS = 5_000;
+/** Somebody has to do something first. */
+const UNKNOWN_DELAY_MS = 30_000;
 
 /**
  * The link to the control server for the daemon's life: one session after the other, with growing pauses and jitter between failed
@@ -31,6 +33,8 @@ export class Link implements AsyncDisposable {
   readonly #stop = new AbortController();
   readonly #joined = Promise.withResolvers<string>();
   #session: Session | null = null;
+  /** The server has said so, and has not welcomed this worker since. */
+  #isUnknown = false;
 
   constructor(parts: LinkParts) {
     this.#parts = parts;
@@ -71,20 +75,22 @@ export class Link implements AsyncDisposable {
     const { log, random = Math.random } = this.#parts;
     try {
       for (let failures = 0; !this.#stop.signal.aborted;) {
-        const session = new Session({ ...this.#parts, instance: this.#instance, attempts });
+        const session = new Session({ ...this.#parts, instance: this.#instance, isUnknown: this.#isUnknown, attempts });
         this.#session = session;
         const workerId = await session.workerId.catch(() => null);
         if (workerId === null) failures += 1;
         else {
           failures = 0;
+          this.#isUnknown = false;
           log.info({ workerId }, 'welcomed by the control server');
           this.#joined.resolve(workerId);
         }
         const why = await session.closed;
         this.#session = null;
-        if (why instanceof CocoreError && FATAL.has(why.code)) throw why;
+        if (this.#isFinal(why)) throw why;
         if (this.#stop.signal.aborted) return;
-        const delayMs = Math.min(FIRST_DELAY_MS * 2 ** failures, MAX_DELAY_MS) * (0.5 + random() / 2);
+        const maxDelayMs = this.#isUnknown ? UNKNOWN_DELAY_MS : MAX_DELAY_MS;
+        const delayMs = Math.min(FIRST_DELAY_MS * 2 ** failures, maxDelayMs) * (0.5 + random() / 2);
         log.warn(
           { why: why.message, delayMs: Math.round(delayMs) },
           'no session with the control server; trying again',
@@ -95,6 +101,22 @@ export class Link implements AsyncDisposable {
       this.#joined.reject(error);
       throw error;
     }
+  }
+
+  /**
+   * A server that does not know a worker which had joined may have been restored from a backup: it may be given a newer one, or a join token that this
+   * worker was given too.
+   */
+  #isFinal(why: Error): boolean {
+    if (!(why instanceof CocoreError)) return false;
+    const { log, identity } = this.#parts;
+    if (identity.joined === null) return FATAL.has(why.code);
+    if (why.code === 'worker_unknown') this.#isUnknown = true;
+    if (why.code !== 'worker_unknown' && !(this.#isUnknown && why.code === 'join_token_invalid'))
+      return FATAL.has(why.code);
+    const { workerId } = identity.joined;
+    log.error({ workerId, remedy: why.remedy }, 'the control server does not know this worker any more');
+    return false;
   }
 
   /** Ends the session and dials no more. */

@@ -9,36 +9,52 @@ export interface MessageSink {
 
 /** Output is held back while this much waits in the socket, so that a control message never waits behind more. */
 const MAX_BUFFERED_BYTES = 256 * 1024;
+/** How long the facts of an attempt may wait for more: what a short function is about goes as one, and is committed as one. */
+const HOLD_MS = 10;
 
 interface Source {
   readonly channel: number;
   readonly output: AttemptOutput;
+  /** Facts that wait, in order; null once facts go at once. */
+  held: WorkerMessage[] | null;
   /** Sent once, when all output before it has been. */
   atEnd: WorkerMessage | null;
 }
 
 /**
  * What one session sends. Control messages go at once; output goes in turn over the attempts, as the socket takes it; the end of
- * an attempt goes after the last of its output.
+ * an attempt goes after the last of its output. The first facts of an attempt wait for its output or its end, for a moment.
  */
 export class Outbox {
   readonly #sink: MessageSink;
   readonly #sources = new Map<number, Source>();
   #closed = false;
   #scheduled = false;
+  #timer: NodeJS.Timeout | null = null;
 
   constructor(sink: MessageSink) {
     this.#sink = sink;
   }
 
-  /** Sends a control message before any output that waits. */
+  /** Sends a control message before any output that waits, and after the facts that do. */
   send(message: WorkerMessage): void {
-    if (!this.#closed) this.#sink.send(JSON.stringify(message), this.#written);
+    this.#releaseAll();
+    this.#send(message);
   }
 
-  add(channel: number, output: AttemptOutput): void {
-    this.#sources.set(channel, { channel, output, atEnd: null });
+  /** @param first what the server must know before all else about the attempt; @param isUrgent whether it waits for nothing */
+  add(channel: number, output: AttemptOutput, first: WorkerMessage, isUrgent: boolean): void {
+    this.#sources.set(channel, { channel, output, held: isUrgent ? null : [first], atEnd: null });
+    if (isUrgent) this.#send(first);
+    else this.#timer ??= setTimeout(() => this.#releaseAll(), HOLD_MS);
     this.wake();
+  }
+
+  /** A fact about the channel's attempt, after those before. */
+  tell(channel: number, message: WorkerMessage): void {
+    const held = this.#sources.get(channel)?.held ?? null;
+    if (held === null) this.#send(message);
+    else held.push(message);
   }
 
   /** Sends `message` after the channel's output, and the channel is done. */
@@ -50,11 +66,14 @@ export class Outbox {
   }
 
   remove(channel: number): void {
+    const source = this.#sources.get(channel);
+    if (source !== undefined) this.#release(source);
     this.#sources.delete(channel);
   }
 
   close(): void {
     this.#closed = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
     this.#sources.clear();
   }
 
@@ -70,18 +89,37 @@ export class Outbox {
 
   readonly #written = () => this.wake();
 
+  #send(message: WorkerMessage): void {
+    if (!this.#closed) this.#sink.send(JSON.stringify(message), this.#written);
+  }
+
+  #release(source: Source): void {
+    const { held } = source;
+    source.held = null;
+    for (const message of held ?? []) this.#send(message);
+  }
+
+  #releaseAll(): void {
+    if (this.#timer === null) return;
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    for (const source of this.#sources.values()) this.#release(source);
+  }
+
   #pump(): void {
     // A source that was served goes to the end of the line.
     for (const [channel, source] of this.#sources) {
       if (this.#closed || this.#sink.bufferedAmount > MAX_BUFFERED_BYTES) return;
       const piece = source.output.take(MAX_OUTPUT_FRAME_DATA_BYTES);
       if (piece !== null) {
+        this.#release(source);
         this.#sink.send(encodeOutputFrame({ channel, ...piece }), this.#written);
         this.#sources.delete(channel);
         this.#sources.set(channel, source);
       } else if (source.atEnd !== null) {
         this.#sources.delete(channel);
-        this.send(source.atEnd);
+        this.#release(source);
+        this.#send(source.atEnd);
       }
     }
   }

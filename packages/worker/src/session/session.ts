@@ -1,7 +1,7 @@
 import {
   assertNever,
-  ATTEMPT_STREAMS,
   type AttemptAssign,
+  type BlobRef,
   type Capabilities,
   CocoreError,
   helloStatement,
@@ -9,8 +9,10 @@ import {
   isErrorCode,
   parseServerMessage,
   type ServerMessage,
+  type StopKind,
   type WorkerMessage,
 } from '@cocore/protocol';
+import type { Duplex } from 'node:stream';
 import type { Logger } from 'pino';
 import type { RawData, WebSocket } from 'ws';
 import type { Attempts } from '../execution/attempts.ts';
@@ -19,14 +21,16 @@ import { type Clock, uptimeClock } from '../host/clock.ts';
 import type { Identity } from '../identity.ts';
 import type { Endpoint } from './endpoint.ts';
 import type { JoinToken } from './join-token.ts';
-import { Outbox } from './outbox.ts';
+import { type MessageSink, Outbox } from './outbox.ts';
 
 export interface SessionParts {
-  readonly endpoint: Endpoint;
-  readonly identity: Identity;
+  readonly endpoint: Pick<Endpoint, 'authority' | 'pin' | 'dial' | 'blob'>;
+  readonly identity: Pick<Identity, 'publicKey' | 'joined' | 'sign' | 'join'>;
   readonly joinToken: JoinToken | null;
   /** Of this life of the daemon. */
   readonly instance: string;
+  /** The server has said that it does not know this worker. */
+  readonly isUnknown: boolean;
   readonly attempts: Attempts;
   readonly capabilities: Capabilities;
   readonly name: string;
@@ -34,9 +38,11 @@ export interface SessionParts {
   readonly platform: string;
   /** Digests of the large blobs that are here. */
   readonly largeBlobs: () => readonly string[];
+  /** The server has heard what was sent at this time, by the uptime clock. */
+  readonly onAnswered: (sentMs: number) => void;
   readonly log: Logger;
   readonly uptime?: Clock;
-  /** A session whose heartbeats are not acknowledged for this long is given up. */
+  /** A session in which nothing is heard for this long is given up. */
   readonly silenceMs?: number;
 }
 
@@ -44,6 +50,8 @@ type Welcome = Extract<ServerMessage, { type: 'ServerWelcome' }>;
 type Challenge = Extract<ServerMessage, { type: 'ServerChallenge' }>;
 
 export const SILENCE_MS = 15_000;
+/** Of older ones no answer is expected any more. */
+const MAX_UNANSWERED_BEATS = 100;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long a connection that is closed may wait for the other end to close it too. */
 const CLOSE_MS = 1_000;
@@ -60,6 +68,9 @@ export class Session {
   readonly closed: Promise<Error>;
   readonly #parts: SessionParts;
   readonly #socket: WebSocket;
+  /** What the WebSocket writes to; null before it is there. */
+  #stream: Duplex | null = null;
+  #isCorked = false;
   readonly #outbox: Outbox;
   readonly #log: Logger;
   readonly #uptime: Clock;
@@ -68,10 +79,17 @@ export class Session {
   readonly #closing = Promise.withResolvers<Error>();
   readonly #channels = new Map<number, string>();
   readonly #startedTold = new Set<string>();
+  /** What each attempt that fetches was last told to fetch. */
+  readonly #fetchingTold = new Map<string, BlobRef>();
+  /** Whose end is only evidence, and whether it is told. No beat names them: they are nobody's. */
+  readonly #givenUp = new Map<string, boolean>();
   #blobsTold = new Set<string>();
   #challenge: Challenge | null = null;
   #welcome: Welcome | null = null;
+  #stoppingTold: StopKind | null = null;
   #sequence = 0;
+  /** Heartbeats that are not acknowledged, and when they were sent. */
+  readonly #beatsSentMs = new Map<number, number>();
   #heardAtMs: number;
   #timers: NodeJS.Timeout[] = [];
   #ended = false;
@@ -86,8 +104,11 @@ export class Session {
     this.workerId.catch(() => undefined);
     this.closed = this.#closing.promise;
     this.#socket = parts.endpoint.dial();
-    this.#outbox = new Outbox(this.#socket);
+    this.#outbox = new Outbox(this.#corked());
+    this.#socket.once('upgrade', ({ socket }) => (this.#stream = socket));
     this.#socket.on('message', (data: RawData, isBinary: boolean) => this.#onMessage(data, isBinary));
+    // In the middle of a long message they are all that can be heard.
+    this.#socket.on('ping', () => (this.#heardAtMs = this.#uptime()));
     this.#socket.on('error', (error) => this.#end(error));
     this.#socket.on('close', (code, reason) => {
       const why = reason.length === 0 ? '' : `: ${reason.toString('utf8').slice(0, 200)}`;
@@ -103,14 +124,46 @@ export class Session {
   /** Something of an attempt is new: facts that can be told now are told. */
   wake(): void {
     if (this.#welcome === null || this.#ended) return;
+    this.#tellStopping();
     for (const [channel, attemptId] of this.#channels) {
       const attempt = this.#parts.attempts.get(attemptId);
-      if (attempt === undefined) {
-        this.#channels.delete(channel);
-        this.#outbox.remove(channel);
-      } else this.#tell(channel, attempt);
+      if (attempt === undefined) this.#unbind(channel);
+      else this.#tell(channel, attempt);
     }
+    this.#tellGivenUp();
     this.#outbox.wake();
+  }
+
+  /** The socket; what is sent in one turn of the event loop leaves in one write. */
+  #corked(): MessageSink {
+    const socket = this.#socket;
+    return {
+      get bufferedAmount() {
+        return socket.bufferedAmount;
+      },
+      send: (data, written) => {
+        this.#cork();
+        socket.send(data, written);
+      },
+    };
+  }
+
+  #cork(): void {
+    const stream = this.#stream;
+    if (this.#isCorked || stream === null) return;
+    this.#isCorked = true;
+    stream.cork();
+    setImmediate(() => {
+      this.#isCorked = false;
+      stream.uncork();
+    });
+  }
+
+  #tellStopping(): void {
+    const how = this.#parts.attempts.stopping;
+    if (how === null || how === this.#stoppingTold) return;
+    this.#stoppingTold = how;
+    this.#outbox.send({ type: 'WorkerStopping', how });
   }
 
   /** Tells which large blobs have come and gone since it last told. */
@@ -148,6 +201,7 @@ export class Session {
       const bytes = data as Buffer;
       if (isBinary) throw new CocoreError('protocol_violation', 'the server sent what is not a text message');
       const message = parseServerMessage(bytes.toString('utf8'));
+      this.#heardAtMs = this.#uptime();
       // Null is one of a later release; what must be understood needs a later version of the protocol.
       if (message !== null) this.#receive(message);
     } catch (error) {
@@ -170,8 +224,9 @@ export class Session {
       case 'AttemptCancel':
         return attempts.stop(message.attemptId, 'cancelled');
       case 'AttemptRevoke':
-        this.#log.warn({ attemptId: message.attemptId, why: message.why }, 'an attempt was taken back');
-        return attempts.stop(message.attemptId, 'revoked');
+        return message.report === true ? this.#giveUp(message.attemptId) : this.#revoke(message.attemptId, message.why);
+      case 'AttemptAcceptedAck':
+        return attempts.acceptanceCommitted(message.attemptId);
       case 'AttemptEndedAck':
         return attempts.forget(message.attemptId);
       case 'OutputAck': {
@@ -179,16 +234,38 @@ export class Session {
         return attempt?.output.acknowledge(message.stream, message.offset);
       }
       case 'HeartbeatAck':
-        this.#heardAtMs = this.#uptime();
+        this.#answered(message.sequence);
+        for (const attemptId of message.cancel ?? []) attempts.stop(attemptId, 'cancelled');
+        for (const attemptId of message.revoke ?? []) this.#revoke(attemptId, 'the server does not know it as ours');
+        return;
+      case 'DrainNotice':
+        this.#log.info(
+          message.draining
+            ? 'the operator gives this worker nothing more'
+            : 'the operator gives this worker work again',
+        );
         return;
       default:
         return assertNever(message);
     }
   }
 
+  #answered(sequence: number): void {
+    const sentMs = this.#beatsSentMs.get(sequence);
+    if (sentMs === undefined) return;
+    for (const earlier of this.#beatsSentMs.keys()) if (earlier <= sequence) this.#beatsSentMs.delete(earlier);
+    this.#parts.onAnswered(sentMs);
+  }
+
+  #revoke(attemptId: string, why: string): void {
+    this.#log.warn({ attemptId, why }, 'an attempt was taken back');
+    this.#parts.attempts.stop(attemptId, 'revoked');
+  }
+
   #hello(challenge: Challenge): void {
     if (this.#challenge !== null) throw new CocoreError('protocol_violation', 'a second challenge');
     this.#challenge = challenge;
+    this.#stoppingTold = this.#parts.attempts.stopping;
     const { identity, joinToken, endpoint, attempts } = this.#parts;
     const expected = identity.joined?.serverId ?? joinToken?.content.serverId ?? null;
     if (expected !== null && expected !== challenge.serverId) {
@@ -210,12 +287,15 @@ export class Session {
       signature: identity.sign(statement),
       authority,
       instance: this.#parts.instance,
-      ...(identity.joined === null && joinToken !== null ? { joinToken: joinToken.text } : {}),
+      ...(attempts.stopping === null ? {} : { stopping: attempts.stopping }),
+      ...((identity.joined === null || this.#parts.isUnknown) && joinToken !== null
+        ? { joinToken: joinToken.text }
+        : {}),
       capabilities: this.#parts.capabilities,
-      inventory: attempts.list().map(({ attemptId, startedAtMs, ended }) => ({
+      inventory: attempts.list().map(({ attemptId, startedAtMs, ended, output }) => ({
         attemptId,
         started: startedAtMs !== null,
-        ...(ended === null ? {} : { ended: true }),
+        ...(ended === null ? {} : { ended: true, heldFrom: output.heldFrom }),
       })),
     });
   }
@@ -226,18 +306,26 @@ export class Session {
       throw new CocoreError('protocol_violation', 'a welcome out of order');
     }
     const { serverId } = this.#challenge;
+    const { workerId, incarnation } = welcome;
     const known = identity.joined;
-    if (known === null || known.workerId !== welcome.workerId) {
-      identity.join({ serverId, workerId: welcome.workerId, certificateSha256: endpoint.pin });
+    const isOther = known?.incarnation !== undefined && incarnation !== undefined && known.incarnation !== incarnation;
+    if (isOther) this.#dropUnknown(welcome);
+    if (known?.workerId !== workerId || (incarnation !== undefined && known.incarnation !== incarnation)) {
+      const told = incarnation === undefined ? {} : { incarnation };
+      identity.join({ serverId, workerId, certificateSha256: endpoint.pin, ...told });
     }
     for (const timer of this.#timers.splice(0)) clearTimeout(timer);
     this.#welcome = welcome;
     this.blobToken = welcome.blobToken;
-    for (const attemptId of welcome.revoke) attempts.stop(attemptId, 'revoked');
+    const late = new Set(welcome.late);
+    for (const attemptId of welcome.revoke) {
+      if (late.has(attemptId)) this.#giveUp(attemptId);
+      else attempts.stop(attemptId, 'revoked');
+    }
     for (const { attemptId, channel, offsets } of welcome.resume) {
       const attempt = attempts.get(attemptId);
       if (attempt === undefined) continue;
-      const gone = ATTEMPT_STREAMS.filter((stream) => !attempt.output.resume(stream, offsets[stream]));
+      const gone = attempt.resume(offsets);
       if (gone.length > 0) {
         this.#log.error({ attemptId, streams: gone, offsets }, 'the server asks for output that is not here any more');
         attempt.loseOutput();
@@ -245,10 +333,24 @@ export class Session {
       this.#open(channel, attempt);
     }
     this.tellBlobs();
+    this.#tellStopping();
     this.#heardAtMs = this.#uptime();
     this.#beat();
     this.#timers.push(setInterval(() => this.#beat(), welcome.heartbeatMs));
     this.#welcomed.resolve(welcome.workerId);
+  }
+
+  /** The server's store came out of a backup: what it does not resume is of a history that is no more. */
+  #dropUnknown({ resume, late = [] }: Welcome): void {
+    const { attempts } = this.#parts;
+    // Those that it knows to have ended are given up, with their end as evidence.
+    const known = new Set([...resume.map(({ attemptId }) => attemptId), ...late]);
+    const unknown = attempts.list().filter(({ attemptId }) => !known.has(attemptId));
+    this.#log.warn(
+      { dropped: unknown.length },
+      'the control server was restored from a backup; what it does not know is destroyed',
+    );
+    for (const { attemptId } of unknown) attempts.stop(attemptId, 'revoked');
   }
 
   #assign(assign: AttemptAssign): void {
@@ -265,27 +367,60 @@ export class Session {
   /** Binds an attempt to this session's channel and tells what is known of it, again or for the first time. */
   #open(channel: number, attempt: Attempt): void {
     this.#channels.set(channel, attempt.attemptId);
-    this.#outbox.send({ type: 'AttemptAccepted', attemptId: attempt.attemptId, ...attempt.acceptance });
-    this.#outbox.add(channel, attempt.output);
+    const accepted: WorkerMessage = { type: 'AttemptAccepted', attemptId: attempt.attemptId, ...attempt.acceptance };
+    this.#outbox.add(channel, attempt.output, accepted, attempt.hasNetwork);
     this.#tell(channel, attempt);
   }
 
-  #tell(channel: number, { attemptId, startedAtMs, ended }: Attempt): void {
+  /** The control server has ended it without us: what is said of it now is how it ended here, as evidence. */
+  #giveUp(attemptId: string): void {
+    for (const [channel, bound] of this.#channels) if (bound === attemptId) this.#unbind(channel);
+    this.#log.warn({ attemptId }, 'an attempt was given up without us');
+    this.#givenUp.set(attemptId, false);
+    this.#parts.attempts.stop(attemptId, 'given_up');
+    this.#tellGivenUp();
+  }
+
+  #tellGivenUp(): void {
+    for (const [attemptId, isTold] of this.#givenUp) {
+      const ended = this.#parts.attempts.get(attemptId)?.ended ?? null;
+      if (ended === null || isTold) continue;
+      this.#givenUp.set(attemptId, true);
+      this.#outbox.send(ended);
+    }
+  }
+
+  #unbind(channel: number): void {
+    this.#channels.delete(channel);
+    this.#outbox.remove(channel);
+  }
+
+  #tell(channel: number, { attemptId, fetching, startedAtMs, ended }: Attempt): void {
+    this.#tellFetching(channel, attemptId, fetching);
     if (startedAtMs !== null && !this.#startedTold.has(attemptId)) {
       this.#startedTold.add(attemptId);
       const agoMs = Math.max(0, this.#uptime() - startedAtMs);
-      this.#outbox.send({ type: 'AttemptStarted', attemptId, agoMs });
+      this.#outbox.tell(channel, { type: 'AttemptStarted', attemptId, agoMs });
     }
     if (ended !== null) this.#outbox.finish(channel, ended);
   }
 
+  #tellFetching(channel: number, attemptId: string, fetching: BlobRef | null): void {
+    if (fetching === (this.#fetchingTold.get(attemptId) ?? null)) return;
+    if (fetching === null) this.#fetchingTold.delete(attemptId);
+    else this.#fetchingTold.set(attemptId, fetching);
+    this.#outbox.tell(channel, { type: 'AttemptPreparing', attemptId, fetching });
+  }
+
   #beat(): void {
     if (this.#uptime() - this.#heardAtMs > this.#silenceMs) {
-      this.#end(new Error(`the server acknowledged no heartbeat for ${this.#silenceMs} ms`));
+      this.#end(new Error(`the server said nothing for ${this.#silenceMs} ms`));
       return;
     }
-    const attempts = this.#parts.attempts.list();
+    const attempts = this.#parts.attempts.list().filter(({ attemptId }) => !this.#givenUp.has(attemptId));
     const beats = attempts.map((attempt) => ({ attemptId: attempt.attemptId, agentAgeMs: attempt.agentAgeMs() }));
+    this.#beatsSentMs.set(this.#sequence, this.#uptime());
+    this.#beatsSentMs.delete(this.#sequence - MAX_UNANSWERED_BEATS);
     const heartbeat: WorkerMessage = { type: 'WorkerHeartbeat', sequence: this.#sequence, attempts: beats };
     this.#sequence += 1;
     this.#outbox.send(heartbeat);

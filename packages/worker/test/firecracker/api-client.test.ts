@@ -11,6 +11,7 @@ import {
   entropyRate,
   GUEST_CID,
   machineConfiguration,
+  networkCard,
   serialDevice,
 } from '../../src/sandbox/firecracker/machine.ts';
 import { ApiDescription } from '../../../../tests/firecracker-double/api-description.ts';
@@ -55,6 +56,7 @@ async function everyCall(api: ApiClient): Promise<void> {
   await api.putBootSource({ kernel_image_path: '/vm/kernel', initrd_path: '/vm/initrd', boot_args: BOOT_ARGS });
   for (const drive of drives(DRIVE_RATE)) await api.putDrive(drive);
   await api.patchDrive({ drive_id: 'code', path_on_host: '/vm/code' });
+  await api.putNetworkInterface(networkCard);
   await api.putEntropy({ rate_limiter: entropyRate });
   await api.putSerial(serialDevice);
   await api.putVsock({ guest_cid: GUEST_CID, uds_path: '/vsock.sock' });
@@ -78,7 +80,7 @@ describe('requests to Firecracker', { skip: doubleSkip() }, () => {
       known.filter(([, faults]) => faults?.length !== 0),
       [],
     );
-    assert.equal(known.length, 17);
+    assert.equal(known.length, 18);
   });
 
   test('what must not be sent, the description names the fault', () => {
@@ -92,6 +94,7 @@ describe('requests to Firecracker', { skip: doubleSkip() }, () => {
     assert.match(faults('PUT', '/actions', { action_type: 'Start' })!, /unknown variant `Start`/);
     const rate = { bandwidth: { size: 1, refill_time: 1, burst: 1 } };
     assert.match(faults('PUT', '/entropy', { rate_limiter: rate })!, /unknown field `burst`/);
+    assert.match(faults('PUT', '/network-interfaces/one', { iface_id: 'one' })!, /missing field `host_dev_name`/);
     assert.match(faults('PUT', '/vsock', undefined)!, /Empty PUT request/);
     assert.match(faults('GET', '/version', {})!, /cannot have a body/);
     assert.equal(faults('PUT', '/drive/one', {}), null);

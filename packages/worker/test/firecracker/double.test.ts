@@ -110,6 +110,40 @@ describe('the double of Firecracker', { skip }, () => {
   });
 
   test(
+    'network cards, what is wrong is refused in Firecracker’s words',
+    { skip: isRoot ? false : 'taps are root’s' },
+    async () => {
+      await using vmm = await monitor();
+      const tap = `cocoredbl${process.pid}`.slice(0, 15);
+      const put = (id: string, host_dev_name: string, guest_mac?: string, iface_id = id) =>
+        vmm.ask('PUT', `/network-interfaces/${id}`, { iface_id, host_dev_name, ...(guest_mac ? { guest_mac } : {}) });
+      const opened = 'Network config error: Could not create the network device: Open tap device failed: ';
+      const invalid = (why: string, name: string) =>
+        `${opened}Error while creating ifreq structure: ${why}. Invalid TUN/TAP Backend provided by ${name}. Check our documentation on setting up the network devices.`;
+      const refused = async (why: string, answer: Promise<string>) =>
+        assert.equal(await answer, `400 ${JSON.stringify({ fault_message: why })}`);
+      await refused('API Resource IDs can only contain alphanumeric characters and underscores.', put('o-e', tap));
+      await refused(
+        'The id from the path [one] does not match the id from the body [two]!',
+        put('one', tap, undefined, 'two'),
+      );
+      await refused(
+        'An error occurred when deserializing the json body of a request: The provided MAC address is invalid..',
+        put('one', tap, '02:00:00:00:00'),
+      );
+      await refused(`${opened}Invalid interface name`, put('one', 'a-name-that-is-too-long'));
+      await refused(invalid('Invalid argument (os error 22)', 'lo'), put('one', 'lo'));
+      assert.match(await put('one', tap, '02:00:00:00:00:0A'), /^204/);
+      await refused(
+        'Network config error: The MAC address is already in use: 02:00:00:00:00:0a',
+        put('two', `${tap}b`.slice(1), '02:00:00:00:00:0a'),
+      );
+      await refused(invalid('Device or resource busy (os error 16)', tap), put('two', tap));
+      assert.match(await put('one', tap), /^204/, 'the same card, once more');
+    },
+  );
+
+  test(
     'snapshots and drives of a machine that runs, what is wrong is refused',
     { skip: firecrackerSkip() },
     async () => {
@@ -119,8 +153,13 @@ describe('the double of Firecracker', { skip }, () => {
       const files = { snapshot_path: join(path, 'state'), mem_file_path: join(path, 'memory') };
       assert.match(await ask('PUT', '/snapshot/create', files), /^400 .*not supported before starting/);
       assert.match(await ask('PUT', '/drives/one', drive('one', file)), /^204/);
+      const tap = `cocoredbs${process.pid}`.slice(0, 15);
+      const networkCard = { iface_id: 'network', host_dev_name: tap };
+      assert.match(await ask('PUT', '/network-interfaces/network', networkCard), /^204/);
       assert.match(await ask('PUT', '/boot-source', { kernel_image_path: kernel }), /^204/);
       assert.match(await ask('PUT', '/actions', { action_type: 'InstanceStart' }), /^204/);
+      const card = { iface_id: 'one', host_dev_name: 'any' };
+      assert.match(await ask('PUT', '/network-interfaces/one', card), /^400 .*not supported after starting/);
       assert.match(await ask('PUT', '/snapshot/create', files), /^400 .*Cannot save the microVM state/);
       assert.match(await ask('PUT', '/snapshot/load', { ...files }), /^400 .*not supported after starting/);
       assert.match(await ask('PATCH', '/drives/two', { drive_id: 'two', path_on_host: file }), /^400 .*not found: two/);
@@ -132,6 +171,22 @@ describe('the double of Firecracker', { skip }, () => {
         /^400 .*memory backing file/,
       );
       assert.match(await ask('PUT', '/snapshot/create', files), /^204/);
+      const mem_backend = { backend_type: 'File', backend_path: files.mem_file_path };
+      // The first machine has its tap.
+      const refusals: [object[], RegExp][] = [
+        [[], new RegExp(`Net: Failed to create a network device: .* \\(os error 16\\).* by ${tap}\\.`)],
+        [
+          [{ iface_id: 'other', host_dev_name: tap }],
+          /Failed to get snapshot state from file: Unknown Network Device\./,
+        ],
+      ];
+      for (const [network_overrides, expected] of refusals) {
+        await using vain = await monitor();
+        const body = { snapshot_path: files.snapshot_path, mem_backend, network_overrides };
+        const answer = await vain.ask('PUT', '/snapshot/load', body);
+        assert.match(answer, /^400 .*Load snapshot error: Failed to restore from snapshot: /);
+        assert.match(answer, expected);
+      }
       await using other = await monitor();
       assert.match(
         await other.ask('PUT', '/snapshot/load', { snapshot_path: files.snapshot_path }),
@@ -139,7 +194,8 @@ describe('the double of Firecracker', { skip }, () => {
       );
       const load = {
         snapshot_path: files.snapshot_path,
-        mem_backend: { backend_type: 'File', backend_path: files.mem_file_path },
+        mem_backend,
+        network_overrides: [{ iface_id: 'network', host_dev_name: `${tap}2`.slice(1) }],
       };
       assert.match(await other.ask('PUT', '/snapshot/load', load), /^204/);
       assert.match(await other.ask('GET', '/'), /"state":"Paused"/);

@@ -6,6 +6,7 @@ import { boot } from '../../src/execution/boot.ts';
 import type { GuestListener } from '../../src/guest/channel.ts';
 import type { FirecrackerDriverOptions } from '../../src/sandbox/firecracker/firecracker-driver.ts';
 import { trialBoot } from '../../src/sandbox/firecracker/trial-boot.ts';
+import type { SandboxNetwork } from '../../src/sandbox/driver.ts';
 import { UidPool } from '../../src/sandbox/uid-pool.ts';
 import { firecrackerSkip, type FirecrackerTarget, firecrackerTarget, isReal } from '../support/firecracker-target.ts';
 import { silent } from '../support/run-program.ts';
@@ -36,7 +37,7 @@ async function assertFails(target: FirecrackerTarget, expected: RegExp, of: obje
   for (const time of ['first', 'second']) {
     await assert.rejects(target.driver.start(specOf(target, of), never()), (error: Error & { code?: string }) => {
       assert.equal(error.code, 'host_unfit');
-      assert.match(error.message, expected, time);
+      assert.match(error.message, expected, `${time}: ${error.message}`);
       return true;
     });
     assert.deepEqual(await target.leftovers(), [], time);
@@ -100,6 +101,17 @@ describe('Firecracker that does not start a machine', { skip }, () => {
     );
   });
 
+  test('a network without the tap, the start fails, says so in Firecracker’s words, and leaves nothing', async () => {
+    await using target = await firecrackerTarget(tag, { options: oneId() });
+    const namespacePath = `/proc/${process.pid}/ns/net`;
+    const network: SandboxNetwork = {
+      attach: () => Promise.resolve({ namespacePath, [Symbol.asyncDispose]: () => Promise.resolve() }),
+    };
+    const expected =
+      /refused PUT \/network-interfaces\/network with 400: .*Operation not permitted \(os error 1\).* provided by gate0/;
+    await assertFails(target, expected, { network });
+  });
+
   test('a start that is aborted at any step, its reason is told and nothing is left', async () => {
     await using target = await firecrackerTarget(tag, { fault: 'no-answer', options: oneId() });
     await target.driver.prepare();
@@ -115,9 +127,9 @@ describe('a trial boot', { skip }, () => {
   test('a guest that hangs, it is a failed check with nothing left', async () => {
     await using target = await firecrackerTarget(tag, { fault: 'no-boot', options: oneId() });
     await target.driver.prepare();
-    const check = await trialBoot(target.driver, specOf(target), 2_500);
+    const check = await trialBoot(target.driver, specOf(target), 8_000);
     assert.equal(check.ok, false);
-    assert.match(check.reason, /no guest answers within 2500 ms/);
+    assert.match(check.reason, /no guest answers within 8000 ms/);
     assert.deepEqual(await target.leftovers(), []);
   });
 

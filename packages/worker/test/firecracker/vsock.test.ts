@@ -4,7 +4,8 @@ import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
-import { HybridVsock, type HybridVsockOptions } from '../../src/sandbox/firecracker/vsock.ts';
+import { hybridVsock, type HybridVsockOptions } from '../../src/sandbox/firecracker/vsock.ts';
+import type { GuestStream } from '../../src/sandbox/microvm/guest-stream.ts';
 import { workspace } from '../support/workspace.ts';
 
 /** A stream to a server whose every connection goes to `accept`, with its number; it has been given `says` to say. */
@@ -12,7 +13,7 @@ async function connect(
   accept: (socket: Socket, count: number) => void,
   options: Partial<HybridVsockOptions> = {},
   says = 'hi',
-): Promise<AsyncDisposable & { stream: HybridVsock; abort: AbortController }> {
+): Promise<AsyncDisposable & { stream: GuestStream; abort: AbortController }> {
   await using scope = new AsyncDisposableStack();
   const { path } = scope.use(await workspace());
   const sockets = new Set<Socket>();
@@ -30,7 +31,7 @@ async function connect(
   });
   const abort = new AbortController();
   const open = () => Promise.resolve({ path: socketPath, [Symbol.asyncDispose]: () => Promise.resolve() });
-  const stream = new HybridVsock({ open, port: 1024, deadlineMs: 2_000, signal: abort.signal, ...options });
+  const stream = hybridVsock({ open, port: 1024, deadlineMs: 2_000, signal: abort.signal, ...options });
   scope.defer(() => void stream.on('error', () => undefined).destroy());
   stream.write(says);
   const owned = scope.move();

@@ -36,6 +36,7 @@ export interface FirecrackerTarget extends DriverTarget {
   readonly tools: ProbedTools;
   /** A directory of the test's own, above the driver's. */
   readonly path: string;
+  readonly runDir: string;
 }
 
 /** The double's programs, the VMM's failing as told. */
@@ -65,8 +66,8 @@ export async function firecrackerTarget(
   await promisify(execFile)('mkfs.erofs', ['--quiet', codePath, code]);
   const isDouble = !isReal || fault !== null;
   const tools = isDouble ? await doubleTools(path, fault) : await findTools(process.env);
-  const runDir = join(path, 'run');
-  const driver = scope.use(
+  const { runDir = join(path, 'run') } = options;
+  const make = () =>
     new FirecrackerDriver({
       tools,
       artifacts,
@@ -77,17 +78,27 @@ export async function firecrackerTarget(
         ? { vmmOverheadMiB: DOUBLE_OVERHEAD_MIB, bootDeadlineMs: 60_000, apiDeadlineMs: 30_000, callDeadlineMs: 30_000 }
         : {}),
       ...options,
-    }),
-  );
+    });
+  const driver = scope.use(make());
   const cgroups = await openCgroups();
   const owned = scope.move();
   return {
     driver,
     tools,
     path,
+    runDir,
     imagePath: artifacts.baseImage,
     codePath,
     argv: (steps) => ['/bin/bash', '/function/steps.sh', ...steps],
+    ...(driver.capabilities.recover
+      ? {
+          nextLife: async (kept) => {
+            const next = make();
+            await next.prepare(kept);
+            return next;
+          },
+        }
+      : {}),
     leftovers: async () => {
       const groups = (await cgroups.list()).filter((name) => name.startsWith(`${daemonTag}.`));
       const jails = await readdir(runDir, { recursive: true }).catch(() => []);

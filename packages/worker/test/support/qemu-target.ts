@@ -36,8 +36,9 @@ export async function qemuTarget(
   await copyFile(STEPS, join(code, 'steps.sh'));
   const codePath = join(path, 'code.erofs');
   await promisify(execFile)('mkfs.erofs', ['--quiet', codePath, code]);
-  const runDir = join(path, 'run');
-  const driver = scope.use(new QemuDriver({ artifacts, runDir, daemonTag, snapshots, ...options }));
+  const { runDir = join(path, 'run') } = options;
+  const make = () => new QemuDriver({ artifacts, runDir, daemonTag, snapshots, ...options });
+  const driver = scope.use(make());
   const cgroups = await openCgroups();
   const owned = scope.move();
   return {
@@ -46,6 +47,15 @@ export async function qemuTarget(
     imagePath: artifacts.baseImage,
     codePath,
     argv: (steps) => ['/bin/bash', '/function/steps.sh', ...steps],
+    ...(driver.capabilities.recover
+      ? {
+          nextLife: async (kept) => {
+            const next = make();
+            await next.prepare(kept);
+            return next;
+          },
+        }
+      : {}),
     leftovers: async () => {
       const groups = (await cgroups.list()).filter((name) => name.startsWith(`${daemonTag}.`));
       const files = await readdir(runDir).catch(() => []);

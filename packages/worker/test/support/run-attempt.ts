@@ -20,7 +20,7 @@ export interface AttemptSetup {
   readonly imagePath: string;
   readonly codePath: string;
   readonly task?: Partial<TaskSpec>;
-  readonly parts?: Partial<Pick<ExecutionParts, 'pingMs' | 'agentLostMs'>>;
+  readonly parts?: Partial<Pick<ExecutionParts, 'pingMs' | 'agentLostMs' | 'networks'>>;
   /** Where its end is written down; the default is a directory of its own. */
   readonly endsPath?: string;
   /** Take and acknowledge output as it comes, as a control server does. */
@@ -30,6 +30,8 @@ export interface AttemptSetup {
 /** What one attempt came to, and what it cost the daemon. */
 export interface AttemptRun {
   readonly ended: AttemptEnded;
+  /** What was taken of it. */
+  readonly stdout: string;
   /** Sandboxes in the order of their starts. All have ended. */
   readonly sandboxes: readonly Sandbox[];
   /** From the start of the function, as far as it came, to the end of the attempt. */
@@ -66,12 +68,14 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
   const [image, code] = await Promise.all(given.map(refOf));
   const watch = watchProcess();
   let startedMs: number | null = null;
+  const stdout: Uint8Array[] = [];
   const take = () => {
     for (let piece = execution.output.take(65_536); piece !== null; piece = execution.output.take(65_536)) {
+      if (piece.stream === 'stdout') stdout.push(Uint8Array.from(piece.data));
       execution.output.acknowledge(piece.stream, piece.offset + piece.data.length);
     }
   };
-  const execution: Execution = new Execution(
+  const execution: Execution = Execution.begin(
     {
       attemptId,
       task: {
@@ -90,7 +94,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
         runTimeoutMs: 60_000,
         outputLimitBytes: 10_000_000,
         artifactsLimitBytes: 1_000_000,
-        network: 'none',
+        network: { mode: 'none' },
         ...task,
       },
     },
@@ -108,6 +112,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
       ...parts,
     },
   );
+  execution.acceptanceCommitted();
   await execution.done;
   const endedMs = performance.now();
   const { heldBytes, stalledMs } = watch.stop();
@@ -115,7 +120,14 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
   const ended = execution.ended ?? assert.fail('an attempt without an end');
   // A report that the server would refuse would cost the worker its session.
   assert.deepEqual(parseWorkerMessage(JSON.stringify(ended)), ended);
-  return { ended, sandboxes, ranMs: startedMs === null ? null : endedMs - startedMs, heldBytes, stalledMs };
+  return {
+    ended,
+    stdout: Buffer.concat(stdout).toString(),
+    sandboxes,
+    ranMs: startedMs === null ? null : endedMs - startedMs,
+    heldBytes,
+    stalledMs,
+  };
 }
 
 /** The driver; what it starts is also put into `sandboxes`. */

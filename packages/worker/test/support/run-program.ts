@@ -71,6 +71,7 @@ export async function startProgram(
     user: ROOT_USER,
     memoryMiB: spec.memoryMiB,
     hostname: 'function',
+    hasNetwork: spec.network !== undefined,
   });
   const given = files.map(({ path, data }) => ({ path, user: 0, group: 0, content: stdinOfBytes(data) }));
   channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(stdin), artifactsLimit, given);

@@ -97,6 +97,8 @@ export interface TlsFiles {
 export class ScriptedServer implements AsyncDisposable {
   readonly peers: Peer[] = [];
   readonly blobs = new Map<string, Buffer>();
+  /** No blob is given before it resolves. */
+  blobsHeld: Promise<void> = Promise.resolve();
   /** Whoever dials is turned away, and no blob is given. */
   refuses = false;
   turnedAway = 0;
@@ -110,7 +112,7 @@ export class ScriptedServer implements AsyncDisposable {
       const bytes = this.blobs.get(request.url?.split('/').at(-1) ?? '');
       const known = request.headers.authorization === 'Bearer token';
       response.statusCode = bytes === undefined || !known ? 404 : 200;
-      response.end(bytes);
+      void this.blobsHeld.then(() => response.end(bytes));
     };
     this.#scheme = tls === null ? 'http' : 'https';
     this.#http = tls === null ? createServer(answer) : createSecureServer(tls, answer);
@@ -175,7 +177,7 @@ export function assignment(
       runTimeoutMs: 10_000,
       outputLimitBytes: 100_000_000,
       artifactsLimitBytes: 1_000_000,
-      network: 'none',
+      network: { mode: 'none' },
     },
   };
 }

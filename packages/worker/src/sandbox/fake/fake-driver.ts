@@ -11,22 +11,31 @@ import type { WriteLedger } from './ledger.ts';
 export interface GuestDouble extends Disposable {
   /** Resolves when the guest ends by itself. */
   readonly ended: Promise<void>;
+  /** Takes the newest connection of the host for the one that counts. Without it a new one is met by silence. */
+  connect?(stream: Duplex): void;
 }
 
 export interface FakeDriverOptions {
   /** Makes the guest; a test may give a hostile one. */
   readonly guest?: (stream: Duplex, console: (text: string) => void, spec: SandboxSpec) => GuestDouble;
   readonly bootDeadlineMs?: number;
+  /** Its sandboxes live as long as the driver: two lives of a daemon that share it are in one process. */
+  readonly recover?: boolean;
+  /**
+   * Whether it takes functions with a network, for tests of what the daemon does with such; the default is no. They reach nothing: a script makes no
+   * connection, and is attached to none.
+   */
+  readonly network?: boolean;
   /** Where the side effects of its functions go; the default is nowhere. */
   readonly ledger?: WriteLedger;
 }
 
 class FakeSandbox implements Sandbox {
   readonly handle: SandboxHandle;
-  readonly agent: Duplex;
+  agent: Duplex;
   readonly exited: Promise<SandboxExit>;
   readonly #guest: GuestDouble;
-  readonly #guestEnd: Duplex;
+  #guestEnd: Duplex;
   readonly #ring = new ConsoleRing();
   readonly #exit = Promise.withResolvers<SandboxExit>();
   readonly #beganMs = awakeClock();
@@ -37,12 +46,16 @@ class FakeSandbox implements Sandbox {
     this.#onGone = onGone;
     this.handle = { version: 1, driver: 'fake', name: spec.name };
     this.exited = this.#exit.promise;
-    [this.agent, this.#guestEnd] = duplexPair();
-    // Writes to a machine that is gone are lost, as they are with a real one.
-    this.agent.on('error', () => undefined);
-    this.#guestEnd.on('error', () => undefined);
+    [this.agent, this.#guestEnd] = connection();
     this.#guest = makeGuest(this.#guestEnd, (text) => this.#ring.push(Buffer.from(text)), spec);
     void this.#guest.ended.then(() => this.#end({ code: 0, signal: null }));
+  }
+
+  /** The host has lost its end. */
+  reconnect(): void {
+    this.agent.destroy();
+    [this.agent, this.#guestEnd] = connection();
+    this.#guest.connect?.(this.#guestEnd);
   }
 
   console(): string {
@@ -71,6 +84,13 @@ class FakeSandbox implements Sandbox {
   }
 }
 
+/** The host's end, and the guest's. Writes to a machine that is gone are lost, as they are with a real one. */
+function connection(): [Duplex, Duplex] {
+  const ends = duplexPair();
+  for (const end of ends) end.on('error', () => undefined);
+  return ends;
+}
+
 /**
  * A driver without machines, for tests and benchmarks: its guest speaks real frames and, instead of the function, plays the
  * steps that stand in the arguments (see `FakeGuest`).
@@ -92,8 +112,8 @@ export class FakeDriver implements SandboxDriver {
       name: 'fake',
       isolation: 'container',
       snapshot: false,
-      recover: false,
-      network: false,
+      recover: options.recover ?? false,
+      network: options.network ?? false,
       runsCode: false,
       overheadMiB: 0,
       overheadRatio: 0,
@@ -117,8 +137,12 @@ export class FakeDriver implements SandboxDriver {
     return sandbox;
   }
 
-  async recover(): Promise<Sandbox | null> {
-    return null;
+  /** What this driver started and still runs: its guests live and die with it. */
+  async recover({ name }: SandboxHandle): Promise<Sandbox | null> {
+    if (!this.capabilities.recover) return null;
+    const sandbox = [...this.#alive].find(({ handle }) => handle.name === name) ?? null;
+    sandbox?.reconnect();
+    return sandbox;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -47,12 +47,17 @@ interface Config {
  */
 export class FakeGuest implements GuestDouble {
   readonly ended: Promise<void>;
-  readonly #stream: Duplex;
+  #stream: Duplex;
+  /** The newest connection has greeted. */
+  #greeted = false;
+  #startedNs: bigint | null = null;
+  #exitFrame: GuestFrame | null = null;
   readonly #effect: (text: string) => void;
-  readonly #decoder = hostFrameDecoder();
   readonly #ended = Promise.withResolvers<void>();
   readonly #sent: OfStreams<number> = ofStreams(() => 0);
   readonly #acknowledged: OfStreams<number> = ofStreams(() => 0);
+  /** From what is acknowledged on. */
+  readonly #kept: OfStreams<Buffer> = ofStreams(() => Buffer.alloc(0));
   readonly #artifacts = new Map<string, Uint8Array>();
   /** Input files by their path. */
   readonly #files = new Map<string, Uint8Array[]>();
@@ -60,6 +65,7 @@ export class FakeGuest implements GuestDouble {
   #result: Uint8Array = new Uint8Array(0);
   #refused: { readonly what: Refused; readonly message: string } | null = null;
   readonly #stdin: Uint8Array[] = [];
+  #stdinTaken = 0;
   #stdinOver = false;
   #silent = false;
   /** The process has ended; the agent still answers. */
@@ -75,11 +81,22 @@ export class FakeGuest implements GuestDouble {
     this.#stream = stream;
     this.#effect = effect;
     this.ended = this.#ended.promise;
+    this.connect(stream);
+    console('fake guest: ready\n');
+  }
+
+  connect(stream: Duplex): void {
+    this.#stream = stream;
+    this.#greeted = false;
+    // The host gives again what the function has not got.
+    this.#stdin.length = 0;
+    this.#stdinOver = false;
+    const decoder = hostFrameDecoder();
     stream.on('data', (bytes: Uint8Array) => {
-      for (const frame of this.#decoder.push(bytes)) this.#receive(frame);
+      for (const frame of decoder.push(bytes)) if (this.#stream === stream) this.#receive(frame);
     });
     stream.on('drain', () => this.#changed());
-    console('fake guest: ready\n');
+    this.#changed();
   }
 
   [Symbol.dispose](): void {
@@ -93,7 +110,9 @@ export class FakeGuest implements GuestDouble {
     if (this.#over) return;
     switch (frame.type) {
       case 'HELLO':
-        return this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce: frame.nonce, agentVersion: 'fake' });
+        this.#greeted = true;
+        this.#send({ type: 'HELLO', version: GUEST_FRAME_VERSION, nonce: frame.nonce, agentVersion: 'fake' });
+        return this.#sayAgain();
       case 'TASK': {
         this.#artifactsLimit = frame.artifactsLimit;
         const config = JSON.parse(Buffer.from(frame.config).toString('utf8')) as Config;
@@ -115,6 +134,7 @@ export class FakeGuest implements GuestDouble {
       case 'PING':
         return this.#send({ type: 'PONG', token: frame.token });
       case 'ACK':
+        this.#kept[frame.stream] = this.#kept[frame.stream].subarray(frame.offset - this.#acknowledged[frame.stream]);
         this.#acknowledged[frame.stream] = frame.offset;
         return this.#changed();
       case 'POWEROFF':
@@ -133,7 +153,8 @@ export class FakeGuest implements GuestDouble {
   }
 
   async #run(steps: readonly string[]): Promise<void> {
-    this.#send({ type: 'STARTED', monotonicNs: process.hrtime.bigint() });
+    this.#startedNs = process.hrtime.bigint();
+    this.#send({ type: 'STARTED', monotonicNs: this.#startedNs });
     for (const step of steps) await this.#play(step);
     await this.#leave();
     this.#exit('exited', 0, false);
@@ -216,11 +237,12 @@ export class FakeGuest implements GuestDouble {
   async #write(stream: AttemptStream, data: Uint8Array): Promise<void> {
     for (let at = 0; at < data.length;) {
       const room = this.#acknowledged[stream] + STREAM_WINDOW_BYTES - this.#sent[stream];
-      if (room <= 0 || this.#stream.writableNeedDrain) {
+      if (room <= 0 || (this.#greeted && this.#stream.writableNeedDrain)) {
         await this.#wait();
         continue;
       }
       const piece = data.subarray(at, at + Math.min(room, MAX_GUEST_DATA_BYTES));
+      this.#kept[stream] = Buffer.concat([this.#kept[stream], piece]);
       this.#send({ type: FRAME_OF_STREAM[stream], offset: this.#sent[stream], data: piece });
       this.#sent[stream] += piece.length;
       at += piece.length;
@@ -250,12 +272,12 @@ export class FakeGuest implements GuestDouble {
   }
 
   async #cat(): Promise<void> {
-    for (let taken = 0; ;) {
+    for (;;) {
       const piece = this.#stdin.shift();
       if (piece !== undefined) {
+        this.#stdinTaken += piece.length;
         await this.#write('stdout', piece);
-        taken += piece.length;
-        this.#send({ type: 'STDIN_ACK', offset: taken });
+        this.#send({ type: 'STDIN_ACK', offset: this.#stdinTaken });
       } else if (this.#stdinOver) return;
       else await this.#wait();
     }
@@ -291,7 +313,7 @@ export class FakeGuest implements GuestDouble {
     if (this.#exited) return;
     this.#exited = true;
     const [stdoutLength, stderrLength, resultLength, artifactsLength] = ATTEMPT_STREAMS.map((name) => this.#sent[name]);
-    this.#send({
+    this.#exitFrame = {
       type: 'EXIT',
       kind,
       oom,
@@ -305,7 +327,8 @@ export class FakeGuest implements GuestDouble {
       memoryPeakBytes: 0,
       refused: this.#refused?.what ?? null,
       message: this.#refused?.message ?? '',
-    });
+    };
+    this.#send(this.#exitFrame);
     this.#changed();
   }
 
@@ -315,6 +338,22 @@ export class FakeGuest implements GuestDouble {
   }
 
   #send(frame: GuestFrame): void {
-    if (!this.#over && !this.#silent) this.#stream.write(encodeGuestFrame(frame));
+    if (!this.#over && !this.#silent && this.#greeted) this.#stream.write(encodeGuestFrame(frame));
+  }
+
+  /** What an earlier connection may not have heard. */
+  #sayAgain(): void {
+    if (this.#startedNs === null) return;
+    this.#send({ type: 'STARTED', monotonicNs: this.#startedNs });
+    this.#send({ type: 'STDIN_ACK', offset: this.#stdinTaken });
+    for (const stream of ATTEMPT_STREAMS) {
+      const kept = this.#kept[stream];
+      for (let at = 0; at < kept.length; at += MAX_GUEST_DATA_BYTES) {
+        const data = kept.subarray(at, at + MAX_GUEST_DATA_BYTES);
+        this.#send({ type: FRAME_OF_STREAM[stream], offset: this.#acknowledged[stream] + at, data });
+      }
+    }
+    if (this.#exitFrame !== null) this.#send(this.#exitFrame);
+    this.#changed();
   }
 }

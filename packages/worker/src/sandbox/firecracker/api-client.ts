@@ -8,6 +8,7 @@ import type {
   InstanceInfo,
   MachineConfiguration,
   Metrics,
+  NetworkInterface,
   PartialDrive,
   SerialDevice,
   SnapshotCreateParams,
@@ -38,6 +39,9 @@ interface Answer {
   readonly status: number;
   readonly text: string;
 }
+
+/** Nobody is at the other end any more: the monitor has ended, or is about to. */
+export class ConnectionBroken extends Error {}
 
 /**
  * Firecracker's API over its Unix socket: one method for each call that the driver makes. Calls are made one at a time, over one
@@ -86,6 +90,10 @@ export class ApiClient implements Disposable {
 
   patchDrive(drive: PartialDrive): Promise<void> {
     return this.#change('PATCH', `/drives/${encodeURIComponent(drive.drive_id)}`, drive);
+  }
+
+  putNetworkInterface(card: NetworkInterface): Promise<void> {
+    return this.#change('PUT', `/network-interfaces/${encodeURIComponent(card.iface_id)}`, card);
   }
 
   putVsock(vsock: Vsock): Promise<void> {
@@ -143,8 +151,10 @@ export class ApiClient implements Disposable {
       return { status: response.statusCode ?? 0, text: await boundedText(response) };
     } catch (cause) {
       this.#signal.throwIfAborted();
-      const why = due.aborted ? `not within ${this.#deadlineMs} ms` : messageOf(cause);
-      throw new Error(`Firecracker did not answer ${method} ${path}: ${why}`, { cause });
+      if (due.aborted)
+        throw new Error(`Firecracker did not answer ${method} ${path}: not within ${this.#deadlineMs} ms`);
+      const message = `Firecracker did not answer ${method} ${path}: ${messageOf(cause)}`;
+      throw isBroken(cause) ? new ConnectionBroken(message, { cause }) : new Error(message, { cause });
     }
   }
 }
@@ -174,5 +184,8 @@ function refusal(method: string, path: string, status: number, text: string): Er
   const why = fault.success ? fault.data.fault_message : 'it did not say why';
   return new Error(`Firecracker refused ${method} ${path} with ${status}: ${why.slice(0, 1000)}`);
 }
+
+const isBroken = (error: unknown) =>
+  ['ECONNRESET', 'ECONNREFUSED', 'EPIPE'].includes(String((error as NodeJS.ErrnoException).code));
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

@@ -38,6 +38,15 @@ export interface PartialDrive {
   readonly rate_limiter?: RateLimiter;
 }
 
+export interface NetworkInterface {
+  readonly iface_id: string;
+  /** A tap, in the monitor's network namespace. */
+  readonly host_dev_name: string;
+  readonly guest_mac?: string;
+  readonly rx_rate_limiter?: RateLimiter;
+  readonly tx_rate_limiter?: RateLimiter;
+}
+
 export interface MachineConfiguration {
   readonly vcpu_count: number;
   readonly mem_size_mib: number;

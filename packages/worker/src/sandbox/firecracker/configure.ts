@@ -7,6 +7,7 @@ import {
   entropyRate,
   GUEST_CID,
   machineConfiguration,
+  networkCard,
   serialDevice,
 } from './machine.ts';
 import { isAtLeast, type Version } from './tools.ts';
@@ -18,12 +19,15 @@ export interface MachineConfig {
   readonly cpus: number;
   readonly memoryMiB: number;
   readonly driveRate: DeviceRate;
+  /** The machine has a network card, whose other end is the tap of its namespace. */
+  readonly hasNetwork: boolean;
   /** Of Firecracker. */
   readonly version: Version;
 }
 
 /** Tells a new monitor what its machine is, and boots that. */
-export async function boot(api: ApiClient, { cpus, memoryMiB, driveRate, version }: MachineConfig): Promise<void> {
+export async function boot(api: ApiClient, config: MachineConfig): Promise<void> {
+  const { cpus, memoryMiB, driveRate, hasNetwork, version } = config;
   await api.putMachineConfig(machineConfiguration(cpus, memoryMiB));
   await api.putBootSource({
     kernel_image_path: JAIL_PATHS.kernel,
@@ -33,6 +37,7 @@ export async function boot(api: ApiClient, { cpus, memoryMiB, driveRate, version
   for (const drive of drives(driveRate)) await api.putDrive(drive);
   await api.putEntropy({ rate_limiter: entropyRate });
   if (isAtLeast(version, SERIAL_RATE_SINCE)) await api.putSerial(serialDevice);
+  if (hasNetwork) await api.putNetworkInterface(networkCard);
   await api.putVsock({ guest_cid: GUEST_CID, uds_path: JAIL_PATHS.vsock });
   await api.act('InstanceStart');
 }

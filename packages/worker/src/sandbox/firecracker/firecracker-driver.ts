@@ -1,10 +1,11 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
+import { type HostLock, takeHostLock } from '../../host/lock.ts';
 import type {
   BlankSandbox,
   BlankSandboxes,
@@ -12,6 +13,7 @@ import type {
   Sandbox,
   SandboxDriver,
   SandboxHandle,
+  SandboxNetwork,
   SandboxShape,
   SandboxSpec,
 } from '../driver.ts';
@@ -19,18 +21,19 @@ import { blankSandbox, makeWait } from '../microvm/blank-sandbox.ts';
 import { linkOrCopy } from '../microvm/link-or-copy.ts';
 import { ScratchTemplates } from '../microvm/scratch.ts';
 import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO, machineMemoryMiB } from '../microvm/shape.ts';
-import type { ShapeSnapshots } from '../microvm/shape-snapshots.ts';
+import type { MachineShape, ShapeSnapshots } from '../microvm/shape-snapshots.ts';
 import type { Snapshot, SnapshotStore } from '../microvm/snapshot-store.ts';
+import { keptOf, removeAllBut, sweepGroups } from '../sweep.ts';
 import { UidPool } from '../uid-pool.ts';
 import type { ApiClient } from './api-client.ts';
 import { boot, restore } from './configure.ts';
 import type { FirecrackerSandbox } from './firecracker-sandbox.ts';
-import type { Furniture } from './jail.ts';
+import { type Furniture, jailDirectory } from './jail.ts';
 import { JAIL_PATHS } from './jailer-command.ts';
 import { FirecrackerLauncher, type Launch, type Machine } from './launcher.ts';
 import { type DeviceRate, DRIVE_RATE } from './machine.ts';
 import { probeFirecrackerHost, type ProbedTools } from './probe.ts';
-import { firecrackerSnapshots } from './snapshots.ts';
+import { type BootOf, firecrackerSnapshots } from './snapshots.ts';
 import { makePlaceholder, SNAPSHOT_FILES } from './template.ts';
 import { versionOf } from './tools.ts';
 
@@ -44,6 +47,10 @@ export interface FirecrackerDriverOptions {
   readonly daemonTag: string;
   /** Null: every sandbox boots cold. */
   readonly snapshots: SnapshotStore | null;
+  /** What a machine with a network card is attached to while the snapshot of its shape is made; without it, machines with a network boot. */
+  readonly wire?: SandboxNetwork;
+  /** Whether sandboxes can be made to outlive the daemon; the default is no. */
+  readonly recover?: boolean;
   readonly log?: Logger;
   readonly uids?: UidPool;
   readonly driveRate?: DeviceRate;
@@ -63,15 +70,14 @@ export const VMM_OVERHEAD_MIB = 32;
 interface Prepared {
   readonly cgroups: CgroupHierarchy;
   readonly launcher: FirecrackerLauncher;
-  /** Boots a machine of the shape. */
-  readonly bootOf: (shape: SandboxShape) => Launch['configure'];
+  readonly bootOf: BootOf;
   readonly snapshots: ShapeSnapshots | null;
 }
 
 /**
  * Sandboxes that are Firecracker machines under its jailer, on KVM: isolation class `microvm`. Each has its own user id, namespaces, root and
- * control group (`launch.sh`, `jailer-command.ts`), and dies with the daemon. A start restores the snapshot of its shape, which the first
- * start makes; without one it boots.
+ * control group (`launch.sh`, `jailer-command.ts`), and dies with the daemon unless it was made to outlive it. A start restores the snapshot of
+ * its shape, which the first start makes; without one it boots.
  */
 export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   readonly capabilities: DriverCapabilities;
@@ -80,6 +86,10 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   readonly #scratch: ScratchTemplates;
   readonly #overheadMiB: number;
   readonly #alive = new Set<FirecrackerSandbox>();
+  /** Sandboxes of an earlier life that nobody has taken up yet. */
+  #kept: readonly SandboxHandle[] = [];
+  /** By it, sandboxes that outlive a daemon see that there is one again. */
+  #presence: HostLock | null = null;
   #prepared: Prepared | null = null;
 
   constructor(options: FirecrackerDriverOptions) {
@@ -91,8 +101,8 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       name: 'firecracker',
       isolation: 'microvm',
       snapshot: options.snapshots !== null,
-      recover: false,
-      network: false,
+      recover: options.recover ?? false,
+      network: true,
       runsCode: true,
       overheadMiB: GUEST_OVERHEAD_MIB + this.#overheadMiB,
       overheadRatio: GUEST_OVERHEAD_RATIO,
@@ -104,7 +114,7 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
     return probeFirecrackerHost(this.#options.tools);
   }
 
-  async prepare(): Promise<void> {
+  async prepare(kept: readonly SandboxHandle[] = []): Promise<void> {
     const missing = (await this.probe()).find((check) => !check.ok);
     if (missing !== undefined) {
       const { name, reason, remedy } = missing;
@@ -114,7 +124,11 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
     const firecracker = tools.firecracker!;
     const version = await versionOf(firecracker);
     const cgroups = await openCgroups();
-    await this.#reclaim(cgroups);
+    const { recover } = this.capabilities;
+    this.#kept = recover ? keptOf('firecracker', kept) : [];
+    if (recover) this.#presence = await takeHostLock(`daemon/${daemonTag}`);
+    await sweepGroups(cgroups, daemonTag, this.#kept);
+    await this.#sweepFiles();
     await mkdir(runDir, { recursive: true, mode: 0o700 });
     await this.#scratch.prepare(SCRATCH_MIB);
     await makePlaceholder(this.#placeholder, null);
@@ -125,13 +139,14 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       uids: this.#uids,
       cgroups,
       overheadMiB: this.#overheadMiB,
+      recover,
       bootDeadlineMs: this.capabilities.bootDeadlineMs,
       apiDeadlineMs,
       callDeadlineMs,
     });
-    const { snapshots: store, artifacts, driveRate = DRIVE_RATE, log } = this.#options;
-    const bootOf = ({ memoryMiB, cpus }: SandboxShape) => {
-      const machine = { cpus, memoryMiB: machineMemoryMiB(memoryMiB), driveRate, version };
+    const { snapshots: store, artifacts, wire = null, driveRate = DRIVE_RATE, log } = this.#options;
+    const bootOf: BootOf = ({ memoryMiB, cpus, hasNetwork }) => {
+      const machine = { cpus, memoryMiB: machineMemoryMiB(memoryMiB), driveRate, hasNetwork, version };
       return (api: ApiClient) => boot(api, machine);
     };
     const binds = [...this.#kernel(), ...this.#placeholders()];
@@ -143,6 +158,7 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       execFile: firecracker,
       driveRate,
       binds,
+      wire,
       bootOf,
       bootDeadlineMs,
       log,
@@ -164,7 +180,7 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
         fileBytes: spec.scratchMiB * 2 ** 20,
       };
     };
-    const { sandbox } = await this.#launch(spec.name, spec, furnish, { isPaused: false }, signal);
+    const { sandbox } = await this.#launch(spec.name, spec, furnish, { isPaused: false }, signal, spec.network);
     return sandbox;
   }
 
@@ -185,15 +201,22 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   }
 
   async recover(handle: SandboxHandle): Promise<Sandbox | null> {
-    await this.#prepared?.cgroups.open(`${this.#options.daemonTag}.${handle.name}`).remove();
-    return null;
+    if (this.#prepared === null) throw new Error('the driver is not prepared');
+    // The sweep has destroyed what was not kept.
+    if (!this.#kept.some(({ name }) => name === handle.name)) return null;
+    const sandbox = await this.#prepared.launcher.find(handle);
+    this.#kept = this.#kept.filter(({ name }) => name !== handle.name);
+    if (sandbox !== null) this.#watch(sandbox);
+    return sandbox;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prepared?.snapshots?.[Symbol.asyncDispose]();
     await Promise.all([...this.#alive].map((sandbox) => sandbox.destroy()));
-    await rm(this.#options.runDir, { recursive: true, force: true });
+    // What is there before may be what another driver is to take up.
+    if (this.#prepared !== null) await this.#sweepFiles();
     await this.#prepared?.cgroups.tidy();
+    await this.#presence?.[Symbol.asyncDispose]();
   }
 
   /** From the snapshot of its shape where there is one and it works, else cold. A paused machine has an agent that listens. */
@@ -203,25 +226,27 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
     furnish: Launch['furnish'],
     { isPaused }: { readonly isPaused: boolean },
     signal: AbortSignal,
+    network: SandboxNetwork | null = null,
   ): Promise<Machine> {
     if (this.#prepared === null) throw new Error('the driver is not prepared');
-    const { snapshots } = this.#prepared;
+    const { snapshots, bootOf } = this.#prepared;
+    const hasNetwork = network !== null;
+    const of = { ...shape, hasNetwork };
+    const mayRestore = !hasNetwork || this.#options.wire !== undefined;
     {
-      await using snapshot = (await snapshots?.open(shape, signal)) ?? null;
+      await using snapshot = mayRestore ? ((await snapshots?.open(of, signal)) ?? null) : null;
       if (snapshot !== null) {
         try {
-          return await this.#restore(snapshot, name, shape, furnish, isPaused, signal);
+          return await this.#restore(snapshot, name, of, network, furnish, isPaused, signal);
         } catch (err) {
           signal.throwIfAborted();
           this.#options.log?.warn({ err }, 'a snapshot cannot be loaded, and is removed: the sandbox boots instead');
-          await snapshots?.discard(shape);
+          await snapshots?.discard(of);
         }
       }
     }
-    const machine = await this.#begin(
-      { name, shape, furnish: this.#withKernel(furnish), configure: this.#prepared.bootOf(shape) },
-      signal,
-    );
+    const configure = bootOf(of);
+    const machine = await this.#begin({ name, shape, network, furnish: this.#withKernel(furnish), configure }, signal);
     if (isPaused) {
       await makeWait(machine.sandbox, signal, async () => {
         await machine.untilAgentListens();
@@ -234,7 +259,8 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
   async #restore(
     { directory }: Snapshot,
     name: string,
-    shape: SandboxShape,
+    shape: MachineShape,
+    network: SandboxNetwork | null,
     furnish: Launch['furnish'],
     isPaused: boolean,
     signal: AbortSignal,
@@ -245,17 +271,20 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
       return { ...furniture, binds: [...furniture.binds, ...files] };
     };
     const configure = (api: ApiClient) => restore(api, { isPaused });
-    const machine = await this.#begin({ name, shape, furnish: withSnapshot, configure }, signal);
+    const machine = await this.#begin({ name, shape, network, furnish: withSnapshot, configure }, signal);
     this.#prepared?.snapshots?.judge(shape, machine.sandbox, () => (isPaused ? 1 : machine.agent.bytesRead));
     return machine;
   }
 
   async #begin(launch: Launch, signal: AbortSignal): Promise<Machine> {
     const machine = await this.#prepared!.launcher.launch(launch, signal);
-    const { sandbox } = machine;
+    this.#watch(machine.sandbox);
+    return machine;
+  }
+
+  #watch(sandbox: FirecrackerSandbox): void {
     this.#alive.add(sandbox);
     void sandbox.exited.then(() => this.#alive.delete(sandbox));
-    return machine;
   }
 
   /** The machine's kernel and initial file system, which only one that boots needs. */
@@ -286,11 +315,11 @@ export class FirecrackerDriver implements SandboxDriver, BlankSandboxes {
     return join(this.#options.runDir, 'placeholder');
   }
 
-  /** Kills and removes what a dead life of this daemon left: its machines die with it, but groups and files stay. */
-  async #reclaim(cgroups: CgroupHierarchy): Promise<void> {
-    const ours = (await cgroups.list()).filter((name) => name.startsWith(`${this.#options.daemonTag}.`));
-    for (const name of ours) await cgroups.open(name).remove();
-    await rm(this.#options.runDir, { recursive: true, force: true });
+  /** All that is in the driver's directory, but for what belongs to what is kept. */
+  async #sweepFiles(): Promise<void> {
+    const { runDir: chrootBase, tools } = this.#options;
+    const jails = this.#kept.map(({ name }) => jailDirectory({ execFile: tools.firecracker!, name, chrootBase }));
+    await removeAllBut(chrootBase, jails);
   }
 }
 

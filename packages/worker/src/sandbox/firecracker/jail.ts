@@ -1,26 +1,39 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync } from 'node:fs';
-import { mkdir, open, rm } from 'node:fs/promises';
-import { Socket } from 'node:net';
+import { mkdir, rm } from 'node:fs/promises';
+import type { Socket } from 'node:net';
 import { basename, dirname } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import type { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
+import type { ProcessMark } from '../../host/process.ts';
+import { type HeldPath, SandboxView } from '../microvm/sandbox-view.ts';
 import { chrootDirectory, JAIL_PATHS, jailerCommand } from './jailer-command.ts';
-import type { HeldPath } from './vsock.ts';
 
-/** Names a file without opening it; Node has no name for the flag. */
-const O_PATH = 0o10000000;
 const LAUNCHER = fileURLToPath(new URL('launch.sh', import.meta.url));
-const LOOK_MS = 2;
+const LEASH_FD = 3;
 
-export interface JailSpec {
-  readonly jailer: string;
+/** Where a jail is. */
+export interface JailPlace {
   readonly execFile: string;
   readonly name: string;
-  readonly uid: number;
   /** The driver's own directory; the jail is below it. */
   readonly chrootBase: string;
+}
+
+export interface JailSpec extends JailPlace {
+  readonly jailer: string;
+  readonly uid: number;
+  /** The network namespace that has the tap of its network card, as a file; null for an empty one. */
+  readonly networkPath: string | null;
   readonly cgroup: { readonly version: 1 | 2; readonly path: string; readonly procsFiles: readonly string[] };
+  /** When the sandbox may come to outlive the daemon: the descriptor that holds the user id, and the daemon's name for all of its lives. */
+  readonly leash: { readonly lockFd: number; readonly daemonTag: string } | null;
+}
+
+/** The launcher's first process in a jail that runs, and what ties it to the daemon. */
+export interface Launched {
+  /** It lives as long as the VMM does, and ends as it does. */
+  readonly child: ChildProcess;
+  readonly leash: Writable | null;
 }
 
 /** What the VMM sees of the host: pairs of a path outside and inside the jail. */
@@ -37,101 +50,82 @@ export interface Furniture {
 export class Jail implements AsyncDisposable {
   /** For files of the sandbox's own, beside the root. */
   readonly directory: string;
-  readonly #spec: JailSpec;
   readonly #root: string;
-  #child: ChildProcess | null = null;
+  #view: SandboxView | null = null;
 
-  private constructor(spec: JailSpec) {
-    this.#spec = spec;
-    this.#root = chrootDirectory(spec.chrootBase, basename(spec.execFile), spec.name);
+  private constructor(place: JailPlace) {
+    this.#root = jailRoot(place);
     this.directory = dirname(this.#root);
   }
 
-  static async make(spec: JailSpec): Promise<Jail> {
-    const jail = new Jail(spec);
+  static async make(place: JailPlace): Promise<Jail> {
+    const jail = new Jail(place);
     await mkdir(jail.#root, { recursive: true, mode: 0o700 });
     return jail;
   }
 
+  /** That of a process which an earlier life of the daemon started. @throws Error when the process is gone */
+  static async find(place: JailPlace, mark: ProcessMark): Promise<Jail> {
+    const jail = new Jail(place);
+    jail.#view = await SandboxView.ofFound(mark);
+    return jail;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#view?.[Symbol.asyncDispose]();
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  /** Starts the jailer, which becomes the VMM. The child lives as long as the VMM does, and ends as it does. */
-  launch({ binds, writable, fileBytes }: Furniture): ChildProcess {
-    const { uid, cgroup } = this.#spec;
+  /** Starts the jailer, which becomes the VMM. */
+  launch(spec: JailSpec, { binds, writable, fileBytes }: Furniture): Launched {
+    const { uid, cgroup, leash, networkPath } = spec;
     const command = jailerCommand({
-      ...this.#spec,
+      ...spec,
       cgroupVersion: cgroup.version,
       cgroupPath: cgroup.path,
       fileBytes,
     });
     const lines = (pairs: Furniture['binds']) => pairs.map((pair) => pair.join(':')).join('\n');
-    this.#child = spawn(LAUNCHER, ['join', ...command], {
+    const child = spawn(LAUNCHER, ['join', ...command], {
       cwd: '/',
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...(leash === null ? [] : (['pipe', leash.lockFd] as const))],
       env: {
         PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
         JAIL_DAEMON: String(process.pid),
+        JAIL_LEASH: leash?.daemonTag ?? '',
         JAIL_CGROUPS: cgroup.procsFiles.join('\n'),
         JAIL_ROOT: this.#root,
         JAIL_UID: String(uid),
+        JAIL_NETWORK: networkPath ?? '',
         JAIL_BINDS: lines(binds),
         JAIL_WRITABLE: lines(writable),
         JAIL_FIFOS: [JAIL_PATHS.log, JAIL_PATHS.metrics].map((path) => `.${path}`).join('\n'),
       },
     });
-    return this.#child;
+    if (child.pid !== undefined) this.#view = SandboxView.ofChild(child.pid);
+    return { child, leash: leash === null ? null : (child.stdio[LEASH_FD] as Writable) };
+  }
+
+  /** A socket of the jail, as in `SandboxView`. */
+  socketWhenThere(path: string, signal: AbortSignal): Promise<HeldPath> {
+    return this.#seen.socketWhenThere(`${this.#root}${path}`, signal);
   }
 
   /**
-   * A socket of the jail, held so that it can be connected to under a short name. The VMM may put a link in its place, and is never
-   * followed: what is opened is the file itself, and must be a socket.
-   */
-  async socket(path: string): Promise<HeldPath> {
-    const handle = await open(this.#seen(path), O_PATH | constants.O_NOFOLLOW);
-    if ((await handle.stat()).isSocket()) {
-      return { path: `/proc/self/fd/${handle.fd}`, [Symbol.asyncDispose]: () => handle.close() };
-    }
-    await handle.close();
-    throw new Error(`${path} of the jail is no socket`);
-  }
-
-  /** The same, waiting until the VMM has made it. `signal` ends the wait. */
-  async socketWhenThere(path: string, signal: AbortSignal): Promise<HeldPath> {
-    for (;;) {
-      signal.throwIfAborted();
-      try {
-        return await this.socket(path);
-      } catch (error) {
-        if (!isAbsent(error)) throw error;
-      }
-      await sleep(LOOK_MS, undefined, { signal });
-    }
-  }
-
-  /**
-   * What the VMM writes to a named pipe of the jail. It never waits for the reader: it writes without blocking, and drops what does not
-   * fit. The pipe is opened in both directions, so that it does not end with its writer.
+   * What the VMM writes to a named pipe of the jail. It never waits for the reader: it writes without blocking, and drops what does not fit.
    */
   fifo(path: string): Socket {
-    // A number, not a handle: a handle that is collected closes what it opened, and this descriptor becomes the socket's.
-    const fd = openSync(this.#seen(path), constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOFOLLOW);
-    if (fstatSync(fd).isFIFO()) return new Socket({ fd, readable: true, writable: false });
-    closeSync(fd);
-    throw new Error(`${path} of the jail is no named pipe`);
+    return this.#seen.fifo(`${this.#root}${path}`);
   }
 
   /** The launcher's mount namespace is where the jail's file system can be seen. */
-  #seen(path: string): string {
-    const pid = this.#child?.pid;
-    if (pid === undefined) throw new Error('the jail is not launched');
-    return `/proc/${pid}/root${this.#root}${path}`;
+  get #seen(): SandboxView {
+    if (this.#view === null) throw new Error('the jail is not launched');
+    return this.#view;
   }
 }
 
-/** Not there yet, or not any more. */
-function isAbsent(error: unknown): boolean {
-  const code = error instanceof Error && 'code' in error ? error.code : '';
-  return code === 'ENOENT' || code === 'ESRCH' || code === 'EACCES';
-}
+const jailRoot = ({ chrootBase, execFile, name }: JailPlace) => chrootDirectory(chrootBase, basename(execFile), name);
+
+/** A jail's own directory below the driver's. @throws RangeError when the name can be no sandbox's */
+export const jailDirectory = (place: JailPlace): string => dirname(jailRoot(place));

@@ -50,7 +50,8 @@ export function chrootDirectory(chrootBase: string, execFileName: string, name: 
  *
  * - `--new-pid-ns`: the jailer would exit, and its child would be nobody's. `launch.sh` starts it as process 1 of a PID namespace of its
  *   own instead, which the jailer's documentation names as the other way; so the VMM's end is seen, and the daemon's death ends the VMM.
- * - `--netns`: `launch.sh` gives it a network namespace with nothing in it, which has no name to be left behind.
+ * - `--netns`: `launch.sh` starts it in its network namespace: one with nothing in it, or the gate's, neither of which has a name to be left
+ *   behind.
  * - `--cgroup`: it would make a group `<parent>/<id>` below the one that our module limits, meters and kills by, and under version 1 only for
  *   controllers with a value to write. `launch.sh` joins the module's group in every hierarchy before the jailer starts; under version 2
  *   the jailer is told the same group, and joins it again.

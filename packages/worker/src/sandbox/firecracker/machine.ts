@@ -1,4 +1,12 @@
-import type { Drive, MachineConfiguration, RateLimiter, SerialDevice, TokenBucket } from './api-types.ts';
+import { GUEST_MAC, TAP_INTERFACE } from '../driver.ts';
+import type {
+  Drive,
+  MachineConfiguration,
+  NetworkInterface,
+  RateLimiter,
+  SerialDevice,
+  TokenBucket,
+} from './api-types.ts';
 import { JAIL_PATHS } from './jailer-command.ts';
 
 /** How fast a sandbox may use a device of the host. */
@@ -43,6 +51,16 @@ export function drives(rate: DeviceRate): Drive[] {
     rate_limiter: rateLimiter(rate),
   }));
 }
+
+/**
+ * The network card of a machine that has one. It has no rate: a drive's is there because the host's disk is at its other end, and at this one's is a gate, in the
+ * sandbox's own control group. What leaves the host is the gate's to bound, for every driver alike.
+ */
+export const networkCard: NetworkInterface = {
+  iface_id: 'network',
+  host_dev_name: TAP_INTERFACE,
+  guest_mac: GUEST_MAC,
+};
 
 export function machineConfiguration(cpus: number, memoryMiB: number): MachineConfiguration {
   return { vcpu_count: cpus, mem_size_mib: memoryMiB, smt: false, track_dirty_pages: false };

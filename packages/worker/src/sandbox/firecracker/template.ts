@@ -1,6 +1,6 @@
 import { chmod, chown, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { SandboxShape } from '../driver.ts';
+import type { SandboxNetwork, SandboxShape } from '../driver.ts';
 import { machineMemoryMiB } from '../microvm/shape.ts';
 import type { ApiClient } from './api-client.ts';
 import type { Furniture } from './jail.ts';
@@ -27,6 +27,8 @@ export interface TemplateOptions {
   /** Names the machine on this host. */
   readonly name: string;
   readonly shape: SandboxShape;
+  /** Null: the machine has no network card. */
+  readonly network: SandboxNetwork | null;
   /** Where the snapshot is written. */
   readonly directory: string;
   readonly boot: (api: ApiClient) => Promise<void>;
@@ -44,7 +46,7 @@ export interface TemplateOptions {
  * @throws Error when the machine does not become ready, or is not written in time; files may be half-written then
  */
 export async function makeTemplate(options: TemplateOptions): Promise<void> {
-  const { launcher, name, shape, directory, boot, binds, deadlineMs, signal } = options;
+  const { launcher, name, shape, network, directory, boot, binds, deadlineMs, signal } = options;
   const files = SNAPSHOT_FILES.map((file) => join(directory, file));
   const furnish = async (own: string, uid: number): Promise<Furniture> => {
     const scratch = join(own, 'scratch');
@@ -57,7 +59,7 @@ export async function makeTemplate(options: TemplateOptions): Promise<void> {
     const fileBytes = machineMemoryMiB(shape.memoryMiB) * 2 ** 20 + STATE_BYTES;
     return { binds, writable: [[scratch, JAIL_PATHS.scratch], ...written], fileBytes };
   };
-  const machine = await launcher.launch({ name, shape, furnish, configure: boot }, signal);
+  const machine = await launcher.launch({ name, shape, network, furnish, configure: boot }, signal);
   await using sandbox = machine.sandbox;
   const onAbort = () => void sandbox.destroy();
   signal.addEventListener('abort', onAbort);

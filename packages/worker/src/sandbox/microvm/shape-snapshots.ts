@@ -4,13 +4,19 @@ import type { SandboxShape } from '../driver.ts';
 import type { ProcessSandbox } from '../process-sandbox.ts';
 import type { Snapshot, SnapshotKey, SnapshotStore } from './snapshot-store.ts';
 
+/** What machines of one snapshot have in common. */
+export interface MachineShape extends SandboxShape {
+  /** It has a network card. */
+  readonly hasNetwork: boolean;
+}
+
 export interface ShapeSnapshotsOptions {
   readonly store: SnapshotStore;
   /** The files of each snapshot. */
   readonly fileNames: readonly string[];
-  readonly keyOf: (shape: SandboxShape) => SnapshotKey;
+  readonly keyOf: (shape: MachineShape) => SnapshotKey;
   /** Boots a machine of the shape under a name of its own, and writes it down; ends early when `signal` aborts. */
-  readonly make: (name: string, shape: SandboxShape, directory: string, signal: AbortSignal) => Promise<void>;
+  readonly make: (name: string, shape: MachineShape, directory: string, signal: AbortSignal) => Promise<void>;
   /** A clone that is given up when half of this has passed, and whose agent has not said a word, is a failed one. */
   readonly bootDeadlineMs: number;
   readonly log?: Logger | undefined;
@@ -32,7 +38,7 @@ export class ShapeSnapshots implements AsyncDisposable {
   }
 
   /** The snapshot of the shape; null when it cannot be made now: then the machine boots. Rejects only when `signal` aborts. */
-  async open(shape: SandboxShape, signal: AbortSignal): Promise<Snapshot | null> {
+  async open(shape: MachineShape, signal: AbortSignal): Promise<Snapshot | null> {
     if (this.#failedAtMs !== null && awakeClock() - this.#failedAtMs < RETRY_MS) return null;
     const opened = this.#open(shape);
     const aborted = Promise.withResolvers<never>();
@@ -51,7 +57,7 @@ export class ShapeSnapshots implements AsyncDisposable {
   }
 
   /** Watches a clone: one that ends by itself, or lives for long, without a word from its agent speaks against the snapshot. */
-  judge(shape: SandboxShape, sandbox: ProcessSandbox, bytesRead: () => number): void {
+  judge(shape: MachineShape, sandbox: ProcessSandbox, bytesRead: () => number): void {
     const began = awakeClock();
     void sandbox.exited.then(({ code }) => {
       const failed = code !== null && code !== 0;
@@ -63,7 +69,7 @@ export class ShapeSnapshots implements AsyncDisposable {
   }
 
   /** Forgets a snapshot that turned out not to work. */
-  async discard(shape: SandboxShape): Promise<void> {
+  async discard(shape: MachineShape): Promise<void> {
     const { store, keyOf, log } = this.#options;
     await store.discard(keyOf(shape)).catch((err: unknown) => log?.warn({ err }, 'a snapshot cannot be removed'));
   }
@@ -74,7 +80,7 @@ export class ShapeSnapshots implements AsyncDisposable {
     await Promise.allSettled(this.#making);
   }
 
-  async #open(shape: SandboxShape): Promise<Snapshot | null> {
+  async #open(shape: MachineShape): Promise<Snapshot | null> {
     const { store, fileNames, keyOf, log } = this.#options;
     try {
       const snapshot = await store.open(keyOf(shape), fileNames, (directory) => this.#make(shape, directory));
@@ -88,7 +94,7 @@ export class ShapeSnapshots implements AsyncDisposable {
     }
   }
 
-  async #make(shape: SandboxShape, directory: string): Promise<void> {
+  async #make(shape: MachineShape, directory: string): Promise<void> {
     this.#serial += 1;
     const began = awakeClock();
     const making = this.#options.make(`template_${this.#serial}`, shape, directory, this.#stop.signal);
@@ -98,7 +104,8 @@ export class ShapeSnapshots implements AsyncDisposable {
     } finally {
       this.#making.delete(making);
     }
-    const { memoryMiB, cpus } = shape;
-    this.#options.log?.info({ memoryMiB, cpus, madeInMs: Math.round(awakeClock() - began) }, 'snapshot made');
+    const { memoryMiB, cpus, hasNetwork } = shape;
+    const madeInMs = Math.round(awakeClock() - began);
+    this.#options.log?.info({ memoryMiB, cpus, hasNetwork, madeInMs }, 'snapshot made');
   }
 }

@@ -33,7 +33,8 @@ const STARTED_HOOK = { path: '/launch', args: ['oci-launch', 'started'] };
 
 /**
  * The configuration for a runtime in the launcher's jail, made of the one for the guest of a microVM: the same process, limits, capabilities
- * and seccomp profile, over the jail's root and code. The user and PID namespaces are those that the runtime itself is in.
+ * and seccomp profile, over the jail's root and code. The user and PID namespaces are those that the runtime itself is in, and so is the network
+ * namespace where there is a network.
  *
  * @throws CocoreError `internal` when the task is none
  */
@@ -46,7 +47,9 @@ export function hostConfig(task: Uint8Array, runtime: OciRuntime): string {
   }
   const { linux } = config;
   const { cgroupsPath: _cgroup, resources: _resources, ...rest } = linux;
-  const namespaces = linux.namespaces.filter(({ type }) => type !== 'user' && type !== 'pid');
+  const namespaces = linux.namespaces
+    .filter(({ type }) => type !== 'user' && type !== 'pid')
+    .map((namespace) => ('path' in namespace ? { ...namespace, path: OWN_NETWORK } : namespace));
   const mounts = config.mounts.map((mount) => {
     const source = SOURCES[mount.destination];
     return source === undefined ? mount : { ...mount, source };
@@ -63,6 +66,9 @@ export function hostConfig(task: Uint8Array, runtime: OciRuntime): string {
     ...(runtime.hostKernel ? {} : { hooks: { poststart: [STARTED_HOOK] } }),
   });
 }
+
+/** The runtime's own; named, because runsc makes a new one where none is. */
+const OWN_NETWORK = '/proc/self/ns/net';
 
 /** What the container sees, and where it is in the jail. */
 const SOURCES: Readonly<Record<string, string>> = { '/function': '/code', [EXCHANGE_DIRECTORY]: '/scratch/exchange' };

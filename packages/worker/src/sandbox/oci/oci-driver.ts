@@ -43,7 +43,7 @@ export class OciDriver implements SandboxDriver {
       isolation,
       snapshot: false,
       recover: false,
-      network: false,
+      network: true,
       runsCode: true,
       overheadMiB,
       overheadRatio: 0,

@@ -3,9 +3,9 @@ import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Duplex, duplexPair } from 'node:stream';
 import { fileURLToPath } from 'node:url';
-import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
+import type { Cgroup, CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { lastLine } from '../console-ring.ts';
-import type { SandboxHandle, SandboxSpec } from '../driver.ts';
+import { GATE_PROCESSES, type NetworkPlug, type SandboxHandle, type SandboxSpec } from '../driver.ts';
 import type { ScratchTemplates } from '../microvm/scratch.ts';
 import { ProcessSandbox } from '../process-sandbox.ts';
 import { hostConfig } from './host-config.ts';
@@ -32,6 +32,8 @@ export interface OciSandboxParts {
   readonly scratch: ScratchTemplates;
 }
 
+const plugOf = ({ procsFiles }: Cgroup): NetworkPlug => ({ kind: 'veth', owner: 0, procsFiles });
+
 /** Makes a sandbox: its jail, and in the agent's place an `OciGuest`. When it rejects, nothing is left. */
 export async function startOciSandbox(
   spec: SandboxSpec,
@@ -52,12 +54,14 @@ export async function startOciSandbox(
   scope.defer(() => cgroup.remove());
   await cgroup.limit({
     memoryBytes: (spec.memoryMiB + runtime.overheadMiB) * 2 ** 20,
-    pids: MAX_PROCESSES + runtime.threads,
+    pids: MAX_PROCESSES + runtime.threads + (spec.network === undefined ? 0 : GATE_PROCESSES),
     cpus: spec.cpus,
   });
+  const attached = spec.network === undefined ? null : scope.use(await spec.network.attach(plugOf(cgroup)));
   signal.throwIfAborted();
-  const kill = runtime.kill(platform);
-  const command = [runtime.program, ...runtime.run(platform)];
+  const hasNetwork = attached !== null;
+  const kill = runtime.kill(platform, hasNetwork);
+  const command = [runtime.program, ...runtime.run(platform, hasNetwork)];
   const child = spawn(LAUNCHER, [...command, ...(kill === null ? [] : ['--', runtime.program, ...kill])], {
     cwd: '/',
     stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
@@ -68,6 +72,7 @@ export async function startOciSandbox(
       LAUNCH_IMAGE: spec.imagePath,
       LAUNCH_CODE: spec.codePath,
       LAUNCH_BASE: String(base),
+      ...(attached === null ? {} : { LAUNCH_NETWORK: attached.namespacePath }),
     },
   });
   const sockets = child.stdio as readonly unknown[];
@@ -88,7 +93,7 @@ export async function startOciSandbox(
   const control = new LauncherControl(child.stdio[CONTROL_FD] as Duplex, (news) => guest.launcherSays(news));
   guest.attach(control);
   const handle: SandboxHandle = { version: 1, driver: runtime.name, name: spec.name };
-  const sandbox = new ProcessSandbox({ handle, child, agent, cgroup, owned: scope.move() });
+  const sandbox = new ProcessSandbox({ handle, process: child, agent, cgroup, owned: scope.move() });
   // What it still said is read before its end is.
   child.once('close', () => void guest.launcherEnded(lastLine(sandbox.console()) || 'the launcher was killed'));
   child.once('error', (error) => void guest.launcherEnded(`${LAUNCHER} does not run: ${error.message}`));

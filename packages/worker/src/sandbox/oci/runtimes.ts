@@ -15,9 +15,9 @@ export interface OciRuntime {
   /** The ways to run it, the best first; the first whose trial succeeds is used. */
   readonly platforms: readonly string[];
   /** What follows the program to start the container of a bundle. */
-  run(platform: string): readonly string[];
+  run(platform: string, hasNetwork: boolean): readonly string[];
   /** What follows the program to signal the container; null when its process is one that the launcher sees. */
-  kill(platform: string): readonly string[] | null;
+  kill(platform: string, hasNetwork: boolean): readonly string[] | null;
   /** Whether the runtime enforces the configuration's seccomp profile and masked paths on the host's kernel. */
   readonly hostKernel: boolean;
 }
@@ -26,10 +26,11 @@ const CONTAINER = 'function';
 const BUNDLE = '/bundle';
 const STATE = '/state';
 
-const runscFlags = (platform: string) => [
+const runscFlags = (platform: string, hasNetwork: boolean) => [
   `--root=${STATE}`,
   `--platform=${platform}`,
-  '--network=none',
+  // `sandbox`: a network stack of its own, over the one interface that it is given.
+  `--network=${hasNetwork ? 'sandbox' : 'none'}`,
   '--ignore-cgroups',
   // Nothing but the sandbox changes its files.
   '--file-access=exclusive',
@@ -48,8 +49,8 @@ export const GVISOR: OciRuntime = {
   overheadMiB: 64,
   threads: 512,
   platforms: ['systrap', 'ptrace'],
-  run: (platform) => [
-    ...runscFlags(platform),
+  run: (platform, hasNetwork) => [
+    ...runscFlags(platform, hasNetwork),
     // The launcher finds in them how the container ended.
     `--debug-log=${STATE}/log.%COMMAND%`,
     '--debug-command=run,boot',
@@ -57,7 +58,7 @@ export const GVISOR: OciRuntime = {
     `--bundle=${BUNDLE}`,
     CONTAINER,
   ],
-  kill: (platform) => [...runscFlags(platform), 'kill', CONTAINER],
+  kill: (platform, hasNetwork) => [...runscFlags(platform, hasNetwork), 'kill', CONTAINER],
   hostKernel: false,
 };
 

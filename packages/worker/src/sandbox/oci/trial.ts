@@ -90,6 +90,7 @@ async function run(parts: OciSandboxParts, directory: string): Promise<string | 
     user: ROOT_USER,
     memoryMiB: MEMORY_MIB,
     hostname: 'trial',
+    hasNetwork: false,
   };
   const task = Buffer.from(JSON.stringify(ociConfig(config)));
   const greeted = channel.hello();

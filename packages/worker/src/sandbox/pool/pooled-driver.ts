@@ -51,6 +51,8 @@ export class PooledDriver implements SandboxDriver {
   readonly #under = new Set<Promise<void>>();
   readonly #stop = new AbortController();
   readonly #timer: NodeJS.Timeout;
+  /** A sandbox of an earlier life may still be there, under the name that it had in the pool. */
+  readonly #life = process.hrtime.bigint();
   #serial = 0;
 
   constructor(options: PooledDriverOptions) {
@@ -65,8 +67,8 @@ export class PooledDriver implements SandboxDriver {
     return this.#driver.probe();
   }
 
-  prepare(): Promise<void> {
-    return this.#driver.prepare();
+  prepare(kept?: readonly SandboxHandle[]): Promise<void> {
+    return this.#driver.prepare(kept);
   }
 
   recover(handle: SandboxHandle): Promise<Sandbox | null> {
@@ -80,6 +82,8 @@ export class PooledDriver implements SandboxDriver {
 
   async start(spec: SandboxSpec, signal: AbortSignal): Promise<Sandbox> {
     signal.throwIfAborted();
+    // What waits has no network card.
+    if (spec.network !== undefined) return this.#driver.start(spec, signal);
     const shelf = this.#shelf(spec);
     shelf.plan.arrived(this.#clock());
     const taken = shelf.waiting.shift();
@@ -143,7 +147,11 @@ export class PooledDriver implements SandboxDriver {
     const began = this.#clock();
     const make = async () => {
       try {
-        const blank = await this.#driver.startBlank(`pool_${this.#serial}`, shelf.shape, this.#stop.signal);
+        const blank = await this.#driver.startBlank(
+          `pool_${this.#life}_${this.#serial}`,
+          shelf.shape,
+          this.#stop.signal,
+        );
         shelf.plan.made(this.#clock() - began);
         if (this.#stop.signal.aborted) return await blank[Symbol.asyncDispose]();
         shelf.waiting.push(blank);

@@ -1,3 +1,5 @@
+import { GUEST_MAC, TAP_INTERFACE } from '../driver.ts';
+
 /** Where things are inside the jail. */
 export const JAIL_PATHS = {
   kernel: '/vm/kernel',
@@ -5,6 +7,10 @@ export const JAIL_PATHS = {
   drives: '/vm/drives',
   /** QEMU writes a snapshot to this socket. */
   snapshot: '/vm/snapshot',
+  /** QEMU's own directory, in memory. */
+  own: '/vm/own',
+  /** Where QEMU listens for who would speak to the agent. */
+  agent: '/vm/own/agent',
 } as const;
 
 export const DRIVES = ['rootfs', 'code', 'scratch'] as const;
@@ -12,12 +18,10 @@ export type DriveName = (typeof DRIVES)[number];
 
 export const drivePath = (name: DriveName): string => `${JAIL_PATHS.drives}/${name}`;
 
-/** The inherited end of the socket pair to the agent. */
-export const AGENT_FD = 3;
-/** The inherited end of the socket pair for QEMU's machine protocol. */
-export const QMP_FD = 4;
+/** The inherited end of the socket pair for QEMU's machine protocol; those before it are the launcher's. */
+export const QMP_FD = 5;
 /** The snapshot, where there is one. */
-export const SNAPSHOT_FD = 5;
+export const SNAPSHOT_FD = 6;
 /** QEMU's name of the agent's port: the protocol says when the guest opens it. */
 export const AGENT_PORT_ID = 'agent-port';
 
@@ -30,6 +34,8 @@ export interface QemuCommand {
   readonly tscKhz: number | null;
   /** `placeholders`: drives of zeros, to be exchanged before anything reads them. */
   readonly drives: 'files' | 'placeholders';
+  /** The machine has a network card, whose other end is the tap of its namespace. */
+  readonly hasNetwork: boolean;
   /** Starts from the snapshot at descriptor `SNAPSHOT_FD`, made by a machine of the same command line. */
   readonly restore: boolean;
 }
@@ -53,7 +59,7 @@ export const driveOptions = (name: DriveName) => ({
  * over a file, so that the file can be exchanged below the device.
  */
 export function qemuCommand(command: QemuCommand): string[] {
-  const { qemu, accelerator, memoryMiB, cpus, tscKhz, restore } = command;
+  const { qemu, accelerator, memoryMiB, cpus, tscKhz, hasNetwork, restore } = command;
   // Without the rate, the calibration of the emulated counter hangs many boots of Debian's kernel.
   const tsc = tscKhz === null || accelerator === 'kvm' ? [] : ['tsc=reliable', `tsc_early_khz=${tscKhz}`];
   const machine = {
@@ -83,9 +89,16 @@ export function qemuCommand(command: QemuCommand): string[] {
     ['-append', ['console=ttyS0', 'quiet', 'reboot=t', 'panic=-1', ...tsc].join(' ')],
     ...DRIVES.map(drive),
     ['-device', 'virtio-serial-device'],
-    ['-chardev', `socket,id=agent,fd=${AGENT_FD}`],
+    // One connection after the other, the first before there is a machine: the guest sees where one ends.
+    ['-chardev', `socket,id=agent,path=${JAIL_PATHS.agent},server=on,wait=on`],
     ['-device', `virtserialport,id=${AGENT_PORT_ID},chardev=agent,name=cocore.agent`],
     ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
+    hasNetwork
+      ? [
+          ...['-netdev', `tap,id=net,ifname=${TAP_INTERFACE},script=no,downscript=no,vhost=off`],
+          ...['-device', `virtio-net-device,netdev=net,mac=${GUEST_MAC}`],
+        ]
+      : [],
     restore ? ['-incoming', `fd:${SNAPSHOT_FD}`] : [],
   ].flat();
 }

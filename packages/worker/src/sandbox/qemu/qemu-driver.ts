@@ -1,10 +1,11 @@
 import { CocoreError, SCRATCH_MIB } from '@cocore/protocol';
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Logger } from 'pino';
 import type { CgroupHierarchy } from '../../cgroup/cgroup.ts';
 import { openCgroups } from '../../cgroup/open.ts';
 import type { HostCheck } from '../../host/check.ts';
+import { type HostLock, takeHostLock } from '../../host/lock.ts';
 import type {
   BlankSandbox,
   BlankSandboxes,
@@ -12,6 +13,7 @@ import type {
   Sandbox,
   SandboxDriver,
   SandboxHandle,
+  SandboxNetwork,
   SandboxShape,
   SandboxSpec,
 } from '../driver.ts';
@@ -23,9 +25,17 @@ import { GUEST_OVERHEAD_MIB, GUEST_OVERHEAD_RATIO } from '../microvm/shape.ts';
 import type { ShapeSnapshots } from '../microvm/shape-snapshots.ts';
 import type { SnapshotStore } from '../microvm/snapshot-store.ts';
 import type { ProcessSandbox } from '../process-sandbox.ts';
+import { keptOf, removeAllBut, sweepGroups } from '../sweep.ts';
 import { UidPool } from '../uid-pool.ts';
 import { type Accelerator, type DriveName, driveOptions, drivePath, DRIVES, JAIL_PATHS } from './command.ts';
-import { type Furniture, type Launch, type Machine, QemuLauncher, VMM_OVERHEAD_MIB } from './launcher.ts';
+import {
+  type Furniture,
+  type Launch,
+  type Machine,
+  QemuLauncher,
+  sandboxDirectory,
+  VMM_OVERHEAD_MIB,
+} from './launcher.ts';
 import { probeQemuHost } from './probe.ts';
 import { qemuSnapshots } from './snapshots.ts';
 import { hostTscKhz } from './tsc.ts';
@@ -38,6 +48,10 @@ export interface QemuDriverOptions {
   readonly daemonTag: string;
   /** Null: every sandbox boots cold. */
   readonly snapshots: SnapshotStore | null;
+  /** What a machine with a network card is attached to while the snapshot of its shape is made; without it, machines with a network boot. */
+  readonly wire?: SandboxNetwork;
+  /** Whether sandboxes can be made to outlive the daemon; the default is no. */
+  readonly recover?: boolean;
   readonly accelerator?: Accelerator;
   readonly log?: Logger;
   readonly uids?: UidPool;
@@ -63,6 +77,10 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
   readonly #uids: UidPool;
   readonly #scratch: ScratchTemplates;
   readonly #alive = new Set<ProcessSandbox>();
+  /** Sandboxes of an earlier life that nobody has taken up yet. */
+  #kept: readonly SandboxHandle[] = [];
+  /** By it, sandboxes that outlive a daemon see that there is one again. */
+  #presence: HostLock | null = null;
   #prepared: Prepared | null = null;
 
   constructor(options: QemuDriverOptions) {
@@ -74,8 +92,8 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
       name: 'qemu',
       isolation: this.#accelerator === 'kvm' ? 'microvm' : 'emulated',
       snapshot: options.snapshots !== null,
-      recover: false,
-      network: false,
+      recover: options.recover ?? false,
+      network: true,
       runsCode: true,
       overheadMiB: GUEST_OVERHEAD_MIB + VMM_OVERHEAD_MIB,
       overheadRatio: GUEST_OVERHEAD_RATIO,
@@ -87,22 +105,36 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     return probeQemuHost(this.#options.artifacts.qemu);
   }
 
-  async prepare(): Promise<void> {
+  async prepare(kept: readonly SandboxHandle[] = []): Promise<void> {
     const missing = (await this.probe()).find((check) => !check.ok);
     if (missing !== undefined) {
       const { name, reason, remedy } = missing;
       throw new CocoreError('host_unfit', `${name}: ${reason}${remedy === null ? '' : ` (${remedy})`}`);
     }
     const cgroups = await openCgroups();
-    await this.#reclaim(cgroups);
-    const { runDir, artifacts, daemonTag, snapshots: store, log } = this.#options;
+    const { runDir, artifacts, daemonTag, snapshots: store, wire = null, log } = this.#options;
+    const { bootDeadlineMs, recover } = this.capabilities;
+    this.#kept = recover ? keptOf('qemu', kept) : [];
+    if (recover) this.#presence = await takeHostLock(`daemon/${daemonTag}`);
+    await sweepGroups(cgroups, daemonTag, this.#kept);
+    await this.#sweepFiles();
     await mkdir(runDir, { recursive: true, mode: 0o700 });
     await this.#scratch.prepare(SCRATCH_MIB);
     const accelerator = this.#accelerator;
     const tscKhz = await hostTscKhz();
-    const launcher = new QemuLauncher({ artifacts, accelerator, runDir, daemonTag, uids: this.#uids, cgroups, tscKhz });
-    const { bootDeadlineMs } = this.capabilities;
-    const snapshots = store === null ? null : await qemuSnapshots({ store, launcher, artifacts, bootDeadlineMs, log });
+    const launcher = new QemuLauncher({
+      artifacts,
+      accelerator,
+      runDir,
+      daemonTag,
+      uids: this.#uids,
+      cgroups,
+      tscKhz,
+      recover,
+      bootDeadlineMs,
+    });
+    const snapshots =
+      store === null ? null : await qemuSnapshots({ store, launcher, artifacts, wire, bootDeadlineMs, log });
     this.#prepared = { cgroups, launcher, snapshots };
   }
 
@@ -118,7 +150,7 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
         shared: [[scratch, drivePath('scratch')]],
       } satisfies Furniture;
     };
-    const { sandbox } = await this.#launch(spec.name, spec, 'files', furnish, signal);
+    const { sandbox } = await this.#launch(spec.name, spec, 'files', furnish, signal, spec.network);
     return sandbox;
   }
 
@@ -156,37 +188,54 @@ export class QemuDriver implements SandboxDriver, BlankSandboxes {
     drives: 'files' | 'placeholders',
     furnish: Launch['furnish'],
     signal: AbortSignal,
+    network: SandboxNetwork | null = null,
   ): Promise<Machine> {
     if (this.#prepared === null) throw new Error('the driver is not prepared');
     const { launcher, snapshots } = this.#prepared;
     signal.throwIfAborted();
-    await using snapshot = (await snapshots?.open(shape, signal)) ?? null;
+    const hasNetwork = network !== null;
+    const of = { ...shape, hasNetwork };
+    const mayRestore = !hasNetwork || this.#options.wire !== undefined;
+    await using snapshot = mayRestore ? ((await snapshots?.open(of, signal)) ?? null) : null;
     const snapshotFd = snapshot?.files[0]!.fd ?? null;
-    const machine = await launcher.launch({ name, shape, drives, snapshotFd, furnish }, signal);
+    const machine = await launcher.launch({ name, shape, drives, snapshotFd, network, furnish }, signal);
     const { sandbox, agent } = machine;
-    this.#alive.add(sandbox);
-    void sandbox.exited.then(() => this.#alive.delete(sandbox));
-    if (snapshot !== null) snapshots?.judge(shape, sandbox, () => agent.bytesRead);
+    this.#own(sandbox);
+    if (snapshot !== null) snapshots?.judge(of, sandbox, () => agent.bytesRead);
     return machine;
   }
 
   async recover(handle: SandboxHandle): Promise<Sandbox | null> {
-    await this.#prepared?.cgroups.open(`${this.#options.daemonTag}.${handle.name}`).remove();
-    return null;
+    if (this.#prepared === null) throw new Error('the driver is not prepared');
+    // The sweep has destroyed what was not kept.
+    if (!this.#kept.some(({ name }) => name === handle.name)) return null;
+    const sandbox = await this.#prepared.launcher.find(handle);
+    this.#kept = this.#kept.filter(({ name }) => name !== handle.name);
+    if (sandbox !== null) this.#own(sandbox);
+    return sandbox;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#prepared?.snapshots?.[Symbol.asyncDispose]();
     await Promise.all([...this.#alive].map((sandbox) => sandbox.destroy()));
-    await rm(this.#options.runDir, { recursive: true, force: true });
+    // What is there before may be what another driver is to take up.
+    if (this.#prepared !== null) await this.#sweepFiles();
     await this.#prepared?.cgroups.tidy();
+    await this.#presence?.[Symbol.asyncDispose]();
   }
 
-  /** Kills and removes what a dead life of this daemon left: its machines die with it, but groups and files stay. */
-  async #reclaim(cgroups: CgroupHierarchy): Promise<void> {
-    const ours = (await cgroups.list()).filter((name) => name.startsWith(`${this.#options.daemonTag}.`));
-    for (const name of ours) await cgroups.open(name).remove();
-    await rm(this.#options.runDir, { recursive: true, force: true });
+  #own(sandbox: ProcessSandbox): void {
+    this.#alive.add(sandbox);
+    void sandbox.exited.then(() => this.#alive.delete(sandbox));
+  }
+
+  /** All that is in the driver's directory, but for what belongs to what is kept. */
+  async #sweepFiles(): Promise<void> {
+    const { runDir } = this.#options;
+    await removeAllBut(
+      runDir,
+      this.#kept.map(({ name }) => sandboxDirectory(runDir, name)),
+    );
   }
 }
 

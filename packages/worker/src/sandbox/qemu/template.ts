@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net';
 import { chmod, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deadline } from '../../host/clock.ts';
-import type { SandboxShape } from '../driver.ts';
+import type { SandboxNetwork, SandboxShape } from '../driver.ts';
 import { JAIL_PATHS } from './command.ts';
 import type { QemuLauncher } from './launcher.ts';
 
@@ -20,6 +20,8 @@ export interface TemplateOptions {
   /** Names the machine on this host. */
   readonly name: string;
   readonly shape: SandboxShape;
+  /** Null: the machine has no network card. */
+  readonly network: SandboxNetwork | null;
   /** Where the snapshot is written. */
   readonly directory: string;
   readonly bootDeadlineMs: number;
@@ -36,7 +38,7 @@ export interface TemplateOptions {
  * @throws Error when the machine is not ready or not written within `bootDeadlineMs`; the file may be half-written then
  */
 export async function makeTemplate(options: TemplateOptions): Promise<void> {
-  const { launcher, name, shape, directory, bootDeadlineMs, signal } = options;
+  const { directory, bootDeadlineMs, signal } = options;
   await using scope = new AsyncDisposableStack();
   const late = Promise.withResolvers<never>();
   late.promise.catch(() => undefined);
@@ -55,7 +57,7 @@ export async function makeTemplate(options: TemplateOptions): Promise<void> {
   });
   written.catch(() => undefined);
   const { sandbox, qmp, ready } = scope.use(
-    await launchBlank(launcher, name, shape, signal, async (directory) => {
+    await launchBlank(options, async (directory) => {
       // A socket's address is short; the directory's path may be long.
       await using handle = await open(directory);
       await new Promise<void>((resolve) => server.listen(`/proc/self/fd/${handle.fd}/snapshot`, resolve));
@@ -78,13 +80,13 @@ export async function makeTemplate(options: TemplateOptions): Promise<void> {
 }
 
 async function launchBlank(
-  launcher: QemuLauncher,
-  name: string,
-  shape: SandboxShape,
-  signal: AbortSignal,
+  { launcher, name, shape, network, signal }: TemplateOptions,
   socket: (directory: string) => Promise<[string, string]>,
 ) {
   const furnish = async (directory: string) => ({ binds: [], shared: [await socket(directory)] });
-  const machine = await launcher.launch({ name, shape, drives: 'placeholders', snapshotFd: null, furnish }, signal);
+  const machine = await launcher.launch(
+    { name, shape, drives: 'placeholders', snapshotFd: null, network, furnish },
+    signal,
+  );
   return { ...machine, [Symbol.asyncDispose]: () => machine.sandbox.destroy() };
 }
