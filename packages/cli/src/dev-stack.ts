@@ -171,6 +171,11 @@ export class DevStack implements AsyncDisposable {
     if ((await Promise.race([worker.ready, broken, halted])) === null) return null;
     const record = (await operator.workers.list()).find(({ state }) => state === 'online');
     if (record !== undefined) process.stderr.write(`cocore: ${describeSandboxes(record)}\n`);
+    if (record?.egress === true) {
+      process.stderr.write(
+        'cocore: functions reach what their deployment allows (cocore deploy --allow), through this host\n',
+      );
+    }
     return new DevStack(url, broken, owned.move());
   }
 

@@ -2,6 +2,7 @@ import { createRequire } from 'node:module';
 import { CocoreError } from '@cocore/protocol';
 import { Command, CommanderError } from 'commander';
 import { artifactsCommand } from './commands/artifacts.ts';
+import { cancelCommand } from './commands/cancel.ts';
 import { daemonCommands } from './commands/daemons.ts';
 import { deployCommand } from './commands/deploy.ts';
 import { devCommand } from './commands/dev.ts';
@@ -26,6 +27,7 @@ const commands = [
   deployCommand(),
   runCommand(),
   ...executionCommands(),
+  cancelCommand(),
   artifactsCommand(),
   ...listCommands(),
   ...keyCommands(),

@@ -26,6 +26,9 @@ export function port(text: string): number {
   return Number(text);
 }
 
+/** An option that may be given again. */
+export const oneMore = (text: string, before: string[] = []): string[] => [...before, text];
+
 /** Adds one `NAME=value` to those given before. */
 export function environment(text: string, before: Record<string, string> = {}): Record<string, string> {
   const at = text.indexOf('=');

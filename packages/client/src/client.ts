@@ -1,6 +1,10 @@
 import {
+  type BatchEntryInput,
+  BatchRecord,
   BlobRecord,
   CancelAnswer,
+  CancelManyAnswer,
+  type CancelManyInput,
   CocoreError,
   ExecutionAnswer,
   type ExecutionCreateInput,
@@ -17,10 +21,12 @@ import {
   ServerRecord,
   type StreamName,
   WorkerList,
+  WorkerRecord,
 } from '@cocore/protocol';
 import { deploy, type DeployOptions } from './deploy.ts';
 import { follow } from './follow.ts';
 import { type Fetch, Http, type Query } from './http.ts';
+import { waitForBatch } from './wait.ts';
 
 export interface ClientOptions {
   /** Where the control server is: `http(s)://host:port`. */
@@ -76,11 +82,16 @@ export class CocoreClient {
     },
     get: async (id: string, options: Waiting = {}) =>
       this.#http.json('GET', `/v1/executions/${part(id)}`, ExecutionAnswer, { query: waitQuery(options) }),
-    list: async (query: { state?: string; function?: string; limit?: number; cursor?: string } = {}) =>
+    list: async (query: { state?: string; function?: string; batch?: string; limit?: number; cursor?: string } = {}) =>
       this.#http.json('GET', '/v1/executions', ExecutionList, { query }),
     /** Asking twice is no error: the answer says what this call changed. */
     cancel: async (id: string) =>
       this.#http.retried(async () => this.#http.json('POST', `/v1/executions/${part(id)}/cancel`, CancelAnswer)),
+    /** Asks for all to be stopped that meet every criterion given, of which there must be one; `all` is the one that all meet. */
+    cancelMany: async (criteria: CancelManyInput) =>
+      this.#http.retried(async () =>
+        this.#http.json('POST', '/v1/executions/cancel', CancelManyAnswer, { body: criteria }),
+      ),
     /** What is committed of a stream, from an offset on. */
     output: async (id: string, stream: StreamName, offset = 0) => {
       const path = `/v1/executions/${part(id)}/output/${stream}`;
@@ -95,6 +106,18 @@ export class CocoreClient {
       follow(this.#http, `/v1/executions/${part(id)}/events`, signal),
   };
 
+  readonly batches = {
+    /** Asks for many executions, at most 1000: all are accepted or none. As safe against a lost answer as one is. */
+    create: async (executions: readonly BatchEntryInput[], options: { idempotencyKey?: string } = {}) => {
+      const body = { executions, idempotencyKey: options.idempotencyKey ?? crypto.randomUUID() };
+      return this.#http.retried(async () => this.#http.json('POST', '/v1/batches', BatchRecord, { body }));
+    },
+    get: async (id: string, options: Waiting = {}) =>
+      this.#http.json('GET', `/v1/batches/${part(id)}`, BatchRecord, { query: waitQuery(options) }),
+    /** As it is when all of it has ended. */
+    end: (id: string, signal?: AbortSignal) => waitForBatch(this.#http, `/v1/batches/${part(id)}`, signal),
+  };
+
   readonly blobs = {
     upload: async (bytes: Uint8Array<ArrayBuffer>) => {
       const response = await this.#http.request('POST', '/v1/blobs', {
@@ -107,6 +130,9 @@ export class CocoreClient {
 
   readonly workers = {
     list: async () => (await this.#http.json('GET', '/v1/workers', WorkerList)).workers,
+    /** Gives it nothing more; what it has is finished. */
+    drain: async (id: string) => this.#setDrained(id, 'drain'),
+    undrain: async (id: string) => this.#setDrained(id, 'undrain'),
   };
 
   readonly joinTokens = {
@@ -126,4 +152,9 @@ export class CocoreClient {
   readonly server = {
     get: async () => this.#http.json('GET', '/v1/server', ServerRecord),
   };
+
+  async #setDrained(id: string, verb: 'drain' | 'undrain') {
+    const path = `/v1/workers/${part(id)}/${verb}`;
+    return this.#http.retried(async () => this.#http.json('POST', path, WorkerRecord));
+  }
 }

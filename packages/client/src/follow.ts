@@ -1,6 +1,6 @@
 import { CocoreError, ExecutionRecord, type FollowEvent, OutputEvent, RestartEvent } from '@cocore/protocol';
 import { z } from 'zod';
-import { type Http } from './http.ts';
+import { type Http, isPassing } from './http.ts';
 import { type ServerSentEvent, SseParser } from './sse.ts';
 
 const FollowEventSchema = z.discriminatedUnion('event', [
@@ -10,9 +10,9 @@ const FollowEventSchema = z.discriminatedUnion('event', [
   z.object({ event: z.literal('end'), id: z.string(), data: ExecutionRecord }),
 ]);
 
-/** How long a follower goes on trying to reach a server that is gone. */
-const GIVE_UP_MS = 60_000;
-const RECONNECT_MS = 500;
+/** How long who waits goes on trying to reach a server that is gone. */
+export const GIVE_UP_MS = 60_000;
+export const RECONNECT_MS = 500;
 
 function eventOf(event: ServerSentEvent): FollowEvent {
   try {
@@ -51,7 +51,7 @@ export async function* follow(http: Http, path: string, signal?: AbortSignal): A
     } catch (error) {
       if (signal?.aborted === true) throw error;
       // What the server refused stays refused; anything else is a connection that broke.
-      if (error instanceof CocoreError && !['server_unreachable', 'not_ready'].includes(error.code)) throw error;
+      if (error instanceof CocoreError && !isPassing(error)) throw error;
       lostAtMs ??= Date.now();
       if (Date.now() - lostAtMs > GIVE_UP_MS) throw error;
     }

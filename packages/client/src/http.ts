@@ -14,6 +14,10 @@ export type Query = Record<string, string | number | undefined>;
 
 const RETRY_DELAYS_MS = [100, 300, 1_000, 2_000];
 
+/** Of a server that cannot be reached or says that it is not ready. */
+export const isPassing = (error: unknown): boolean =>
+  error instanceof CocoreError && ['server_unreachable', 'not_ready'].includes(error.code);
+
 const delay = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Requests with the key, answers through their schemas, problems as `CocoreError`. */
@@ -74,8 +78,7 @@ export class Http {
       try {
         return await send();
       } catch (error) {
-        const passing = error instanceof CocoreError && ['server_unreachable', 'not_ready'].includes(error.code);
-        if (!passing) throw error;
+        if (!isPassing(error)) throw error;
         await delay(delayMs);
       }
     }

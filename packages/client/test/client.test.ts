@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import { CocoreError, type ExecutionRecord, fromBase64, makeId, toBase64 } from '@cocore/protocol';
+import { type BatchRecord, CocoreError, type ExecutionRecord, fromBase64, makeId, toBase64 } from '@cocore/protocol';
 import { CocoreClient } from '../src/index.ts';
 
 const id = (kind: 'execution' | 'function' | 'attempt') => makeId(kind, 1, new Uint8Array(10));
@@ -27,8 +27,14 @@ const record: ExecutionRecord = {
   outputLimitBytes: 1000,
   isolation: 'gvisor',
   retries: null,
+  priority: 0,
+  concurrencyKey: null,
+  concurrencyLimit: null,
+  queueTtlMs: 86_400_000,
   waiting: null,
   inputDigest: sha256,
+  batchId: null,
+  batchIndex: null,
   createdAt: '2026-01-01T00:00:00.000Z',
   acceptedAt: null,
   startedAt: null,
@@ -39,6 +45,7 @@ const record: ExecutionRecord = {
   result: null,
   error: null,
   artifacts: null,
+  expired: false,
   decidingAttempt: null,
   attempts: [],
 };
@@ -153,4 +160,27 @@ test('a name of dots, or none, it is refused before it could lead to another pat
     await assert.rejects(server.client.keys.revoke(name), { code: 'invalid_request' });
   }
   assert.deepEqual(paths, []);
+});
+
+test('a batch, it is asked for once however often, and waited for over a server that is away', async () => {
+  const batch: BatchRecord = {
+    id: makeId('batch', 1, new Uint8Array(10)),
+    createdAt: record.createdAt,
+    endedAt: null,
+    counts: { open: 1, running: 0, success: 0, failure: 0, timeout: 0, cancelled: 0 },
+    executionIds: [record.id],
+  };
+  const asked: string[] = [];
+  const keys = new Set<unknown>();
+  await using server = await serve((request, response, body) => {
+    asked.push(`${request.method} ${request.url}`);
+    if (request.method === 'POST') keys.add((JSON.parse(body) as { idempotencyKey: unknown }).idempotencyKey);
+    if (asked.length === 1 || asked.length === 4) response.destroy();
+    else response.end(JSON.stringify({ ...batch, endedAt: asked.length < 5 ? null : record.createdAt }));
+  });
+  const { id } = await server.client.batches.create([{ function: 'f' }]);
+  assert.equal((await server.client.batches.end(id)).endedAt, record.createdAt);
+  assert.equal(keys.size, 1);
+  const waited = `GET /v1/batches/${id}?wait=60000ms`;
+  assert.deepEqual(asked, ['POST /v1/batches', 'POST /v1/batches', waited, waited, waited]);
 });

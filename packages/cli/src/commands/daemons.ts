@@ -1,5 +1,6 @@
 import { Command } from 'commander';
 import { runDaemon } from '../daemons.ts';
+import { drainCommand, undrainCommand } from './drain.ts';
 
 // The daemons read their own arguments; a test holds these lists against what they take.
 const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
@@ -14,6 +15,18 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
   [
     '--default-isolation <class>',
     'what functions require that name no class: microvm, gvisor (if not given), emulated, container',
+  ],
+  ['--restored', 'the data directory came out of a backup: workers give up what it does not know'],
+  ['--keep-executions <duration>', 'how long an execution is kept whole after its end; 30d if not given'],
+  ['--keep-output <size>', 'how much output of one project is kept, such as 500MiB; 10GiB if not given'],
+  ['--idempotency-ttl <duration>', 'how long idempotency keys hold, such as 90s, 30m, 24h or 2d; 24h if not given'],
+  [
+    '--worker-trust <full|earned>',
+    'what new workers may have at once: what they have room for (full, if not given), or little at first',
+  ],
+  [
+    '--database-url <postgres://…>',
+    'a PostgreSQL database for records and output, also COCORE_DATABASE_URL; the data directory if not given',
   ],
   ['--blob-store <s3://bucket/prefix>', 'an S3-compatible store for blobs; the data directory if not given'],
   ['--runtimes <directory>', 'recipes of more runtimes, or of others for the ones that are built in'],
@@ -32,6 +45,10 @@ const WORKER_OPTIONS: readonly (readonly [string, string])[] = [
   ['--memory <MiB>', 'how much memory is leased; half of what is free if not given'],
   ['--disk <MiB>', 'how much disk is leased; half of what is free if not given'],
   ['--pool <auto|off>', 'whether sandboxes may wait, ready, in memory that is leased and free'],
+  ['--recover <auto|off>', 'whether running machines may outlive a worker that dies, for the next to go on with'],
+  ['--egress', 'lets functions that ask for one have a network, through this host; none if not given'],
+  ['--egress-auto', 'the same where this host can; where it cannot, the worker goes on without'],
+  ['--egress-proxy <url>', 'where all that they connect to goes through, such as http://proxy.example:3128'],
   ['--ca-file <file>', 'certificates to trust beside those of the system, in PEM'],
   ['--insecure', 'speak to a server off loopback without TLS'],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],
@@ -65,5 +82,7 @@ export const daemonCommands = (): Command[] => [
     'run a worker on this host',
     '--server <url> --data-dir <directory> [options]',
     WORKER_OPTIONS,
-  ),
+  )
+    .addCommand(drainCommand())
+    .addCommand(undrainCommand()),
 ];

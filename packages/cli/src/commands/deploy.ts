@@ -3,6 +3,7 @@ import {
   CPU_SHAPES,
   DEFAULT_CPUS,
   DEFAULT_MEMORY_MIB,
+  type FunctionDeployInput,
   IsolationClass,
   MEMORY_SHAPES_MIB,
   type ProjectFile,
@@ -15,7 +16,7 @@ import { nameOfImage, registryAuth } from '../images/registry-auth.ts';
 import { plain, printJson } from '../print.ts';
 import { type RetryOptions, retriesOf, withRetries } from '../retries.ts';
 import { sourceAt, type Source } from '../source/source.ts';
-import { durationMs, environment, sizeBytes, wholeNumber } from '../units.ts';
+import { durationMs, environment, oneMore, sizeBytes, wholeNumber } from '../units.ts';
 
 interface Options extends RetryOptions {
   name?: string;
@@ -28,6 +29,10 @@ interface Options extends RetryOptions {
   timeout?: number;
   outputLimit?: number;
   isolation?: IsolationClass;
+  concurrency?: number;
+  allow?: string[];
+  networkLimit?: number;
+  idempotent?: true;
   env?: Record<string, string>;
   json?: true;
 }
@@ -66,9 +71,22 @@ function settings(options: Options, project: ProjectFile) {
     outputLimitBytes: options.outputLimit ?? project.outputLimitBytes,
     isolation: options.isolation ?? project.isolation,
     retries: options.retries === 0 ? undefined : (retriesOf(options) ?? project.retries),
+    maxConcurrent: options.concurrency ?? project.concurrency,
+    network: networkOf(options, project),
+    idempotent: options.idempotent ?? project.idempotent,
     env: { ...project.env, ...options.env },
   };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Defined<typeof given>;
+}
+
+/** The command's list is instead of the directory's, not beside it. */
+function networkOf({ allow, networkLimit }: Options, { network }: ProjectFile): FunctionDeployInput['network'] {
+  const limit = networkLimit === undefined ? {} : { maxBytes: networkLimit };
+  if (allow !== undefined) return { mode: 'egress', allow, ...limit };
+  if (networkLimit === undefined) return network;
+  if (network?.mode !== 'egress')
+    throw new CocoreError('usage', '--network-limit is of a network: name with --allow what it reaches');
+  return { ...network, ...limit };
 }
 
 export function deployCommand(): Command {
@@ -88,6 +106,17 @@ export function deployCommand(): Command {
     .option('--cpus <n>', `its processors: ${CPU_SHAPES.join(', ')}; ${DEFAULT_CPUS} if not given`, wholeNumber)
     .option('--timeout <duration>', 'how long it may run, such as 30s; 60s if not given', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 1MiB; 10MiB if not given', sizeBytes)
+    .option('--concurrency <n>', 'how many of its executions may run at once; any number if not given', wholeNumber)
+    .option(
+      '--allow <target>',
+      'what it may reach: NAME, *.NAME, an IPv4 address or range, or *, each with :PORT or without; may be given again',
+      oneMore,
+    )
+    .option('--network-limit <size>', 'what it may send and receive in one execution; 1GiB if not given', sizeBytes)
+    .option(
+      '--idempotent',
+      'running it twice does no harm: it runs again although it had a network when its host was lost',
+    )
     .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment)
     .addOption(
       new Option('--isolation <class>', 'the weakest class that it may run in; the default is the server’s').choices(

@@ -8,6 +8,7 @@ interface Options {
   dataDir?: string;
   isolation: DevDriver;
   pool: 'auto' | 'off';
+  egress: 'auto' | 'off';
   cpus?: string;
   memory?: string;
   disk?: string;
@@ -30,6 +31,11 @@ export function devCommand(): Command {
         .choices(['auto', 'off'])
         .default('auto'),
     )
+    .addOption(
+      new Option('--egress <mode>', 'whether functions that ask for a network have one, through this host')
+        .choices(['auto', 'off'])
+        .default('auto'),
+    )
     .option('--cpus <n>', 'how many processors are leased')
     .option('--memory <MiB>', 'how much memory is leased')
     .option('--disk <MiB>', 'how much disk is leased')
@@ -47,7 +53,15 @@ export function devCommand(): Command {
         dataDir: options.dataDir ?? dataDir(process.env),
         isolation: options.isolation,
         serverArgs: options.runtimes === undefined ? [] : ['--runtimes', options.runtimes],
-        workerArgs: ['--pool', options.pool, ...lease],
+        // All that was started here ends with this command, however it ends.
+        workerArgs: [
+          '--pool',
+          options.pool,
+          '--recover',
+          'off',
+          ...(options.egress === 'auto' ? ['--egress-auto'] : []),
+          ...lease,
+        ],
         logLevel: process.env['COCORE_LOG_LEVEL'] ?? (options.verbose === true ? 'info' : 'error'),
         stopped: stop.promise,
       });

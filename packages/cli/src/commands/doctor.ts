@@ -17,6 +17,7 @@ type HostCheck = z.infer<typeof HostCheck>;
 const HostReport = z.object({
   host: z.array(HostCheck),
   drivers: z.array(z.object({ driver: z.string(), isolation: z.string(), checks: z.array(HostCheck) })),
+  network: z.array(HostCheck),
   advice: z.array(HostCheck),
 });
 type HostReport = z.infer<typeof HostReport>;
@@ -32,18 +33,21 @@ async function probe(env: NodeJS.ProcessEnv): Promise<HostReport> {
 
 const isFit = (checks: readonly HostCheck[]): boolean => checks.every(({ ok }) => ok);
 
-function show({ host, drivers, advice }: HostReport): void {
+function show({ host, drivers, network, advice }: HostReport): void {
   process.stdout.write('This host\n');
   for (const check of host) showCheck(check);
   for (const { driver, isolation, checks } of drivers) {
-    process.stdout.write(
-      `\n${driver}, isolation ${isolation}: ${isFit(checks) ? 'can run here' : 'cannot run here'}\n`,
-    );
-    // Of a driver that can run, what is there is of no interest.
-    for (const check of checks) if (!check.ok || !isFit(checks)) showCheck(check);
+    showPart(`${driver}, isolation ${isolation}: ${isFit(checks) ? 'can run here' : 'cannot run here'}`, checks);
   }
+  showPart(`network of functions: ${isFit(network) ? 'can be given here' : 'cannot be given here'}`, network);
   process.stdout.write('\nAdvice for a host that runs strangers’ code\n');
   for (const check of advice) showCheck(check);
+}
+
+/** Where nothing is missing, what is there is of no interest. */
+function showPart(title: string, checks: readonly HostCheck[]): void {
+  process.stdout.write(`\n${title}\n`);
+  if (!isFit(checks)) for (const check of checks) showCheck(check);
 }
 
 function showCheck({ name, ok, reason, remedy }: HostCheck): void {

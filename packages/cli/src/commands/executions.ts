@@ -1,11 +1,19 @@
-import { type AttemptRecord, type ExecutionRecord, type Outcome, orBetter, type StreamName } from '@cocore/protocol';
+import {
+  type AttemptOutcome,
+  type AttemptRecord,
+  type EgressUsage,
+  type ExecutionRecord,
+  orBetter,
+  type StreamName,
+} from '@cocore/protocol';
 import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { followOutput, type Sinks } from '../follow.ts';
 import { ago, plain, printJson, printTable } from '../print.ts';
 import { wholeNumber } from '../units.ts';
+import { whyItWaits } from '../waiting.ts';
 
-const stateOf = (record: ExecutionRecord) => {
+export const stateOf = (record: ExecutionRecord) => {
   const more = record.phase ?? record.reason;
   return more === null ? record.state : `${record.state} (${more})`;
 };
@@ -15,9 +23,10 @@ function psCommand(): Command {
     .description('list executions, newest first')
     .option('--state <state>', 'only those in this state')
     .option('--function <function>', 'only those of this function')
+    .option('--batch <id>', 'only those of this batch')
     .option('--limit <n>', 'at most so many', wholeNumber, 20)
     .option('--json', 'print the records')
-    .action(async (options: { state?: string; function?: string; limit: number; json?: true }) => {
+    .action(async (options: { state?: string; function?: string; batch?: string; limit: number; json?: true }) => {
       const { json, ...query } = options;
       const list = await connect(process.env).executions.list(query);
       if (json === true) return printJson(list);
@@ -27,7 +36,7 @@ function psCommand(): Command {
         stateOf(record),
         orBetter(record.isolation),
         ago(record.createdAt),
-        record.waiting?.message ?? '',
+        record.waiting === null ? '' : whyItWaits(record.waiting),
       ]);
       printTable(['ID', 'FUNCTION', 'STATE', 'ISOLATION', 'CREATED', 'WAITS BECAUSE'], rows);
     });
@@ -40,10 +49,20 @@ function heartbeatOf({ lastBeatAt, agentAgeMs }: AttemptRecord): string {
 }
 
 /** Such as `exited 3` and `lost host_lost`. */
-const outcomeOf = (outcome: Outcome): string => Object.values(outcome).join(' ');
+const outcomeOf = (outcome: AttemptOutcome): string => Object.values(outcome).join(' ');
+
+function networkUse({ sentBytes, receivedBytes, connections, refused, limited }: EgressUsage): string {
+  const parts = [
+    `${sentBytes} bytes sent`,
+    `${receivedBytes} received`,
+    `${connections} connections`,
+    `${refused} refused`,
+  ];
+  return [...parts, ...(limited ? ['ended by its limit'] : [])].join(', ');
+}
 
 function attemptRows(attempt: AttemptRecord): [string, string][] {
-  const { host, guest } = attempt.usage;
+  const { host, guest, egress } = attempt.usage;
   const usage = (reading: typeof host) =>
     reading === null
       ? 'not measured'
@@ -55,9 +74,13 @@ function attemptRows(attempt: AttemptRecord): [string, string][] {
     ...rows,
     ['  worker', `${attempt.workerId ?? '–'} (${attempt.driver ?? '–'}, ${attempt.isolation ?? '–'})`],
     ...(attempt.outcome === null ? [] : [['  end', outcomeOf(attempt.outcome)] satisfies [string, string]]),
+    ...(attempt.lateEnd === null
+      ? []
+      : [['  said later', outcomeOf(attempt.lateEnd.outcome)] satisfies [string, string]]),
     ['  heartbeat', heartbeatOf(attempt)],
     ['  usage, host', usage(host)],
     ['  usage, guest', usage(guest)],
+    ...(egress === null ? [] : [['  network', networkUse(egress)] satisfies [string, string]]),
   ];
 }
 
@@ -72,7 +95,11 @@ function printRecord(record: ExecutionRecord): void {
     ['function', `${record.functionName} version ${record.version}`],
     ['state', stateOf(record)],
     ['isolation', orBetter(record.isolation)],
-    ['waits because', record.waiting?.message ?? null],
+    ['priority', record.priority === 0 ? null : String(record.priority)],
+    ['key', record.concurrencyKey === null ? null : `${record.concurrencyKey}, ${record.concurrencyLimit} at a time`],
+    ['waits because', record.waiting === null ? null : whyItWaits(record.waiting)],
+    ['waits at most', record.waiting === null ? null : `${record.queueTtlMs / 1000} s`],
+    ['expired', record.expired ? 'its arguments, result, output and attempts are kept no more' : null],
     ['message', record.message],
     ['exit code', record.exitCode === null ? null : String(record.exitCode)],
     ['signal', record.signal === null ? null : String(record.signal)],
@@ -132,23 +159,4 @@ function logsCommand(): Command {
     });
 }
 
-const CANCEL_WORDS = {
-  cancelled: 'cancelled before it ran',
-  requested: 'is being cancelled',
-  already_requested: 'was being cancelled already',
-  already_ended: 'had ended already',
-};
-
-function cancelCommand(): Command {
-  return new Command('cancel')
-    .description('stop an execution')
-    .argument('<id>')
-    .option('--json', 'print the answer')
-    .action(async (id: string, options: { json?: true }) => {
-      const answer = await connect(process.env).executions.cancel(id);
-      if (options.json === true) return printJson(answer);
-      process.stdout.write(`${answer.execution.id} ${CANCEL_WORDS[answer.result]}: ${stateOf(answer.execution)}\n`);
-    });
-}
-
-export const executionCommands = (): Command[] => [psCommand(), getCommand(), logsCommand(), cancelCommand()];
+export const executionCommands = (): Command[] => [psCommand(), getCommand(), logsCommand()];

@@ -2,6 +2,7 @@ import { orBetter } from '@cocore/protocol';
 import { Command } from 'commander';
 import { connect } from '../context.ts';
 import { ago, printJson, printTable } from '../print.ts';
+import { workerLoad, workerState } from '../worker-state.ts';
 
 function functionsCommand(): Command {
   return new Command('functions')
@@ -16,9 +17,11 @@ function functionsCommand(): Command {
         fn.runtime ?? 'image',
         `${fn.memoryMiB} MiB, ${fn.cpus} CPU`,
         orBetter(fn.isolation),
+        fn.network.mode === 'none' ? 'none' : fn.network.allow.join(' '),
+        fn.maxConcurrent === null ? 'any' : String(fn.maxConcurrent),
         ago(fn.deployedAt),
       ]);
-      printTable(['NAME', 'VERSION', 'RUNTIME', 'SHAPE', 'ISOLATION', 'DEPLOYED'], rows);
+      printTable(['NAME', 'VERSION', 'RUNTIME', 'SHAPE', 'ISOLATION', 'NETWORK', 'AT ONCE', 'DEPLOYED'], rows);
     });
 }
 
@@ -32,13 +35,14 @@ function workersCommand(): Command {
       const rows = workers.map((worker) => [
         worker.id,
         worker.name,
-        worker.state,
+        workerState(worker),
         `${worker.driver} (${worker.isolation})`,
+        worker.egress ? 'egress' : 'none',
         `${worker.usedCpus}/${worker.cpus}`,
         `${worker.usedMemoryMiB}/${worker.memoryMiB} MiB`,
-        String(worker.attempts),
+        workerLoad(worker),
       ]);
-      printTable(['ID', 'NAME', 'STATE', 'ISOLATION', 'CPUS', 'MEMORY', 'RUNNING'], rows);
+      printTable(['ID', 'NAME', 'STATE', 'ISOLATION', 'NETWORK', 'CPUS', 'MEMORY', 'RUNNING'], rows);
     });
 }
 

@@ -11,16 +11,18 @@ import {
   MAX_INLINE_STDIN_BYTES,
   toBase64,
 } from '@cocore/protocol';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import { connect } from '../context.ts';
 import { exitCodeOf } from '../exit-code.ts';
 import { followOutput, type Sinks } from '../follow.ts';
 import { plain, printJson } from '../print.ts';
+import { type QueueOptions, queueingOf, withQueueing } from '../queueing.ts';
 import { type RetryOptions, retriesOf, withRetries } from '../retries.ts';
 import { durationMs, environment, sizeBytes } from '../units.ts';
 import { sayWhyItWaits } from '../waiting.ts';
+import { runBatch } from './run-batch.ts';
 
-interface Options extends RetryOptions {
+interface Options extends RetryOptions, QueueOptions {
   interactive?: true;
   detach?: true;
   json?: true;
@@ -31,6 +33,8 @@ interface Options extends RetryOptions {
   event?: string;
   file?: string[];
   result?: true;
+  batch?: string;
+  wait?: true;
 }
 
 /** Whether anything could come from standard input: a closed one has no file behind it. */
@@ -156,10 +160,16 @@ function sayEnd(record: ExecutionRecord): void {
 /** What a handler returns is its output; a program has its own, and its result is asked for. */
 const isHandler = async (client: CocoreClient, fn: string) => (await client.functions.get(fn)).handler !== null;
 
+/** What the lines of a batch say for themselves. */
+const OF_ONE_EXECUTION = [
+  ...['interactive', 'detach', 'file', 'event', 'result', 'timeout', 'outputLimit', 'env'],
+  ...['retries', 'retryOn', 'retryBackoff', 'priority', 'concurrencyKey', 'concurrencyLimit', 'queueTtl'],
+];
+
 export function runCommand(): Command {
   const command = new Command('run')
     .description('run a function; what follows its name goes to it as it is')
-    .argument('<function>')
+    .argument('[function]')
     .argument('[args...]')
     .passThroughOptions()
     .option('-i, --interactive', 'take standard input from a terminal too')
@@ -175,11 +185,26 @@ export function runCommand(): Command {
     .option('--timeout <duration>', 'how long it may run, such as 30s', durationMs)
     .option('--output-limit <size>', 'how much output is kept, such as 10MiB', sizeBytes)
     .option('--env <NAME=value>', 'a variable of its environment; may be given again', environment)
-    .option('--idempotency-key <key>', 'the same key with the same input gives the same execution');
-  return withRetries(command).action(async (fn: string, args: string[], options: Options) => {
+    .option('--idempotency-key <key>', 'the same key with the same input gives the same execution')
+    .addOption(
+      new Option(
+        '--batch <file>',
+        'run what each line of a file describes, a JSON object such as {"function": "add", "args": ["4", "9"]}, all or none; - reads standard input',
+      ).conflicts(OF_ONE_EXECUTION),
+    )
+    .option('--wait', 'of a batch: wait for its end; the exit code is 0 when all have succeeded, else 1');
+  return withQueueing(withRetries(command)).action(async (fn: string | undefined, args: string[], options: Options) => {
     const client = connect(process.env);
+    if (options.batch !== undefined) {
+      if (args.length > 0) throw new CocoreError('usage', 'the lines of a batch have their own arguments');
+      return runBatch(client, fn, { ...options, batch: options.batch });
+    }
+    if (fn === undefined) throw new CocoreError('usage', 'give the name of a function, or --batch');
+    if (options.wait === true)
+      throw new CocoreError('usage', '--wait goes with --batch; without it the end is waited for');
     const { timeout, outputLimit, idempotencyKey } = options;
     const retries = retriesOf(options);
+    const queueing = queueingOf(options);
     const input = await (options.event === undefined
       ? stdinSource(client, options.interactive === true)
       : eventOf(options.event));
@@ -193,6 +218,7 @@ export function runCommand(): Command {
       ...(timeout === undefined ? {} : { timeoutMs: timeout }),
       ...(outputLimit === undefined ? {} : { outputLimitBytes: outputLimit }),
       ...(retries === undefined ? {} : { retries }),
+      ...queueing,
       ...(idempotencyKey === undefined ? {} : { idempotencyKey }),
     });
     cancel.created(created.id);
