@@ -7,6 +7,8 @@ export interface DaemonOptions {
   readonly main: string;
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string>>;
+  /** What runs it, such as a host's network; nothing if not given. */
+  readonly within?: readonly string[];
   /** Where what it logs goes, over all its lives. */
   readonly logPath: string;
 }
@@ -47,12 +49,10 @@ export class Daemon implements AsyncDisposable {
   /** Starts it; nothing when it lives. Resolves with what it says when it is ready; never, when it dies before. */
   async start(): Promise<string> {
     if (this.#life !== null) return this.#life.ready;
-    const { main, args, env, logPath } = this.#options;
+    const { main, args, env, logPath, within = [] } = this.#options;
     const log = openSync(logPath, 'a');
-    const child = spawn('setpriv', ['--pdeathsig', 'KILL', process.execPath, main, ...args], {
-      env,
-      stdio: ['ignore', 'pipe', log],
-    });
+    const [program, ...words] = [...within, 'setpriv', '--pdeathsig', 'KILL', process.execPath, main, ...args];
+    const child = spawn(program!, words, { env, stdio: ['ignore', 'pipe', log] });
     closeSync(log);
     const ready = Promise.withResolvers<string>();
     const ended = Promise.withResolvers<void>();

@@ -1,24 +1,33 @@
 import { randomInt } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { CocoreClient } from '@cocore/client';
+import { type TestDatabase, testDatabase } from '../e2e/support/database.ts';
 import { until } from '../e2e/support/wait.ts';
 import { nowMs } from './clock.ts';
 import { Daemon } from './daemon.ts';
 import { WORKERS } from './plan.ts';
+import { artifactsOf, FUNCTION_MEMORY_MIB, leaseOf, playerOf, type Sandboxes } from './sandboxes.ts';
 import { buildPreload, HostFaults } from './preload/preload.ts';
 import { Wire } from './wire.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const mainOf = (name: 'control' | 'worker') => join(ROOT, 'packages', name, 'src', 'main.ts');
 
-/** What one worker leases: so many executions at once. */
-const SLOTS = 3;
-const MEMORY_MIB = 128;
 /** Room for the scratch of as many executions, beside the quarter that blobs have. */
 const DISK_MIB = 10_000;
 
@@ -40,6 +49,7 @@ export interface Sighting {
  */
 export class Fleet implements AsyncDisposable {
   readonly directory: string;
+  readonly sandboxes: Sandboxes;
   readonly control: Daemon;
   readonly workers: readonly Daemon[];
   readonly workerWires: readonly Wire[];
@@ -51,6 +61,7 @@ export class Fleet implements AsyncDisposable {
   readonly hostFaults = new Map<string, HostFaults>();
   /** What twins did that nobody asked for. */
   readonly twinSurprises: string[] = [];
+  readonly #artifacts: string;
   readonly #twinWire: Wire;
   readonly #port: number;
   readonly #stop = new AbortController();
@@ -59,15 +70,26 @@ export class Fleet implements AsyncDisposable {
   #watching: Promise<void> = Promise.resolve();
   readonly #twins = new Map<number, Daemon>();
 
-  private constructor(directory: string, port: number, wires: readonly Wire[]) {
+  readonly #database: TestDatabase;
+
+  private constructor(
+    directory: string,
+    sandboxes: Sandboxes,
+    port: number,
+    wires: readonly Wire[],
+    database: TestDatabase,
+  ) {
+    this.#database = database;
     this.directory = directory;
+    this.sandboxes = sandboxes;
+    this.#artifacts = artifactsOf(sandboxes, directory);
     this.#port = port;
     buildPreload(this.#library);
     this.workerWires = wires.slice(0, WORKERS);
     this.userWire = wires[WORKERS]!;
     this.#twinWire = wires[WORKERS + 1]!;
     this.control = this.#daemon('control', 'control', [
-      ...['--data-dir', join(directory, 'control'), '--artifacts', join(directory, 'artifacts.json')],
+      ...['--data-dir', join(directory, 'control'), '--artifacts', this.#artifacts],
       ...['--port', String(port), '--default-isolation', 'container'],
       ...wires.flatMap((wire) => ['--allow-host', `127.0.0.1:${wire.port}`]),
     ]);
@@ -79,12 +101,12 @@ export class Fleet implements AsyncDisposable {
     );
   }
 
-  static async start(): Promise<Fleet> {
+  static async start(sandboxes: Sandboxes): Promise<Fleet> {
     const directory = mkdtempSync(join(tmpdir(), 'cocore-faults-'));
     const port = await lastingPort();
     const wires: Wire[] = [];
     for (let count = 0; count < WORKERS + 2; count += 1) wires.push(await Wire.to(port));
-    const fleet = new Fleet(directory, port, wires);
+    const fleet = new Fleet(directory, sandboxes, port, wires, await testDatabase());
     try {
       await fleet.#start();
       return fleet;
@@ -143,6 +165,7 @@ export class Fleet implements AsyncDisposable {
     for (const daemon of this.workers) await daemon[Symbol.asyncDispose]();
     await this.control[Symbol.asyncDispose]();
     for (const wire of [...this.workerWires, this.userWire, this.#twinWire]) await wire[Symbol.asyncDispose]();
+    await this.#database[Symbol.asyncDispose]();
   }
 
   remove(): void {
@@ -162,6 +185,7 @@ export class Fleet implements AsyncDisposable {
     this.hostFaults.set(name, faults);
     const env = {
       ...faults.env,
+      ...(what === 'control' ? this.#database.env : {}),
       PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin`,
       HOME: this.directory,
       COCORE_LOG_LEVEL: 'info',
@@ -171,18 +195,15 @@ export class Fleet implements AsyncDisposable {
   }
 
   #workerArgs(name: string, wire: Wire): readonly string[] {
+    const { slots, memoryMiB } = leaseOf(this.sandboxes);
     return [
       ...['--server', `http://127.0.0.1:${wire.port}`, '--data-dir', join(this.directory, name), '--name', name],
-      ...['--isolation', 'fake', '--cpus', String(SLOTS), '--memory', String(SLOTS * MEMORY_MIB)],
-      ...['--disk', String(DISK_MIB)],
+      ...['--isolation', this.sandboxes, '--cpus', String(slots), '--memory', String(memoryMiB)],
+      ...['--disk', String(DISK_MIB), '--artifacts', this.#artifacts, '--pool', 'off'],
     ];
   }
 
   async #start(): Promise<void> {
-    const image = join(this.directory, 'image');
-    writeFileSync(image, 'an image that no fake sandbox looks into');
-    const artifacts = { baseImage: image, nodeImage: image };
-    writeFileSync(join(this.directory, 'artifacts.json'), JSON.stringify(artifacts));
     await inTime(this.control);
     const apiKey = readFileSync(join(this.directory, 'control', 'operator.key'), 'utf8').trim();
     this.#operator = new CocoreClient({ url: `http://127.0.0.1:${this.#port}`, apiKey });
@@ -192,9 +213,8 @@ export class Fleet implements AsyncDisposable {
       writeFileSync(join(this.directory, `${daemon.name}.token`), token, { mode: 0o600 });
       this.workerIds.push(await inTime(daemon));
     }
-    const contentBase64 = Buffer.from('exit 0\n').toString('base64');
-    const file = { name: `${FUNCTION}.sh`, contentBase64 };
-    await this.operator.functions.deploy({ name: FUNCTION, runtime: 'bash', file, memoryMiB: MEMORY_MIB });
+    const player = playerOf(this.sandboxes, FUNCTION);
+    await this.operator.functions.deploy({ name: FUNCTION, ...player, memoryMiB: FUNCTION_MEMORY_MIB });
     await this.#warm();
     this.#watching = this.#watch();
   }
@@ -203,8 +223,8 @@ export class Fleet implements AsyncDisposable {
   async #warm(): Promise<void> {
     await until('every worker has run something', async () => {
       const all = await Promise.all(
-        Array.from({ length: SLOTS * WORKERS }, async () =>
-          this.operator.executions.create(FUNCTION, { args: ['sleep:300'] }, { waitMs: 30_000 }),
+        Array.from({ length: leaseOf(this.sandboxes).slots * WORKERS }, async () =>
+          this.operator.executions.create(FUNCTION, { args: ['sleep:300'] }, { waitMs: 60_000 }),
         ),
       );
       return new Set(all.map(({ attempts }) => attempts[0]!.workerId)).size === WORKERS;
@@ -227,7 +247,7 @@ export class Fleet implements AsyncDisposable {
   leftovers(): string[] {
     return this.workers.flatMap(({ name }) => {
       const run = join(this.directory, name, 'run');
-      return existsSync(run) ? [`${name}/run`] : [];
+      return existsSync(run) ? readdirSync(run).map((left) => `${name}/run/${left}`) : [];
     });
   }
 }

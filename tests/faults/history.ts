@@ -44,8 +44,7 @@ export class History {
       const last = { fromMs: beganMs - UNNOTICED_MS, toMs: healedMs };
       return this.#faults.some(
         ({ fault, ...run }) =>
-          (strikes(fault, worker) || fault.target === 'control') &&
-          fault.kind !== 'restart' &&
+          (fault.target === 'control' || (strikes(fault, worker) && fault.kind !== 'restart')) &&
           overlap({ fromMs: run.beganMs, toMs: run.healedMs }, last),
       );
     });

@@ -6,12 +6,12 @@ import type { Ledger } from './ledger.ts';
  * What a fleet that has been stopped left on the host: processes and mounts that name its directory, and files of sandboxes in it. (What
  * names nothing is found by `scripts/leaks.ts`, for which nobody else may use the host.)
  */
-export function leaksOf(fleet: Fleet, ledger: Ledger): string[] {
+export function leaksOf(fleet: Fleet, ledger: Ledger | null): string[] {
   return [
     ...processesOf(fleet.directory),
     ...mountsOf(fleet.directory),
     ...fleet.leftovers(),
-    ...sandboxesOf(fleet, ledger),
+    ...(ledger === null ? [] : sandboxesOf(fleet, ledger)),
   ];
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { type ExecutionRecord, LostCause, type Outcome, type Reason } from '@cocore/protocol';
+import { type ExecutionRecord, LostCause, MAX_REDELIVERIES, type Outcome, type Reason } from '@cocore/protocol';
 import { DONE, type Job, textOf } from './jobs.ts';
 import { Ledger, type Row } from './ledger.ts';
 import { judge, type Observation } from './oracle.ts';
@@ -31,13 +31,23 @@ function outcomeOf(state: ExecutionRecord['state'], reason: Reason | null): Outc
   return state === 'failure' ? { kind: 'lost', cause: LostCause.parse(reason) } : null;
 }
 
-/** What the oracle looks at of a record: an execution from second 1 to second 50 on worker 0. */
-function record(state: ExecutionRecord['state'], reason: Reason | null, stdoutBytes = WHOLE.length): ExecutionRecord {
+/** What the oracle looks at of a record: an execution from second 1 to second 50 on worker 0, where what was lost was run again. */
+function record(
+  state: ExecutionRecord['state'],
+  reason: Reason | null,
+  stdoutBytes = WHOLE.length,
+  redeliveries = state === 'failure' ? MAX_REDELIVERIES : 0,
+): ExecutionRecord {
   const outcome = outcomeOf(state, reason);
   const attempt = { id: ATTEMPT, workerId: 'wk_0', createdAt: at(1_000), assignedAt: at(1_000), endedAt: at(50_000) };
+  const again = Array.from({ length: redeliveries }, (_, index) => ({ id: `at_${index + 2}`, cause: 'redelivery' }));
   return {
     ...{ id: ID, state, reason, message: null, waiting: null, createdAt: at(1_000), endedAt: at(50_000) },
-    ...{ deadlineAt: at(121_000), output: { stdout: { bytes: stdoutBytes } }, attempts: [{ ...attempt, outcome }] },
+    ...{
+      deadlineAt: at(121_000),
+      output: { stdout: { bytes: stdoutBytes } },
+      attempts: [{ ...attempt, outcome }, ...again.map((one) => ({ ...attempt, ...one, outcome }))],
+    },
   } as unknown as ExecutionRecord;
 }
 
@@ -118,6 +128,14 @@ describe('the oracle', () => {
     },
     'the server could not, and its disk was well': { run: { failuresMs: [2_000] } },
     'its output was lost for no reason': { record: record('failure', 'output_lost') },
+    'its worker was killed, and it was not run again': {
+      record: record('failure', 'host_lost', WHOLE.length, 0),
+      ...fault('kill', 0, 5_000, 6_000),
+    },
+    'its output was lost with its worker, and it was run again once only': {
+      record: record('failure', 'output_lost', WHOLE.length, 1),
+      ...fault('kill', 0, 5_000, 6_000),
+    },
     'a daemon died by itself': { surprises: ['worker-0 ended by itself'] },
     'a process is left': { leaks: ['process 1'] },
     'a daemon grew': { memoryPeakKiB: { control: 2 ** 20, worker: 1 } },
@@ -128,6 +146,10 @@ describe('the oracle', () => {
 
   const explained: Record<string, Change> = {
     'its worker was killed': { record: record('failure', 'host_lost'), ...fault('kill', 0, 5_000, 6_000) },
+    'its worker was killed with its output': {
+      record: record('failure', 'output_lost'),
+      ...fault('kill', 0, 5_000, 6_000),
+    },
     'everything was killed': { record: record('failure', 'host_lost'), ...fault('kill', 'all', 5_000, 6_000) },
     'its worker was stopped for a lease': {
       record: record('failure', 'host_lost'),

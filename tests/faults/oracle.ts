@@ -12,6 +12,7 @@ import type { FaultRun } from './inject.ts';
 import { DONE, textOf } from './jobs.ts';
 import type { Ledger } from './ledger.ts';
 import { WORKERS } from './plan.ts';
+import { wasRunAgain } from './redeliveries.ts';
 import type { JobRun } from './workload.ts';
 
 /** Everything that is known of a round when all of it is over. Times by the monotonic clock, but those of records. */
@@ -24,7 +25,8 @@ export interface Observation {
   readonly outputs: ReadonlyMap<string, Buffer>;
   /** Ids of all executions that the control server lists and that are of jobs. */
   readonly listed: readonly string[];
-  readonly ledger: Ledger;
+  /** Null where functions could have no effect on the world. */
+  readonly ledger: Ledger | null;
   readonly sightings: readonly Sighting[];
   /** Ids of workers by number. */
   readonly workerIds: readonly string[];
@@ -178,7 +180,7 @@ class Judgement {
   /** Whether it ended as it should, or a fault of the plan explains why not; and in time. */
   #judgeEnd(run: JobRun, record: ExecutionRecord, fail: (what: string) => void): void {
     const { job, cancel, askedMs } = run;
-    const attempt = record.attempts.at(-1)!;
+    const attempt = lastOf(record);
     const worker = this.#workerOf(attempt);
     const life = this.#lifeOf(attempt, run);
     if (!this.#history.touched(worker, { fromMs: askedMs, toMs: life.toMs })) this.#untouched += 1;
@@ -186,7 +188,7 @@ class Judgement {
     const isCancelled = record.state === 'cancelled' && cancel !== null;
     // The function's time ran out while it stood still with its worker.
     const isStopped = record.reason === 'run_timeout' && worker !== null && this.#history.wasStopped(worker, life);
-    const isLost = attempt.outcome?.kind === 'lost' && record.reason === attempt.outcome.cause;
+    const isLost = attempt.outcome?.kind === 'lost' && record.reason === attempt.outcome.cause && wasRunAgain(record);
     if (!isNatural && !isCancelled && !isStopped && !isLost) {
       fail(`ended as ${endOf(record)} instead of ${endOf(job.natural)}, which no fault explains: ${story(record)}`);
     }
@@ -230,12 +232,13 @@ class Judgement {
   /** By the account of the world outside. */
   #judgeRuns(run: JobRun, { state, attempts }: ExecutionRecord, fail: (what: string) => void): void {
     const { ledger } = this.#seen;
-    const total = attempts.reduce((sum, { id }) => sum + ledger.effects(id, DONE), 0);
     const successes = attempts.filter(({ outcome }) => outcome?.kind === 'exited' && outcome.code === 0).length;
     if (successes > 1) {
       this.#doubleSuccess += 1;
       fail('succeeded twice');
     }
+    if (ledger === null) return;
+    const total = attempts.reduce((sum, { id }) => sum + ledger.effects(id, DONE), 0);
     if (state === 'success' && total === 0) fail('is a success and never ran to its end');
     if (total <= 1) return;
     this.#ranTwice += 1;
@@ -279,15 +282,22 @@ class Judgement {
   }
 
   /** Only where no fault is in between. */
-  #measureCancel({ cancel }: JobRun, { attempts }: ExecutionRecord): void {
+  #measureCancel({ cancel }: JobRun, record: ExecutionRecord): void {
     if (cancel?.result !== 'requested') return;
-    const attempt = attempts.at(-1)!;
-    const goneMs = this.#seen.ledger.goneMs(attempt.id);
+    const attempt = lastOf(record);
+    const goneMs = this.#goneMs(attempt);
     if (goneMs === null || goneMs < cancel.askedMs) return;
     if (this.#history.touched(this.#workerOf(attempt), { fromMs: cancel.askedMs, toMs: goneMs }, 1_000)) {
       return;
     }
     this.#cancelToGoneMs.push(goneMs - cancel.askedMs);
+  }
+
+  /** Of a real sandbox by the record: a worker tells an end when the sandbox is gone. */
+  #goneMs({ id, endedAt }: AttemptRecord): number | null {
+    const { ledger } = this.#seen;
+    if (ledger !== null) return ledger.goneMs(id);
+    return endedAt === null || this.#history.recordsAreWrong ? null : this.#ms(endedAt);
   }
 
   #measureLost(worker: number, { toMs }: Span): void {
@@ -353,6 +363,10 @@ class Judgement {
     return Date.parse(at) - this.#seen.wallAheadMs;
   }
 }
+
+/** The attempt that its end came of. */
+const lastOf = ({ attempts }: ExecutionRecord): AttemptRecord =>
+  attempts.findLast(({ outcome }) => outcome?.kind !== 'superseded')!;
 
 function story({ message, attempts }: ExecutionRecord): string {
   return [...(message === null ? [] : [message]), ...attempts.map(lineOf)].join('; ');

@@ -70,15 +70,16 @@ export interface PlanOptions {
 
 /**
  * The sets that seeds choose from. A set that a seed of `seeds.json` names stays as it is, or the seed would be another plan; what is new makes
- * another set. `twin` is in none yet: since a second daemon with a worker's key is refused while the first is heard, no round has been judged with it.
+ * another set.
  */
 export const KIND_SETS = {
   hosts: ['kill', 'restart', 'stop', 'cut', 'silence', 'mute', 'deaf', 'half-open', 'slow', 'tear'],
   disks: ['sync', 'full', 'clock', 'kill', 'stop', 'cut'],
+  twins: ['twin', 'kill', 'restart', 'stop', 'cut'],
 } as const satisfies Readonly<Record<string, readonly FaultKind[]>>;
 export type KindSet = keyof typeof KIND_SETS;
 
-export const ALL_KINDS: readonly FaultKind[] = [...new Set([...KIND_SETS.hosts, 'twin', ...KIND_SETS.disks] as const)];
+export const ALL_KINDS: readonly FaultKind[] = [...new Set(Object.values(KIND_SETS).flat())];
 
 /** From the first to the last, both ends with it. */
 type Range = readonly [number, number];

@@ -9,6 +9,7 @@ import { jobsOf } from './jobs.ts';
 import { Ledger } from './ledger.ts';
 import { judge, type Observation, type Verdict } from './oracle.ts';
 import { describeFault, describePlan, type Plan } from './plan.ts';
+import type { Sandboxes } from './sandboxes.ts';
 import { type JobRun, work } from './workload.ts';
 
 /** How long after the last fault everything may take to end. */
@@ -24,9 +25,9 @@ export interface Round {
 }
 
 /** Carries out one plan from beginning to end, and judges it. */
-export async function runRound(plan: Plan): Promise<Round> {
+export async function runRound(plan: Plan, sandboxes: Sandboxes = 'fake'): Promise<Round> {
   const beganMs = nowMs();
-  const fleet = await Fleet.start();
+  const fleet = await Fleet.start(sandboxes);
   let observation: Observation;
   try {
     observation = await observe(plan, fleet);
@@ -55,7 +56,7 @@ async function observe(plan: Plan, fleet: Fleet): Promise<Observation> {
   const outputs = await outputsOf([...records.keys()], fleet.operator);
   const listed = await listedJobs(fleet.operator);
   await fleet[Symbol.asyncDispose]();
-  const ledger = Ledger.read(fleet.ledgerPath);
+  const ledger = fleet.sandboxes === 'fake' ? Ledger.read(fleet.ledgerPath) : null;
   return {
     faults,
     runs,

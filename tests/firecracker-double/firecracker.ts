@@ -66,10 +66,13 @@ function main(argv: readonly string[]): void {
       if (Number(request.headers['content-length'] ?? 0) > MAX_BODY_BYTES) return { status: 413, body: {} };
       return vmm.serve(request.method ?? '', request.url ?? '', await text(request));
     };
-    void answer().then(({ status, body }) => {
-      response.writeHead(status, { 'Content-Type': 'application/json' });
-      response.end(body === undefined ? undefined : JSON.stringify(body));
-    });
+    answer().then(
+      ({ status, body }) => {
+        response.writeHead(status, { 'Content-Type': 'application/json' });
+        response.end(body === undefined ? undefined : JSON.stringify(body));
+      },
+      () => request.socket.destroy(),
+    );
   });
   if (fault === 'no-socket') setInterval(() => undefined, 60_000);
   else server.listen(socket);

@@ -12,7 +12,8 @@ const AGENT_PORT = 1024;
 export class HybridVsock {
   readonly #server: Server;
   #machine: QemuMachine | null = null;
-  #connected: Socket | null = null;
+  /** Ends the connection that counts. */
+  #release: (() => void) | null = null;
   /** Firecracker counts the host's ports from 2^30 on. */
   #nextPort = 2 ** 30;
 
@@ -30,11 +31,6 @@ export class HybridVsock {
 
   attach(machine: QemuMachine): void {
     this.#machine = machine;
-    // Without a connection, what the guest says is heard by nobody.
-    machine.agent.on('data', (bytes: Buffer) => {
-      if (this.#connected?.write(bytes) === false) machine.agent.pause();
-    });
-    machine.agent.on('drain', () => this.#connected?.resume());
   }
 
   #accept(socket: Socket): void {
@@ -50,24 +46,39 @@ export class HybridVsock {
         socket.destroy();
         return;
       }
-      this.#bridge(socket, this.#machine, request.subarray(end + 1));
+      void this.#bridge(socket, this.#machine, request.subarray(end + 1)).catch(() => socket.destroy());
     };
     socket.on('data', onData);
   }
 
-  #bridge(socket: Socket, machine: QemuMachine, first: Buffer): void {
-    this.#connected?.destroy();
-    this.#connected = socket;
+  async #bridge(socket: Socket, machine: QemuMachine, first: Buffer): Promise<void> {
+    // The newest connection is the one that counts.
+    this.#release?.();
+    socket.pause();
+    const agent = await machine.agent.lend();
+    if (socket.destroyed) return;
+    let isUsed = false;
+    const say = (bytes: Buffer) => {
+      isUsed = true;
+      if (!agent.write(bytes)) socket.pause();
+    };
+    const hear = (bytes: Buffer) => {
+      if (!socket.write(bytes)) agent.pause();
+    };
+    const goOn = () => socket.resume();
+    const release = () => {
+      if (this.#release !== release) return;
+      this.#release = null;
+      agent.off('data', hear).off('drain', goOn);
+      machine.agent.giveBack(agent, isUsed);
+      socket.destroy();
+    };
+    this.#release = release;
+    agent.on('data', hear).on('drain', goOn);
     socket.write(`OK ${this.#nextPort}\n`);
     this.#nextPort += 1;
-    if (first.length > 0) machine.agent.write(first);
-    socket.on('data', (bytes: Buffer) => {
-      if (!machine.agent.write(bytes)) socket.pause();
-    });
-    socket.on('drain', () => machine.agent.resume());
-    socket.once('close', () => {
-      if (this.#connected === socket) this.#connected = null;
-      machine.agent.resume();
-    });
+    if (first.length > 0) say(first);
+    socket.on('data', say).on('drain', () => agent.resume());
+    socket.once('close', release).resume();
   }
 }

@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import type { Duplex } from 'node:stream';
+import { AgentPort } from './agent-port.ts';
 import type { Settings } from './place.ts';
 import { Qmp } from './qmp.ts';
 
@@ -7,6 +9,14 @@ export interface MachineDrive {
   readonly id: string;
   readonly path: string;
   readonly readOnly: boolean;
+}
+
+/** A network card, and the tap at its other end. */
+export interface MachineCard {
+  readonly id: string;
+  readonly tap: string;
+  /** Null: the machine's maker chooses. */
+  readonly mac: string | null;
 }
 
 /** What was configured over the API, as far as the machine is made of it. */
@@ -18,12 +28,12 @@ export interface MachineConfig {
   readonly bootArgs: string;
   /** In the order of `/dev/vda`, `/dev/vdb` and so on. */
   readonly drives: readonly MachineDrive[];
+  readonly cards: readonly MachineCard[];
   readonly entropy: boolean;
 }
 
-const AGENT_FD = 3;
-const QMP_FD = 4;
-const SNAPSHOT_FD = 5;
+const QMP_FD = 3;
+const SNAPSHOT_FD = 4;
 
 /** What Firecracker's hardware is told, changed to what emulated hardware needs to be told. */
 export function adaptedBootArgs(bootArgs: string, tscKhz: number | null): string {
@@ -46,7 +56,13 @@ export function driveNode({ id, readOnly }: MachineDrive, file: string): Record<
   return { driver: 'raw', 'node-name': id, file, 'read-only': readOnly };
 }
 
-export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incoming: boolean): string[] {
+/** @param agentName where QEMU listens for whoever would speak to the agent: of Linux's abstract names, so that no file is left */
+export function qemuArguments(
+  config: MachineConfig,
+  { tscKhz }: Settings,
+  agentName: string,
+  incoming: boolean,
+): string[] {
   // No drive has a serial number of ours: the guest has only their order to go by.
   const drives = config.drives.flatMap((drive) => [
     ...['-blockdev', JSON.stringify(fileNode(drive, `${drive.id}-file`))],
@@ -66,16 +82,21 @@ export function qemuArguments(config: MachineConfig, { tscKhz }: Settings, incom
     config.entropy
       ? ['-object', 'rng-random,id=rng,filename=/dev/urandom', '-device', 'virtio-rng-device,rng=rng']
       : [],
-    ['-device', 'virtio-serial-device', '-chardev', `socket,id=agent,fd=${AGENT_FD}`],
+    ['-device', 'virtio-serial-device'],
+    ['-chardev', `socket,id=agent,path=${agentName},abstract=on,server=on,wait=on`],
     ['-device', 'virtserialport,chardev=agent,name=cocore.agent,id=agent'],
+    config.cards.flatMap(({ id, tap, mac }) => [
+      ...['-netdev', `tap,id=${id},ifname=${tap},script=no,downscript=no,vhost=off`],
+      ...['-device', `virtio-net-device,netdev=${id}${mac === null ? '' : `,mac=${mac}`}`],
+    ]),
     ['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
     incoming ? ['-incoming', `fd:${SNAPSHOT_FD}`] : [],
   ].flat();
 }
 
-/** The machine in QEMU, and the one stream to its agent. */
+/** The machine in QEMU. */
 export class QemuMachine {
-  readonly agent: Duplex;
+  readonly agent: AgentPort;
   readonly qmp: Qmp;
   readonly exited: Promise<number>;
   /** Whether somebody in the guest has the port open: whether "the port is listened on". */
@@ -85,20 +106,20 @@ export class QemuMachine {
 
   /** @param snapshotFd what to continue from; the machine is paused then */
   constructor(config: MachineConfig, settings: Settings, snapshotFd: number | null = null) {
+    const agentName = `cocore-double-${randomBytes(8).toString('hex')}`;
     // Outside of a jail nothing else ends it with the monitor.
-    const command = [settings.qemu, ...qemuArguments(config, settings, snapshotFd !== null)];
+    const command = [settings.qemu, ...qemuArguments(config, settings, agentName, snapshotFd !== null)];
     this.#child = spawn('/usr/bin/setpriv', ['--pdeathsig', 'KILL', '--', ...command], {
-      stdio: ['ignore', 'inherit', 'inherit', 'pipe', 'pipe', ...(snapshotFd === null ? [] : [snapshotFd])],
+      stdio: ['ignore', 'inherit', 'inherit', 'pipe', ...(snapshotFd === null ? [] : [snapshotFd])],
     });
-    this.agent = this.#child.stdio[AGENT_FD] as Duplex;
-    this.agent.on('error', () => undefined);
+    this.agent = new AgentPort(agentName);
     this.qmp = new Qmp(this.#child.stdio[QMP_FD] as Duplex, (event, data) => {
       if (event === 'VSERPORT_CHANGE' && data['id'] === 'agent') this.isListening = data['open'] === true;
     });
-    this.exited = new Promise((resolve) => {
+    this.exited = new Promise<number>((resolve) => {
       this.#child.once('error', () => resolve(1));
       this.#child.once('exit', (code) => resolve(code ?? 1));
-    });
+    }).finally(() => this.agent[Symbol.dispose]());
   }
 
   /** Puts another file in the place of a drive's. */

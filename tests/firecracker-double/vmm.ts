@@ -2,8 +2,9 @@ import { accessSync, constants, openSync, writeSync } from 'node:fs';
 import type { ApiDescription } from './api-description.ts';
 import { HybridVsock } from './hybrid-vsock.ts';
 import { type Settings, VERSION } from './place.ts';
-import { type MachineConfig, type MachineDrive, QemuMachine } from './qemu-machine.ts';
-import { loadMachine, saveMachine } from './snapshot.ts';
+import { type MachineCard, type MachineConfig, type MachineDrive, QemuMachine } from './qemu-machine.ts';
+import { loadMachine, type NetworkOverride, saveMachine } from './snapshot.ts';
+import { heldTap, tryTap } from './tap.ts';
 
 export interface Answer {
   readonly status: number;
@@ -42,6 +43,7 @@ export class Vmm {
   #machine: { cpus: number; memoryMiB: number } = { cpus: 1, memoryMiB: 128 };
   #boot: { kernel: string; initrd: string | null; args: string } | null = null;
   #drives: Drive[] = [];
+  #cards: readonly MachineCard[] = [];
   #entropy = false;
   #vsock: { readonly path: string; readonly socket: HybridVsock } | null = null;
   /** Something other than log and metrics was configured: no snapshot is loaded any more. */
@@ -63,7 +65,7 @@ export class Vmm {
     this.#write(this.#log, `[${this.#id}:main] Running Firecracker v${VERSION}\n`);
   }
 
-  /** Never resolves for a call that the double was told not to answer. */
+  /** Never resolves for a call that the double was told not to answer; rejects for one that it dies of. */
   async serve(method: string, path: string, text: string): Promise<Answer> {
     const answer = await this.#serve(method, path, text);
     if (answer.status >= 400)
@@ -142,6 +144,8 @@ export class Vmm {
         return this.#bootSource(body);
       case 'PUT /drives/{drive_id}':
         return this.#drive(body, id);
+      case 'PUT /network-interfaces/{iface_id}':
+        return this.#card(body, id);
       case 'PUT /entropy':
         this.#entropy = true;
         return done;
@@ -175,9 +179,7 @@ export class Vmm {
   }
 
   #drive(body: Body, id: string): Answer {
-    if (!/^[\p{L}\p{N}_]+$/u.test(id)) {
-      return refused('API Resource IDs can only contain alphanumeric characters and underscores.');
-    }
+    if (!isId(id)) return refused(NO_ID);
     if (body['drive_id'] !== id) return refused('The id from the path does not match the id from the body!');
     const path = body['path_on_host'] as string | undefined;
     const readOnly = body['is_read_only'] === true;
@@ -191,6 +193,36 @@ export class Vmm {
     }
     // The root device is the first, whenever it was configured.
     this.#drives = drive.isRoot ? [drive, ...others] : [...others, drive];
+    return done;
+  }
+
+  async #card(body: Body, id: string): Promise<Answer> {
+    if (!isId(id)) return refused(NO_ID);
+    const mac = (body['guest_mac'] as string | undefined)?.toLowerCase() ?? null;
+    if (mac !== null && !/^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$/.test(mac)) {
+      return refused(
+        'An error occurred when deserializing the json body of a request: The provided MAC address is invalid..',
+      );
+    }
+    const own = body['iface_id'] as string;
+    if (own !== id) {
+      return refused(`The id from the path [${id}] does not match the id from the body [${own}]!`);
+    }
+    const others = this.#cards.filter((card) => card.id !== id);
+    if (mac !== null && others.some((card) => card.mac === mac)) {
+      return refused(`Network config error: The MAC address is already in use: ${mac}`);
+    }
+    // Whatever comes of it, the one before is gone.
+    this.#cards = others;
+    const tap = body['host_dev_name'] as string;
+    try {
+      if (others.some((card) => card.tap === tap)) throw new Error(heldTap(tap));
+      await tryTap(tap);
+    } catch (error) {
+      const why = `Could not create the network device: Open tap device failed: ${messageOf(error)}`;
+      return refused(`Network config error: ${why}`);
+    }
+    this.#cards = [...others, { id, tap, mac }];
     return done;
   }
 
@@ -208,7 +240,7 @@ export class Vmm {
       return refused('Start microvm error: Cannot start microvm without kernel configuration.');
     }
     if (this.#fault === 'error-at-start') return { status: 500, body: { fault_message: 'Internal VMM error: KVM' } };
-    if (this.#fault === 'die-at-start') process.exit(148);
+    if (this.#fault === 'die-at-start') this.#die();
     if (this.#fault === 'no-answer') await new Promise(() => undefined);
     this.#state = 'Running';
     if (this.#fault === 'end-after-start') setImmediate(() => process.exit(1));
@@ -220,10 +252,17 @@ export class Vmm {
       initrd,
       bootArgs: args,
       drives: this.#drives,
+      cards: this.#cards,
       entropy: this.#entropy,
     };
     this.#run(new QemuMachine(config, this.#settings), config);
     return done;
+  }
+
+  /** Its connections break before anybody sees that it has ended, as on a busy host. */
+  #die(): never {
+    setTimeout(() => process.exit(148), 600);
+    throw new Error('the monitor dies');
   }
 
   #run(machine: QemuMachine, config: MachineConfig): void {
@@ -289,7 +328,12 @@ export class Vmm {
     const path = memoryPath ?? (backend?.['backend_path'] as string | undefined);
     if (path === undefined) return refused('missing field: either `mem_backend` or `mem_file_path` is required');
     try {
-      const { machine, state } = await loadMachine(path, body['snapshot_path'] as string, this.#settings);
+      const { machine, state } = await loadMachine(
+        path,
+        body['snapshot_path'] as string,
+        this.#settings,
+        (body['network_overrides'] as NetworkOverride[] | undefined) ?? [],
+      );
       if (state.vsockPath !== null) await this.#listen(state.vsockPath);
       this.#run(machine, state.config);
       this.#state = 'Paused';
@@ -314,6 +358,10 @@ export class Vmm {
     }
   }
 }
+
+const NO_ID = 'API Resource IDs can only contain alphanumeric characters and underscores.';
+
+const isId = (id: string) => /^[\p{L}\p{N}_]+$/u.test(id);
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
 
