@@ -4,10 +4,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { ISOLATION, Stack } from './support/stack.ts';
-
-/** Emulated, each takes half a minute. */
-const slowSkip = ISOLATION === 'qemu' ? 'more than one build is run where sandboxes are not emulated' : false;
+import { slowSkip, Stack } from './support/stack.ts';
 
 /** A wheel of one module, as anybody builds one. */
 function makeWheel(directory: string, name: string, source: string): void {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { Stack } from './support/stack.ts';
+import { slowSkip, Stack } from './support/stack.ts';
 
 /** What people write: files and directories of code, programs and handlers, deployed and run as the README says. */
 describe('source', () => {
@@ -18,7 +18,7 @@ describe('source', () => {
     return deployed.stdout.toString();
   }
 
-  test('examples/word-count.sh, a program in bash, counts what comes in', async () => {
+  test('examples/word-count.sh, a program in bash, counts what comes in', { skip: slowSkip }, async () => {
     await deploy('examples/word-count.sh', '--name', 'words');
     const ran = await stack.cocore(['run', 'words'], Buffer.from('one two\nthree\n'));
     assert.equal(ran.code, 0, ran.stderr);
@@ -62,18 +62,24 @@ describe('source', () => {
     assert.match(record.error['stack']!, /File "\/function\/handler\.py", line \d+, in price/);
   });
 
-  test('examples/readings, a handler in TypeScript of several files, runs without a build', async () => {
-    await deploy('examples/readings');
-    const record = await stack.client.functions.get('readings');
-    assert.deepEqual(record.source, { kind: 'archive', entry: 'src/summarize.ts' });
-    const event = [
-      { sensor: 'roof', celsius: 20 },
-      { sensor: 'roof', celsius: 25 },
-    ];
-    const ran = await stack.cocore(['run', '--event', JSON.stringify(event), '--result', 'readings']);
-    assert.equal(ran.code, 0, ran.stderr);
-    assert.deepEqual(JSON.parse(ran.stdout.toString()), { roof: { readings: 2, lowest: 20, highest: 25, mean: 22.5 } });
-  });
+  test(
+    'examples/readings, a handler in TypeScript of several files, runs without a build',
+    { skip: slowSkip },
+    async () => {
+      await deploy('examples/readings');
+      const record = await stack.client.functions.get('readings');
+      assert.deepEqual(record.source, { kind: 'archive', entry: 'src/summarize.ts' });
+      const event = [
+        { sensor: 'roof', celsius: 20 },
+        { sensor: 'roof', celsius: 25 },
+      ];
+      const ran = await stack.cocore(['run', '--event', JSON.stringify(event), '--result', 'readings']);
+      assert.equal(ran.code, 0, ran.stderr);
+      assert.deepEqual(JSON.parse(ran.stdout.toString()), {
+        roof: { readings: 2, lowest: 20, highest: 25, mean: 22.5 },
+      });
+    },
+  );
 
   test('a directory with an executable that it calls, a link, and a file that is left out, is in the sandbox as it is here', async () => {
     const path = join(stack.home.path, 'tools');
@@ -95,14 +101,18 @@ describe('source', () => {
     );
   });
 
-  test('a directory that cannot be deployed, is refused with what to mend, and the version that serves stays', async () => {
-    const path = join(stack.home.path, 'broken');
-    cpSync('examples/quote', path, { recursive: true });
-    const wrong = readFileSync(join(path, 'cocore.json'), 'utf8').replace('"handler"', '"handlers"');
-    writeFileSync(join(path, 'cocore.json'), wrong);
-    const result = await stack.cocore(['deploy', path]);
-    assert.equal(result.code, 2);
-    assert.match(result.stderr, /^error project_invalid: .*cocore\.json:4: handlers: there is no such field/);
-    assert.equal((await stack.client.functions.get('quote')).version, 1);
-  });
+  test(
+    'a directory that cannot be deployed, is refused with what to mend, and the version that serves stays',
+    { skip: slowSkip },
+    async () => {
+      const path = join(stack.home.path, 'broken');
+      cpSync('examples/quote', path, { recursive: true });
+      const wrong = readFileSync(join(path, 'cocore.json'), 'utf8').replace('"handler"', '"handlers"');
+      writeFileSync(join(path, 'cocore.json'), wrong);
+      const result = await stack.cocore(['deploy', path]);
+      assert.equal(result.code, 2);
+      assert.match(result.stderr, /^error project_invalid: .*cocore\.json:4: handlers: there is no such field/);
+      assert.equal((await stack.client.functions.get('quote')).version, 1);
+    },
+  );
 });

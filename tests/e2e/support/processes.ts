@@ -64,6 +64,17 @@ function sandboxOf(pid: number): string | null {
 /** Whether any process of the sandbox still lives. */
 export const isSandboxAlive = ({ processes }: LiveSandbox): boolean => processes.some(({ pid }) => isAlive(pid));
 
+/** Ends all of it, as a host does that runs out of memory. */
+export function killSandbox({ processes }: LiveSandbox): void {
+  for (const { pid } of processes) {
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // It died with another one of them.
+    }
+  }
+}
+
 /** The machine monitor of a sandbox that is a QEMU machine. */
 export function monitorOf({ name, processes }: LiveSandbox): Process {
   const monitor = processes.find(({ command }) => /^\S*qemu-system/.test(command));

@@ -1,10 +1,14 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import tls from 'node:tls';
 import { CocoreClient } from '@cocore/client';
 import type { FunctionDeployInput } from '@cocore/protocol';
-import { cocore, type Command, type Environment, type Result, start } from './command.ts';
+import { endsOnDisk } from '../../../packages/worker/test/support/ends.ts';
+import { cocore, type Command, type Environment, type Result, ROOT, start } from './command.ts';
+import { type TestDatabase, testDatabase } from './database.ts';
 import { descendants, type LiveSandbox, type Process, sandboxesOf } from './processes.ts';
 import { freePort, Relay } from './relay.ts';
 
@@ -21,6 +25,20 @@ export const ISOLATION = process.env['COCORE_TEST_ISOLATION'] ?? 'qemu';
 /** Why a test of virtual machines does not run on this driver; false where it does. */
 export const machineSkip: string | false =
   ISOLATION === 'qemu' ? false : `the sandboxes of ${ISOLATION} have no machine monitor of QEMU`;
+
+/** Why no sandbox outlives its daemon on this driver; false where one does. */
+export const outlivingSkip: string | false =
+  ISOLATION === 'qemu' || ISOLATION === 'firecracker' ? false : `the sandboxes of ${ISOLATION} die with their daemon`;
+
+/** Why a test that waits for half a minute and more does not run now; false where all do. */
+export const longSkip: string | false =
+  process.env['COCORE_TEST_WHOLE'] === undefined ? 'it waits for long: it runs where COCORE_TEST_WHOLE is set' : false;
+
+/** Why a test that says little of the driver does not run on the slowest; false where it does. */
+export const slowSkip: string | false =
+  ISOLATION === 'qemu' && process.env['COCORE_TEST_WHOLE'] === undefined
+    ? 'it says little of the driver: it runs where sandboxes are not emulated, and where COCORE_TEST_WHOLE is set'
+    : false;
 
 /** Where another Firecracker is, and what it needs. */
 const FORWARDED = Object.fromEntries(
@@ -59,11 +77,13 @@ export class Stack implements AsyncDisposable {
   readonly command: Command;
   readonly client: CocoreClient;
   readonly apiKey: string;
+  readonly #database: TestDatabase;
 
-  private constructor(url: string, home: Temporary, command: Command) {
+  private constructor(url: string, home: Temporary, command: Command, database: TestDatabase) {
     this.url = url;
     this.home = home;
     this.command = command;
+    this.#database = database;
     this.apiKey = credentialsIn(home.env['XDG_CONFIG_HOME']!);
     this.client = new CocoreClient({ url, apiKey: this.apiKey });
   }
@@ -75,7 +95,8 @@ export class Stack implements AsyncDisposable {
   /** With more in the environment. */
   static async on(env: Environment, ...args: string[]): Promise<Stack> {
     const home = temporary();
-    Object.assign(home.env, env);
+    const database = await testDatabase();
+    Object.assign(home.env, database.env, env);
     try {
       const command = start(
         ['dev', '--port', '0', '--isolation', ISOLATION, '--pool', 'off', ...args],
@@ -83,8 +104,9 @@ export class Stack implements AsyncDisposable {
         'keep open',
       );
       const [, url] = await command.waitFor('stdout', /^ready (http:\/\/127\.0\.0\.1:\d+)$/m);
-      return new Stack(url!, home, command);
+      return new Stack(url!, home, command, database);
     } catch (error) {
+      await database[Symbol.asyncDispose]();
       home[Symbol.dispose]();
       throw error;
     }
@@ -93,6 +115,17 @@ export class Stack implements AsyncDisposable {
   /** Runs one command of the user's. */
   async cocore(args: readonly string[], stdin?: Uint8Array): Promise<Result> {
     return cocore(args, this.home.env, stdin);
+  }
+
+  /** Runs a line of sh, in the user's environment and the root of the checkout. */
+  async shell(line: string): Promise<Result> {
+    const child = spawn('sh', ['-c', line], { cwd: ROOT, env: this.home.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const chunks: Buffer[] = [];
+    let stderr = '';
+    child.stdout.on('data', (data: Buffer) => chunks.push(data));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+    const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+    return { code, signal, stdout: Buffer.concat(chunks), stderr };
   }
 
   start(args: readonly string[], stdin?: Uint8Array | 'keep open'): Command {
@@ -138,6 +171,7 @@ export class Stack implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.command.child.exitCode === null) await this.stop();
+    await this.#database[Symbol.asyncDispose]();
     this.home[Symbol.dispose]();
   }
 }
@@ -173,16 +207,19 @@ export class Apart implements AsyncDisposable {
   #worker: Command | null = null;
   #client: CocoreClient | null = null;
 
-  private constructor(serverPort: number, relay: Relay, options: ApartOptions) {
+  readonly #database: TestDatabase;
+
+  private constructor(serverPort: number, relay: Relay, database: TestDatabase, options: ApartOptions) {
     this.#options = options;
-    Object.assign(this.home.env, options.env);
+    this.#database = database;
+    Object.assign(this.home.env, database.env, options.env);
     this.#serverPort = serverPort;
     this.#relay = relay;
   }
 
   static async start(options: ApartOptions = {}): Promise<Apart> {
     const port = await freePort();
-    const apart = new Apart(port, await Relay.to(port), options);
+    const apart = new Apart(port, await Relay.to(port), await testDatabase(), options);
     try {
       await apart.#startServer();
       await apart.startWorker();
@@ -263,7 +300,7 @@ export class Apart implements AsyncDisposable {
 
   /** Of the worker: ends that it has written down, and that are not acknowledged. */
   endsOnDisk(): string[] {
-    return readdirSync(join(this.home.path, 'worker', 'ends')).filter((name) => name.endsWith('.json'));
+    return endsOnDisk(join(this.home.path, 'worker', 'ends'));
   }
 
   /** Asks the worker to finish what it has; resolves with its exit code. */
@@ -296,6 +333,7 @@ export class Apart implements AsyncDisposable {
       await command.ended;
     }
     await this.#relay[Symbol.asyncDispose]();
+    await this.#database[Symbol.asyncDispose]();
     this.home[Symbol.dispose]();
   }
 }

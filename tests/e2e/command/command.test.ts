@@ -17,10 +17,10 @@ import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { describe, test } from 'node:test';
 import { CocoreClient } from '@cocore/client';
-import { cocore, type Environment, ROOT, start } from './support/command.ts';
-import { descendants, isAlive } from './support/processes.ts';
-import { ISOLATION, Stack, temporary } from './support/stack.ts';
-import { until } from './support/wait.ts';
+import { cocore, type Environment, ROOT, start } from '../support/command.ts';
+import { descendants, isAlive } from '../support/processes.ts';
+import { Stack, temporary } from '../support/stack.ts';
+import { until } from '../support/wait.ts';
 
 const credentialsIn = (env: Environment): string[] => {
   const directory = join(env['XDG_CONFIG_HOME']!, 'cocore', 'credentials');
@@ -151,7 +151,7 @@ describe('dev', () => {
     // What the fake driver leases is on no host.
     [
       'more than this host has',
-      ['--port', '0', '--isolation', ISOLATION, '--cpus', '99999'],
+      ['--port', '0', '--isolation', 'gvisor', '--cpus', '99999'],
       /^error limit_exceeded: --cpus 99999/,
     ],
     ['a lease that is no number', ['--port', '0', '--memory', 'much'], /^error usage: --memory/],
@@ -176,7 +176,7 @@ describe('dev', () => {
 
   test('a first start that failed before the worker joined, does not spoil the next', async () => {
     using home = temporary();
-    const failed = await cocore(['dev', '--port', '0', '--isolation', ISOLATION, '--cpus', '99999'], home.env);
+    const failed = await cocore(['dev', '--port', '0', '--isolation', 'gvisor', '--cpus', '99999'], home.env);
     assert.equal(failed.code, 2);
     const dev = start(['dev', '--port', '0', '--isolation', 'fake'], home.env, 'keep open');
     await dev.waitFor('stdout', /^ready /m);

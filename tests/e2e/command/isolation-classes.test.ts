@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Stack } from './support/stack.ts';
+import { Stack } from '../support/stack.ts';
 
 /** What the one worker of these tests cannot give: the scripted driver is of the weakest class. */
 const REASON = 'no worker that is online gives isolation gvisor or better; there is: container (1)';
@@ -38,10 +38,10 @@ describe('isolation classes, from the command', () => {
     await cocore('deploy', file, '--name', 'walled', '--isolation', 'gvisor');
     const run = stack.start(['run', 'walled']);
     const [, said] = await run.waitFor('stderr', /^cocore: it waits: (.*)$/m);
-    assert.equal(said, REASON);
+    assert.equal(said, `${REASON} (number 1 of its project’s queue)`);
     const { executions } = await stack.client.executions.list({ state: 'open' });
     const { id, waiting, attempts } = executions[0]!;
-    assert.deepEqual([waiting, attempts[0]?.state], [{ code: 'isolation', message: REASON }, 'queued']);
+    assert.deepEqual([waiting, attempts[0]?.state], [{ code: 'isolation', message: REASON, position: 1 }, 'queued']);
     const shown = await cocore('get', id);
     assert.match(shown, /^isolation +gvisor or better$/m);
     assert.ok(shown.includes(REASON), shown);

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { isErrorCode, makeId, Problem } from '@cocore/protocol';
-import { cocore } from './support/command.ts';
-import { freePort } from './support/relay.ts';
-import { Stack } from './support/stack.ts';
+import { cocore } from '../support/command.ts';
+import { freePort } from '../support/relay.ts';
+import { Stack } from '../support/stack.ts';
 
 const b64 = (text: string) => Buffer.from(text).toString('base64');
 const unknownId = (kind: 'execution' | 'function') => makeId(kind, 1, new Uint8Array(10));
