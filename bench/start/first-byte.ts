@@ -35,6 +35,7 @@ export async function talk(agent: Duplex, spec: SandboxSpec, beganMs: number): P
     cwd: '/work',
     memoryMiB: spec.memoryMiB,
     hostname: 'function',
+    hasNetwork: false,
   });
   channel.start(Buffer.from(JSON.stringify(config)), stdinOfBytes(new Uint8Array(0)));
   return { agentReadyMs: readyMs - beganMs, firstByteMs: (await first.promise) - beganMs };
