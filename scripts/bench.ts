@@ -3,6 +3,12 @@ const BENCHES: Record<string, () => Promise<unknown>> = {
   smoke: () => import('../bench/smoke.ts'),
   start: () => import('../bench/start.ts'),
   images: () => import('../bench/images.ts'),
+  reaction: () => import('../bench/reaction.ts'),
+  network: () => import('../bench/network.ts'),
+  peers: () => import('../bench/peers.ts'),
+  history: () => import('../bench/history.ts'),
+  connections: () => import('../bench/connections.ts'),
+  fleet: () => import('../bench/fleet.ts'),
 };
 
 const [name] = process.argv.slice(2);

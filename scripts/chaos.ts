@@ -6,6 +6,7 @@ import { parseArgs } from 'node:util';
 import { quantiles } from '../tests/faults/oracle.ts';
 import { ALL_KINDS, KIND_SETS, planOf } from '../tests/faults/plan.ts';
 import { runRound } from '../tests/faults/round.ts';
+import { SANDBOXES } from '../tests/faults/sandboxes.ts';
 
 const { values } = parseArgs({
   options: {
@@ -14,6 +15,7 @@ const { values } = parseArgs({
     'at-once': { type: 'string', default: '1' },
     executions: { type: 'string', default: '500' },
     kind: { type: 'string', multiple: true },
+    sandboxes: { type: 'string', default: 'fake' },
   },
 });
 
@@ -30,6 +32,12 @@ const kinds = values.kind?.map((kind) => {
   process.exit(2);
 });
 
+const sandboxes = SANDBOXES.find((one) => one === values.sandboxes);
+if (sandboxes === undefined) {
+  console.error(`error: --sandboxes must be one of ${SANDBOXES.join(', ')}`);
+  process.exit(2);
+}
+
 const sets = Object.values(KIND_SETS);
 const kindsOf = (seed: number) => kinds ?? sets[seed % sets.length]!;
 
@@ -44,7 +52,7 @@ async function lane(): Promise<void> {
     const seed = next;
     next += 1;
     const plan = planOf(seed, { executions: numberOf('executions'), kinds: kindsOf(seed) });
-    const { verdict, text } = await runRound(plan);
+    const { verdict, text } = await runRound(plan, sandboxes);
     rounds += 1;
     for (const [what, values] of Object.entries(verdict.measuresMs)) {
       measuresMs.set(what, [...(measuresMs.get(what) ?? []), ...values]);

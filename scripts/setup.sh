@@ -119,7 +119,7 @@ apt_update() {
 # NAME REASON, a line each.
 packages() {
   cat <<'END'
-gcc builds the agent and the launcher
+gcc builds the agent, the launcher and the gate
 libc6-dev builds the agent
 make builds the agent
 qemu-system-x86 runs the microVMs
@@ -137,6 +137,8 @@ util-linux confines the microVMs
 mount confines the microVMs
 skopeo pulls images from registries
 iproute2 gives the importer of images its loopback
+iptables loses packets in tests
+nftables keeps functions with a network from everything but their gate
 uidmap gives the importer of a server without root its user ids
 END
   if [ "$guest_kernel" = tuned ]; then
@@ -157,6 +159,7 @@ clang fuzzes the agent's frame parser
 python3 tests the agent from outside
 docker-registry is the registry of the importer's tests
 umoci makes images for the importer's tests
+postgresql is the database of the store's tests
 python3-swift is the S3-compatible store of the blobs' tests
 END
     # The fuzzer's run-time library is named for clang's version.
@@ -184,6 +187,13 @@ if [ -n "$missing" ]; then
   while read -r name reason; do say '  %-22s %s\n' "$name" "$reason"; done <<<"$missing"
   done_word=installed
   mapfile -t names < <(cut -d ' ' -f 1 <<<"$missing")
+  # Its package would make a database and start it on every host.
+  if grep -qx postgresql <<<"$(printf '%s\n' "${names[@]}")" && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    step 'the tools of postgresql' "$cache/.apt.log" \
+      as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql-common ||
+      fail 'apt-get install failed; see its message above.'
+    as_root sed -i 's/^#*create_main_cluster = .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+  fi
   step "${#names[@]} packages" "$cache/.apt.log" \
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${names[@]}" ||
     fail 'apt-get install failed; see its message above.'
@@ -270,6 +280,10 @@ kernel=$cache/kernel$of_kernel/$key
 # --- The launcher of containers, for workers without microVMs
 
 make --no-print-directory -s -C "$root/packages/worker/launcher" all >&2 || fail 'the launcher does not build; see the message above.'
+
+# --- The gate, for functions with a network
+
+make --no-print-directory -s -C "$root/packages/worker/gate" all >&2 || fail 'the gate does not build; see the message above.'
 
 # --- The agent, and the initial file system around it
 

@@ -1,5 +1,5 @@
 /**
- * `npm test`: every check, in order from the cheapest to the dearest, then one line `N passed, N failed, N skipped`.
+ * `npm test`: every check, in order from the cheapest to the dearest (those that busy one CPU beside each other), then one line `N passed, N failed, N skipped`.
  *
  * Names of stages given as arguments run only these: `npm test -- types e2e-qemu`. Some run only when they are named: `npm run test:drivers`.
  */
@@ -9,6 +9,7 @@ import { finished } from 'node:stream/promises';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
+import { inspect } from 'node:util';
 import { FIRECRACKER } from '../tests/e2e/support/firecracker.ts';
 import { leaks, snapshot } from './leaks.ts';
 
@@ -21,23 +22,32 @@ interface Tally {
   skipped: number;
 }
 
+/** What failed, with its stage and its first lines: said again at the end, since a log may be kept by its end alone. */
+const failures: string[] = [];
+
 interface Stage {
   readonly name: string;
   /** Runs only when it is named. */
   readonly onDemand?: boolean;
+  /** Runs beside those next to it that do, too. */
+  readonly besideOthers?: boolean;
   run(): Promise<Tally>;
 }
 
-/** One command that is one check. */
+/** One command that is one check, and busies one CPU. What it prints is printed at its end. */
 function command(name: string, program: string, ...args: string[]): Stage {
   return {
     name,
+    besideOthers: true,
     run: async () => {
-      const child = spawn(program, args, { stdio: 'inherit' });
+      const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+      const pieces: Buffer[] = [];
+      for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece: Buffer) => pieces.push(piece));
       const ok = await new Promise<boolean>((resolve, reject) => {
         child.once('error', reject);
         child.once('close', (code) => resolve(code === 0));
       });
+      process.stdout.write(`\n--- ${name}\n${Buffer.concat(pieces).toString()}`);
       return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
     },
   };
@@ -96,13 +106,26 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
         if (data.skip === undefined || data.skip === false) tally.passed += 1;
         else tally.skipped += 1;
       });
-      events.on('test:fail', () => (tally.failed += 1));
+      events.on('test:fail', (data) => {
+        const { error } = data.details;
+        // What failed within it is counted and said by itself.
+        if ('failureType' in error && error.failureType === 'subtestsFailed') return;
+        tally.failed += 1;
+        const why = inspect(error.cause ?? error)
+          .split('\n')
+          .slice(0, 12)
+          .join('\n    ');
+        failures.push(`${name}: ${data.file ?? ''}:${data.line ?? ''} ${data.name}\n    ${why}`);
+      });
       const report = new spec();
       events.pipe(report).pipe(process.stdout, { end: false });
       await finished(report);
       if (options.leakCheck === true) {
         const left = await leaks(before);
-        for (const leak of left) console.error(`✖ left behind: ${leak}`);
+        for (const leak of left) {
+          console.error(`✖ left behind: ${leak}`);
+          failures.push(`${name}: left behind: ${leak}`);
+        }
         if (left.length > 0) tally.failed += 1;
         else tally.passed += 1;
       }
@@ -114,7 +137,7 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
 /** The whole main job on one driver. */
 function endToEnd(driver: string, options: Partial<TestOptions> = {}): Stage {
   const env = { ...options.env, COCORE_TEST_ISOLATION: driver };
-  return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', { concurrency: 1, leakCheck: true, ...options, env });
+  return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', { concurrency: 2, leakCheck: true, ...options, env });
 }
 
 const STAGES: Stage[] = [
@@ -125,13 +148,17 @@ const STAGES: Stage[] = [
   counted('agent', 'make', '--no-print-directory', '-C', 'guest/agent', 'test', 'sanitize', 'fuzz'),
   tests('protocol', 'packages/protocol/test/**/*.test.ts', { concurrency: 2 }),
   tests('client', 'packages/client/test/**/*.test.ts', { concurrency: 2 }),
-  tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
-  tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 1, leakCheck: true }),
+  // They wait as much as they work.
+  tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 3, leakCheck: true }),
+  tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('fuzz', 'tests/fuzz/*.test.ts', { concurrency: 1, leakCheck: true }),
+  tests('simulation', 'tests/simulation/*.test.ts', { concurrency: 1 }),
   tests('faults', 'tests/faults/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('command', 'tests/e2e/command/*.test.ts', { concurrency: 2, leakCheck: true }),
   endToEnd('qemu'),
   endToEnd('gvisor'),
-  tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 1, leakCheck: true }),
+  tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 2, leakCheck: true }),
   endToEnd('crun', { onDemand: true }),
   tests('runtimes', 'tests/e2e/runtimes/*.test.ts', {
     concurrency: 1,
@@ -152,14 +179,15 @@ for (const name of wanted) {
 
 const total: Tally = { passed: 0, failed: 0, skipped: 0 };
 const rows: string[] = [];
-for (const stage of STAGES) {
-  if (wanted.length > 0 ? !wanted.includes(stage.name) : stage.onDemand === true) continue;
-  console.log(`\n--- ${stage.name}`);
+
+async function runStage(stage: Stage): Promise<void> {
   const began = performance.now();
   const tally = await stage.run().catch((error: unknown) => {
     console.error(`✖ ${stage.name}: ${error instanceof Error ? error.message : String(error)}`);
     return { passed: 0, failed: 1, skipped: 0 };
   });
+  const isSaid = failures.some((failure) => failure.startsWith(`${stage.name}: `));
+  if (tally.failed > 0 && !isSaid) failures.push(`${stage.name}: see its output above`);
   total.passed += tally.passed;
   total.failed += tally.failed;
   total.skipped += tally.skipped;
@@ -167,6 +195,18 @@ for (const stage of STAGES) {
   rows.push(`${stage.name.padEnd(10)}${seconds} s  ${tally.passed} ok, ${tally.failed} not, ${tally.skipped} skipped`);
 }
 
+const asked = STAGES.filter(({ name, onDemand }) => (wanted.length > 0 ? wanted.includes(name) : onDemand !== true));
+for (let at = 0; at < asked.length;) {
+  const together = [asked[at]!];
+  while (together[0]!.besideOthers === true && asked[at + together.length]?.besideOthers === true) {
+    together.push(asked[at + together.length]!);
+  }
+  if (together[0]!.besideOthers !== true) console.log(`\n--- ${together[0]!.name}`);
+  await Promise.all(together.map(runStage));
+  at += together.length;
+}
+
+if (failures.length > 0) console.log(`\nWhat failed\n${failures.join('\n')}`);
 console.log(`\nWhere the time went\n${rows.join('\n')}\n`);
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
 process.exitCode = total.failed > 0 ? 1 : 0;
