@@ -234,7 +234,7 @@ const MODES: readonly Mode[] = [
   flood('a flood of acknowledgements', [...RUNNING, `repeat ${frames({ type: 'STDIN_ACK', offset: 0 })}`]),
   flood('a flood in writes of one byte', [...RUNNING, `drip ${frames({ type: 'STDIN_ACK', offset: 0 })}`]),
   flood('a flood on the console', [...RUNNING, 'print'], {
-    also: ({ sandboxes }) => assert.match(sandboxes[0]!.console(), /^[\n\x20-\x7e]{1,65536}$/),
+    also: ({ sandboxes }) => assert.match(sandboxes.at(-1)!.console(), /^[\n\x20-\x7e]{1,65536}$/),
   }),
 ];
 
@@ -292,7 +292,9 @@ export function hostileGuestConformance(
         assert.deepEqual(outcome, mode.outcome, message ?? 'without a message');
         if (mode.message === null) assert.equal(message, null);
         else assert.match(message ?? '', mode.message);
-        assert.equal(run.sandboxes.length, mode.outcome === NO_SANDBOX ? 2 : 1);
+        // An emulated machine hangs at boot now and then, whatever its guest would do; what has greeted is never started again.
+        assert.equal(run.sandboxes.length, 1 + run.bootRetries);
+        if (mode.outcome === NO_SANDBOX) assert.equal(run.bootRetries, 1);
         assert.ok(run.heldBytes < MAX_HELD_BYTES, `it held ${run.heldBytes} bytes`);
         assert.ok(run.stalledMs < MAX_STALLED_MS, `it stood still for ${run.stalledMs} ms`);
         if (mode.withinMs !== undefined && run.ranMs !== null) {

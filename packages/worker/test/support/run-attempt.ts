@@ -34,6 +34,8 @@ export interface AttemptRun {
   readonly stdout: string;
   /** Sandboxes in the order of their starts. All have ended. */
   readonly sandboxes: readonly Sandbox[];
+  /** How many of them did not become ready, and were followed by another. */
+  readonly bootRetries: number;
   /** From the start of the function, as far as it came, to the end of the attempt. */
   readonly ranMs: number | null;
   /** How much more memory the daemon's process held at its most than before. */
@@ -68,6 +70,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
   const [image, code] = await Promise.all(given.map(refOf));
   const watch = watchProcess();
   let startedMs: number | null = null;
+  let bootRetries = 0;
   const stdout: Uint8Array[] = [];
   const take = () => {
     for (let piece = execution.output.take(65_536); piece !== null; piece = execution.output.take(65_536)) {
@@ -108,7 +111,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
         if (execution.startedAtMs !== null) startedMs ??= performance.now();
         if (acknowledges) setImmediate(take);
       },
-      onBootRetry: () => undefined,
+      onBootRetry: () => (bootRetries += 1),
       ...parts,
     },
   );
@@ -124,6 +127,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
     ended,
     stdout: Buffer.concat(stdout).toString(),
     sandboxes,
+    bootRetries,
     ranMs: startedMs === null ? null : endedMs - startedMs,
     heldBytes,
     stalledMs,
