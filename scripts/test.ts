@@ -1,11 +1,13 @@
 /**
  * `npm test`: every check, in order from the cheapest to the dearest (those that busy one CPU beside each other), then one line `N passed, N failed, N skipped`.
  *
- * Names of stages given as arguments run only these: `npm test -- types e2e-qemu`. Some run only when they are named: `npm run test:drivers`.
+ * A file with a failure is run once more, by itself; what passes then is said as such, and is a fault to be mended all the same.
+ *
+ * Names of stages given as arguments run only these, and each file once: `npm test -- types e2e-qemu`. Some run only when they are named: `npm run test:drivers`.
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
-import { finished } from 'node:stream/promises';
+import { text } from 'node:stream/consumers';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
@@ -16,6 +18,10 @@ import { leaks, snapshot } from './leaks.ts';
 const root = fileURLToPath(new URL('..', import.meta.url));
 process.chdir(root);
 
+const wanted = process.argv.slice(2);
+/** Who names a stage looks for what fails in it. */
+const hasSecondTries = wanted.length === 0;
+
 interface Tally {
   passed: number;
   failed: number;
@@ -24,6 +30,8 @@ interface Tally {
 
 /** What failed, with its stage and its first lines: said again at the end, since a log may be kept by its end alone. */
 const failures: string[] = [];
+/** What failed, and passed when its file ran again by itself: a fault in the test or in what it tests, which a busy machine shows. */
+const flaky: string[] = [];
 
 interface Stage {
   readonly name: string;
@@ -88,7 +96,7 @@ interface TestOptions {
   readonly env?: Readonly<Record<string, string>>;
 }
 
-/** Files of Node's test runner. Leaves are counted, not the suites around them. */
+/** Files of Node's test runner, some at once. Leaves are counted, not the suites around them. */
 function tests(name: string, pattern: string, options: TestOptions): Stage {
   return {
     name,
@@ -97,29 +105,29 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
       const files = globSync(pattern).sort();
       if (files.length === 0) throw new Error(`no test files match ${pattern}`);
       const before = snapshot();
-      const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
       const env = { ...process.env, ...options.env };
-      const events = run({ files, concurrency: options.concurrency, timeout: 900_000, env });
-      const isLeaf = (data: { details: { type?: string | undefined } }) => data.details.type !== 'suite';
-      events.on('test:pass', (data) => {
-        if (!isLeaf(data)) return;
-        if (data.skip === undefined || data.skip === false) tally.passed += 1;
-        else tally.skipped += 1;
-      });
-      events.on('test:fail', (data) => {
-        const { error } = data.details;
-        // What failed within it is counted and said by itself.
-        if ('failureType' in error && error.failureType === 'subtestsFailed') return;
-        tally.failed += 1;
-        const why = inspect(error.cause ?? error)
-          .split('\n')
-          .slice(0, 12)
-          .join('\n    ');
-        failures.push(`${name}: ${data.file ?? ''}:${data.line ?? ''} ${data.name}\n    ${why}`);
-      });
-      const report = new spec();
-      events.pipe(report).pipe(process.stdout, { end: false });
-      await finished(report);
+      const results = new Map<string, FileResult>();
+      const waiting = [...files];
+      const take = async () => {
+        for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+          results.set(file, await runFile(file, env));
+        }
+      };
+      await Promise.all(Array.from({ length: options.concurrency }, take));
+      for (const [file, first] of hasSecondTries ? results : []) {
+        if (first.failures.length === 0) continue;
+        console.log(`${file} is run again, by itself`);
+        const second = await runFile(file, env);
+        results.set(file, second);
+        if (second.failures.length === 0) flaky.push(...first.failures.map((failure) => `${name}: ${failure}`));
+      }
+      const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
+      for (const result of results.values()) {
+        tally.passed += result.passed;
+        tally.failed += result.failed;
+        tally.skipped += result.skipped;
+        failures.push(...result.failures.map((failure) => `${name}: ${failure}`));
+      }
       if (options.leakCheck === true) {
         const left = await leaks(before);
         for (const leak of left) {
@@ -132,6 +140,39 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
       return tally;
     },
   };
+}
+
+interface FileResult extends Tally {
+  readonly failures: string[];
+}
+
+/** What the reporter says of a file that the end of the whole run says of all. */
+const SUMMARY = /^ℹ (?:tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) [\d.]+\n/gm;
+
+/** What its reporter says is printed at its end. */
+async function runFile(file: string, env: NodeJS.ProcessEnv): Promise<FileResult> {
+  const result: FileResult = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const events = run({ files: [file], timeout: 900_000, env });
+  const isLeaf = (data: { details: { type?: string | undefined } }) => data.details.type !== 'suite';
+  events.on('test:pass', (data) => {
+    if (!isLeaf(data)) return;
+    if (data.skip === undefined || data.skip === false) result.passed += 1;
+    else result.skipped += 1;
+  });
+  events.on('test:fail', (data) => {
+    const { error } = data.details;
+    // What failed within it is counted and said by itself.
+    if ('failureType' in error && error.failureType === 'subtestsFailed') return;
+    result.failed += 1;
+    const why = inspect(error.cause ?? error)
+      .split('\n')
+      .slice(0, 12)
+      .join('\n    ');
+    result.failures.push(`${data.file ?? file}:${data.line ?? ''} ${data.name}\n    ${why}`);
+  });
+  const report = await text(events.pipe(new spec()));
+  process.stdout.write(report.replace(SUMMARY, ''));
+  return result;
 }
 
 /** The whole main job on one driver. */
@@ -169,7 +210,6 @@ const STAGES: Stage[] = [
   endToEnd('firecracker', { onDemand: true, env: FIRECRACKER }),
 ];
 
-const wanted = process.argv.slice(2);
 for (const name of wanted) {
   if (!STAGES.some((stage) => stage.name === name)) {
     console.error(`error: there is no stage ${name}; the stages are ${STAGES.map((stage) => stage.name).join(', ')}`);
@@ -206,6 +246,7 @@ for (let at = 0; at < asked.length;) {
   at += together.length;
 }
 
+if (flaky.length > 0) console.log(`\nWhat failed at first, and passed when it ran again\n${flaky.join('\n')}`);
 if (failures.length > 0) console.log(`\nWhat failed\n${failures.join('\n')}`);
 console.log(`\nWhere the time went\n${rows.join('\n')}\n`);
 console.log(`${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
