@@ -7,7 +7,8 @@ import { cpuMs, flushCounter, watchMemory } from './usage.ts';
 
 /** How many jobs each phase has. */
 const SINGLES = 3_000;
-const MANY = 20_000;
+/** No more wait of one function than CoCore lets wait. */
+const MANY = 10_000;
 const CLOSED = 3_000;
 const ALONE = 300;
 const WARM_UP = 300;
