@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { CocoreError, DEFAULT_ISOLATION, IsolationClass } from '@cocore/protocol';
 import { z } from 'zod';
-import { readS3Options } from './blobs/s3-options.ts';
+import { readS3Options, type S3Options } from './s3/options.ts';
 import type { ServerOptions, TlsChoice, WorkerTrustChoice } from './server.ts';
 import { readDatabaseUrl } from './store/postgres/database-url.ts';
 import { durationMs, sizeBytes } from './units.ts';
@@ -46,7 +46,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     allowHosts: values['allow-host'] ?? [],
     tls,
     databaseUrl: readDatabaseUrl(values['database-url'], env),
-    s3: values['blob-store'] === undefined ? null : readS3Options(values['blob-store'], env),
+    s3: s3Of(values, 'blob-store', env),
     builtInImagePaths: { base: artifacts.baseImage, node: artifacts.nodeImage },
     recipesDirectory: values.runtimes === undefined ? null : resolve(values.runtimes),
     loopbackRegistries: values['loopback-registries'] === true,
@@ -92,6 +92,11 @@ function parse(argv: readonly string[]) {
   } catch (cause) {
     throw new CocoreError('usage', cause instanceof Error ? cause.message : String(cause), { cause });
   }
+}
+
+function s3Of(values: ReturnType<typeof parse>, flag: 'blob-store', env: NodeJS.ProcessEnv): S3Options | null {
+  const place = values[flag];
+  return place === undefined ? null : readS3Options(`--${flag}`, place, env);
 }
 
 function workerTrustOf(text: string): WorkerTrustChoice {

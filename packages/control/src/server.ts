@@ -16,7 +16,7 @@ import { BlobStore } from './blobs/blob-store.ts';
 import { BlobSweeper } from './blobs/blob-sweeper.ts';
 import { DiskBackend } from './blobs/disk-backend.ts';
 import { S3Backend } from './blobs/s3-backend.ts';
-import type { S3Options } from './blobs/s3-options.ts';
+import type { S3Options } from './s3/options.ts';
 import { type Clock, SYSTEM_CLOCK } from './clock.ts';
 import { CodeImager } from './code/code-image.ts';
 import { DataDir } from './data-dir.ts';

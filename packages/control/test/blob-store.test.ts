@@ -11,7 +11,7 @@ import { CocoreError } from '@cocore/protocol';
 import { BlobStore } from '../src/blobs/blob-store.ts';
 import { DiskBackend } from '../src/blobs/disk-backend.ts';
 import { S3Backend } from '../src/blobs/s3-backend.ts';
-import { readS3Options, type S3Options } from '../src/blobs/s3-options.ts';
+import { readS3Options, type S3Options } from '../src/s3/options.ts';
 import { blobStoreConformance } from './blob-store.conformance.ts';
 import { S3Server } from './support/s3/s3-server.ts';
 import { temporaryDirectory } from './support/temporary.ts';
@@ -166,17 +166,22 @@ suite('the options of an S3 store', () => {
   const env = { AWS_ACCESS_KEY_ID: 'id', AWS_SECRET_ACCESS_KEY: 'secret' };
 
   test('a bucket and the usual environment, it is Amazon’s store of that region', () => {
-    const options = readS3Options('s3://bucket/a/b', { ...env, AWS_REGION: 'eu-west-1', AWS_SESSION_TOKEN: 'token' });
+    const options = readS3Options('--blob-store', 's3://bucket/a/b', {
+      ...env,
+      AWS_REGION: 'eu-west-1',
+      AWS_SESSION_TOKEN: 'token',
+    });
     assert.equal(options.endpoint.href, 'https://s3.eu-west-1.amazonaws.com/');
     assert.equal(options.prefix, 'a/b/');
     assert.deepEqual([options.accessKeyId, options.secretAccessKey, options.sessionToken], ['id', 'secret', 'token']);
     assert.equal(options.publicEndpoint, null);
-    assert.equal(readS3Options('s3://bucket', env).prefix, '');
-    assert.equal(readS3Options('s3://bucket//a//', env).prefix, 'a/');
+    assert.equal(readS3Options('--blob-store', 's3://bucket', env).prefix, '');
+    assert.equal(readS3Options('--blob-store', 's3://bucket//a//', env).prefix, 'a/');
   });
 
   test('another endpoint, plain HTTP goes to loopback only', () => {
-    const at = (url: string) => readS3Options('s3://bucket', { ...env, COCORE_S3_ENDPOINT: url }).endpoint.origin;
+    const at = (url: string) =>
+      readS3Options('--blob-store', 's3://bucket', { ...env, COCORE_S3_ENDPOINT: url }).endpoint.origin;
     assert.equal(at('https://minio.example:9000'), 'https://minio.example:9000');
     for (const url of ['http://127.0.0.1:9000', 'http://localhost:9000', 'http://[::1]:9000'])
       assert.equal(at(url), url);
@@ -187,14 +192,17 @@ suite('the options of an S3 store', () => {
       assert.throws(() => at(url), code('usage'));
     }
     const both = { ...env, COCORE_S3_PUBLIC_ENDPOINT: 'http://store.example' };
-    assert.throws(() => readS3Options('s3://bucket', both), code('insecure_refused', /PUBLIC/));
+    assert.throws(() => readS3Options('--blob-store', 's3://bucket', both), code('insecure_refused', /PUBLIC/));
   });
 
   test('places that are none, and missing credentials, they are refused', () => {
     for (const place of ['s3://', 's3://B', 's3://bucket/a b', 's3://bucket/../x', '/var/blobs', 's3:bucket']) {
-      assert.throws(() => readS3Options(place, env), code('usage'), place);
+      assert.throws(() => readS3Options('--blob-store', place, env), code('usage'), place);
     }
-    assert.throws(() => readS3Options('s3://bucket', {}), code('usage', /AWS_ACCESS_KEY_ID/));
-    assert.throws(() => readS3Options('s3://bucket', { ...env, AWS_SECRET_ACCESS_KEY: '' }), code('usage', /SECRET/));
+    assert.throws(() => readS3Options('--blob-store', 's3://bucket', {}), code('usage', /AWS_ACCESS_KEY_ID/));
+    assert.throws(
+      () => readS3Options('--blob-store', 's3://bucket', { ...env, AWS_SECRET_ACCESS_KEY: '' }),
+      code('usage', /SECRET/),
+    );
   });
 });

@@ -1,9 +1,7 @@
-import { createHash } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
 import { type BlobRef, CocoreError } from '@cocore/protocol';
+import { refused, S3Client, textOf } from '../s3/client.ts';
+import type { S3Options } from '../s3/options.ts';
 import type { BlobBackend, BlobReading, KeptBlob } from './backend.ts';
-import { errorCodeOf, type S3Body, S3Client, textOf } from './s3-client.ts';
-import type { S3Options } from './s3-options.ts';
 
 /** How long an address that a worker is sent to may be used to begin reading. */
 const DIRECT_URL_SECONDS = 60;
@@ -13,8 +11,6 @@ export class S3Backend implements BlobBackend, Disposable {
   readonly #client: S3Client;
   readonly #options: S3Options;
   readonly #pageKeys: number;
-  /** Whether the store knows `If-None-Match` on a put; those that do not refuse it. */
-  #conditionalPuts = true;
 
   /** @param pageKeys how many names are asked for at once */
   constructor(options: S3Options, pageKeys = 1000) {
@@ -23,11 +19,8 @@ export class S3Backend implements BlobBackend, Disposable {
     this.#client = new S3Client(options);
   }
 
-  async open(serverId: string): Promise<void> {
-    const owner = (await this.#readOwner()) ?? (await this.#writeOwner(serverId));
-    if (owner === serverId) return;
-    const { bucket, prefix } = this.#options;
-    throw new CocoreError('data_dir_in_use', `s3://${bucket}/${prefix} holds the blobs of another server, ${owner}`);
+  open(serverId: string): Promise<void> {
+    return this.#client.claim(serverId);
   }
 
   async size(digest: string): Promise<number | null> {
@@ -42,7 +35,7 @@ export class S3Backend implements BlobBackend, Disposable {
     // A store that checks what it is sent does not hold other bytes under the name.
     if ((await this.size(blob.digest)) === blob.bytes) return false;
     const sha256 = blob.digest.slice('sha256:'.length);
-    return this.#put(keyOf(blob.digest), { path, bytes: blob.bytes, sha256 });
+    return this.#client.put(keyOf(blob.digest), { path, bytes: blob.bytes, sha256 });
   }
 
   async read(digest: string, from: number): Promise<BlobReading> {
@@ -67,12 +60,8 @@ export class S3Backend implements BlobBackend, Disposable {
     }
   }
 
-  async remove(digest: string): Promise<void> {
-    const response = await this.#client.send({ method: 'DELETE', key: keyOf(digest) });
-    if (response.statusCode !== 204 && response.statusCode !== 200 && response.statusCode !== 404) {
-      throw await refused(response);
-    }
-    response.resume();
+  remove(digest: string): Promise<void> {
+    return this.#client.remove(keyOf(digest));
   }
 
   async *list(): AsyncIterable<KeptBlob> {
@@ -104,59 +93,6 @@ export class S3Backend implements BlobBackend, Disposable {
   [Symbol.dispose](): void {
     this.#client[Symbol.dispose]();
   }
-
-  /** False when there is one already. */
-  async #put(key: string, body: S3Body): Promise<boolean> {
-    const headers = this.#conditionalPuts ? { 'if-none-match': '*' } : undefined;
-    const response = await this.#client.send({
-      method: 'PUT',
-      key,
-      body,
-      ...(headers === undefined ? {} : { headers }),
-    });
-    if (response.statusCode === 412) {
-      response.resume();
-      return false;
-    }
-    if (response.statusCode === 200) {
-      response.resume();
-      return true;
-    }
-    const text = await textOf(response);
-    if (this.#conditionalPuts && errorCodeOf(text) === 'NotImplemented') {
-      this.#conditionalPuts = false;
-      return this.#put(key, body);
-    }
-    throw refusal(response, text);
-  }
-
-  async #readOwner(): Promise<string | null> {
-    const response = await this.#client.send({ method: 'GET', key: 'server' });
-    const text = await textOf(response);
-    if (response.statusCode === 200) return text;
-    if (response.statusCode === 404 && errorCodeOf(text) !== 'NoSuchBucket') return null;
-    const { bucket, endpoint } = this.#options;
-    throw new CocoreError(
-      'usage',
-      `the bucket ${bucket} at ${endpoint.origin} cannot be used: ${response.statusCode} ${errorCodeOf(text)}`,
-    );
-  }
-
-  /** @returns whose it is: another may have been faster */
-  async #writeOwner(serverId: string): Promise<string | null> {
-    const sha256 = createHash('sha256').update(serverId).digest('hex');
-    await this.#put('server', { text: serverId, bytes: Buffer.byteLength(serverId), sha256 });
-    return this.#readOwner();
-  }
 }
 
 const keyOf = (digest: string): string => `sha256/${digest.slice('sha256:'.length)}`;
-
-async function refused(response: IncomingMessage): Promise<CocoreError> {
-  return refusal(response, await textOf(response));
-}
-
-/** It answered, and not what was asked for: its credentials, its settings, or its idea of S3 are others. */
-function refusal(response: IncomingMessage, text: string): CocoreError {
-  return new CocoreError('not_ready', `the blob store answered ${response.statusCode} ${errorCodeOf(text)}`);
-}

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { AwsClient } from 'aws4fetch';
-import { type S3Options } from '../../../src/blobs/s3-options.ts';
+import { type S3Options } from '../../../src/s3/options.ts';
 import { type Temporary, temporaryDirectory } from '../temporary.ts';
 
 const SERVE = fileURLToPath(new URL('serve.py', import.meta.url));

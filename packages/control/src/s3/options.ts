@@ -17,21 +17,18 @@ export interface S3Options {
 const PLACE = /^s3:\/\/([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:\/([A-Za-z0-9._/-]*))?$/;
 
 /**
- * `s3://BUCKET/PREFIX`, and the environment.
+ * What a flag says, `s3://BUCKET/PREFIX`, and the environment.
  *
  * @throws CocoreError `usage`, `insecure_refused`
  */
-export function readS3Options(place: string, env: NodeJS.ProcessEnv): S3Options {
+export function readS3Options(flag: string, place: string, env: NodeJS.ProcessEnv): S3Options {
   const [, bucket, path] = PLACE.exec(place) ?? [];
   if (bucket === undefined) {
-    throw new CocoreError(
-      'usage',
-      `--blob-store ${place} is not s3://BUCKET/PREFIX; letters, digits and . _ / - are taken`,
-    );
+    throw new CocoreError('usage', `${flag} ${place} is not s3://BUCKET/PREFIX; letters, digits and . _ / - are taken`);
   }
   const segments = (path ?? '').split('/').filter((segment) => segment !== '');
   if (segments.some((segment) => segment === '.' || segment === '..')) {
-    throw new CocoreError('usage', `--blob-store ${place} has . or .. in its prefix`);
+    throw new CocoreError('usage', `${flag} ${place} has . or .. in its prefix`);
   }
   const region = given(env, 'AWS_REGION') ?? given(env, 'AWS_DEFAULT_REGION') ?? 'us-east-1';
   const endpoint = given(env, 'COCORE_S3_ENDPOINT') ?? `https://s3.${region}.amazonaws.com`;
@@ -42,8 +39,8 @@ export function readS3Options(place: string, env: NodeJS.ProcessEnv): S3Options 
     region,
     bucket,
     prefix: segments.map((segment) => `${segment}/`).join(''),
-    accessKeyId: needed(env, 'AWS_ACCESS_KEY_ID'),
-    secretAccessKey: needed(env, 'AWS_SECRET_ACCESS_KEY'),
+    accessKeyId: needed(flag, env, 'AWS_ACCESS_KEY_ID'),
+    secretAccessKey: needed(flag, env, 'AWS_SECRET_ACCESS_KEY'),
     sessionToken: given(env, 'AWS_SESSION_TOKEN'),
   };
 }
@@ -61,7 +58,7 @@ function endpointOf(name: string, text: string): URL {
     throw new CocoreError('usage', `${name} is not https://HOST:PORT`);
   }
   if (isPlain && !/^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(url.hostname)) {
-    throw new CocoreError('insecure_refused', `${name} would carry blobs in plain text to another machine`);
+    throw new CocoreError('insecure_refused', `${name} would carry what is stored in plain text to another machine`);
   }
   return url;
 }
@@ -71,8 +68,8 @@ function given(env: NodeJS.ProcessEnv, name: string): string | null {
   return value === undefined || value === '' ? null : value;
 }
 
-function needed(env: NodeJS.ProcessEnv, name: string): string {
+function needed(flag: string, env: NodeJS.ProcessEnv, name: string): string {
   const value = given(env, name);
-  if (value === null) throw new CocoreError('usage', `--blob-store s3:// needs ${name} in the environment`);
+  if (value === null) throw new CocoreError('usage', `${flag} s3:// needs ${name} in the environment`);
   return value;
 }
