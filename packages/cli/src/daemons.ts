@@ -70,7 +70,12 @@ export function startDaemonByRoot(name: DaemonName, args: readonly string[], env
 /** Runs one daemon in the foreground, passing signals on. Resolves with its exit code. */
 export async function runDaemon(name: DaemonName, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
   const given = args.includes('--artifacts') ? args : [...args, '--artifacts', artifacts(env)];
-  const child = startDaemon(name, given, { env, stdio: 'inherit' });
+  return inForeground(name, given, env);
+}
+
+/** As `runDaemon`, for what needs nothing that set-up built. */
+export function inForeground(name: DaemonName, args: readonly string[], env: NodeJS.ProcessEnv): Promise<number> {
+  const child = startDaemon(name, args, { env, stdio: 'inherit' });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => child.kill(signal === 'SIGHUP' ? 'SIGTERM' : signal));
   }

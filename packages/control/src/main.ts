@@ -1,13 +1,20 @@
+import { once } from 'node:events';
 import { CocoreError } from '@cocore/protocol';
 import { destination, pino } from 'pino';
 import { type Config, readConfig } from './config.ts';
 import { startServer } from './server.ts';
+import { migrateStoreCommand } from './store/move/command.ts';
 
-/** The control server as a process: `ready URL` on standard output once it serves, logs on standard error. */
+/** The control server as a process: `ready URL` on standard output once it serves, logs on standard error. With `migrate-store` first, it moves its store instead. */
 async function main(): Promise<void> {
-  const stop = new Promise<void>((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve());
-  });
+  const stopping = new AbortController();
+  const stop = once(stopping.signal, 'abort');
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => stopping.abort());
+  const [verb, ...rest] = process.argv.slice(2);
+  if (verb === 'migrate-store') {
+    process.exitCode = await migrateStoreCommand(rest, process.env, stopping.signal);
+    return;
+  }
   const config: Config = readConfig(process.argv.slice(2), process.env);
   const log = pino({ name: 'control', level: config.logLevel }, destination({ fd: 2, sync: true }));
   await using server = await startServer({ ...config, log });

@@ -189,6 +189,11 @@ export const ERRORS = {
     retryable: false,
     remedy: 'Make the database as docs/operations.md says, or use another.',
   },
+  database_not_empty: {
+    status: 0,
+    retryable: false,
+    remedy: 'Name a database that is empty: make another, or drop this one and make it again.',
+  },
   artifact_missing: { status: 0, retryable: false, remedy: 'Run npm run setup in the checkout.' },
   host_unfit: { status: 0, retryable: false, remedy: 'See cocore doctor for what this host lacks.' },
 } as const satisfies Record<string, ErrorRow>;

@@ -1,6 +1,7 @@
 import { Command } from 'commander';
 import { runDaemon } from '../daemons.ts';
 import { drainCommand, undrainCommand } from './drain.ts';
+import { migrateStoreCommand } from './migrate-store.ts';
 
 // The daemons read their own arguments; a test holds these lists against what they take.
 const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
@@ -76,7 +77,9 @@ function daemonCommand(
 }
 
 export const daemonCommands = (): Command[] => [
-  daemonCommand('server', 'run a control server', '--data-dir <directory> [options]', SERVER_OPTIONS),
+  daemonCommand('server', 'run a control server', '--data-dir <directory> [options]', SERVER_OPTIONS).addCommand(
+    migrateStoreCommand(),
+  ),
   daemonCommand(
     'worker',
     'run a worker on this host',

@@ -1,6 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import { type FileHandle, mkdir, open, rm } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { type FileHandle, rm } from 'node:fs/promises';
 import {
   ATTEMPT_STREAMS,
   type AttemptStream,
@@ -13,12 +12,9 @@ import {
   type Sha256,
 } from '@cocore/protocol';
 import type { AttemptKey, OutputGrowth, Reported, Store } from '../store/store.ts';
-
-/** Where there are files, the first bytes of each stream are kept in the store itself, committed with their length. */
-export const INLINE_OUTPUT_BYTES = 16 * 1024;
+import { INLINE_OUTPUT_BYTES, openSegment, readSegment, segmentPath, writeSegment } from './segments.ts';
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
-const READ_BYTES = 64 * 1024;
 /** A session begins at what is committed, so it has little to repeat; each frame that repeats counts as this much at least. */
 const REPEATABLE_BYTES = 4 * OUTPUT_WINDOW_BYTES;
 const MIN_REPEATED_BYTES = 4 * 1024;
@@ -60,14 +56,11 @@ export class OutputStore {
       }
     }
     if (at >= end) return;
-    await using file = await open(this.segmentPath(attempt, stream), 'r');
-    while (at < end) {
-      const buffer = Buffer.allocUnsafe(Math.min(READ_BYTES, end - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, at - this.inlineBytes);
-      if (bytesRead === 0) throw shorter(attempt);
-      at += bytesRead;
-      yield buffer.subarray(0, bytesRead);
+    for await (const bytes of readSegment(this.segmentPath(attempt, stream), at, end)) {
+      at += bytes.length;
+      yield bytes;
     }
+    if (at < end) throw shorter(attempt);
   }
 
   /** As `read`, in one piece. */
@@ -84,10 +77,8 @@ export class OutputStore {
   }
 
   segmentPath(attempt: Pick<AttemptKey, 'attemptId'>, stream: AttemptStream): string {
-    // The last characters of an id are its most random ones.
-    const { attemptId } = attempt;
     if (this.#directory === null) throw new Error('output is kept in the store alone');
-    return join(this.#directory, attemptId.slice(-2), `${attemptId}.${stream}`);
+    return segmentPath(this.#directory, attempt.attemptId, stream);
   }
 }
 
@@ -286,7 +277,7 @@ export class OutputWriter implements AsyncDisposable {
         await this[Symbol.asyncDispose]();
         throw new Error('the attempt is over');
       }
-      await writeWhole(state.file, rest, Math.max(0, from - this.#output.inlineBytes));
+      await writeSegment(state.file, rest, from + inline.length);
       await state.file.datasync();
     }
     return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
@@ -354,31 +345,3 @@ function forgetUncommitted(state: StreamState): void {
 const shorter = ({ attemptId }: AttemptKey) =>
   new Error(`the output of ${attemptId} is shorter than its committed length`);
 const violation = (message: string) => new CocoreError('protocol_violation', message);
-
-async function openSegment(path: string): Promise<FileHandle> {
-  const directory = dirname(path);
-  await mkdir(directory, { recursive: true });
-  // Neither truncated nor appended to: bytes beyond the committed length are written over.
-  const file = await open(path, 'a').then(async (created) => {
-    await created.close();
-    return open(path, 'r+');
-  });
-  try {
-    for (const parent of [directory, dirname(directory)]) {
-      await using handle = await open(parent, 'r');
-      await handle.sync();
-    }
-  } catch (error) {
-    await file.close();
-    throw error;
-  }
-  return file;
-}
-
-async function writeWhole(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  let written = 0;
-  while (written < bytes.length) {
-    const { bytesWritten } = await file.write(bytes, written, bytes.length - written, position + written);
-    written += bytesWritten;
-  }
-}

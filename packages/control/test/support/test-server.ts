@@ -52,10 +52,10 @@ export class TestServer implements AsyncDisposable {
   }
 
   /** Stops it and starts it again, on the same port and directory; with other options, where they are given. */
-  async restart(whileDown: () => void = () => undefined, options: Partial<ServerOptions> = {}): Promise<void> {
+  async restart(whileDown: () => unknown = () => undefined, options: Partial<ServerOptions> = {}): Promise<void> {
     const port = Number(new URL(this.url).port);
     await this.#server[Symbol.asyncDispose]();
-    whileDown();
+    await whileDown();
     this.#server = await start(this.directory, { ...this.#options, ...options, port });
   }
 

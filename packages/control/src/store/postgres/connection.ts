@@ -1,5 +1,6 @@
 import { CocoreError } from '@cocore/protocol';
 import type pg from 'pg';
+import { Copy } from './copy.ts';
 import { isLost, LostConnection } from './errors.ts';
 import { type Answer, type Asked, Prepared, Round } from './round.ts';
 
@@ -76,18 +77,14 @@ export class Connection {
 
   /** Sends them together, and waits for all of their answers. @throws what the first failed with */
   async round(asked: readonly Asked[]): Promise<Answer[]> {
-    if (this.#isLost) throw new LostConnection('the connection to the database is lost');
     const round = new Round(asked, this.#prepared);
-    const timer = setTimeout(() => this.drop(), ANSWER_MS);
-    try {
-      this.#client.query(round as unknown as pg.Submittable);
-      return await round.answers;
-    } catch (error) {
-      if (isLost(error)) this.drop();
-      throw error;
-    } finally {
-      clearTimeout(timer);
-    }
+    return this.#submit(round, round.answers);
+  }
+
+  /** Adds rows to a table. @param rows of `CopyRows` */
+  async copy(sql: string, rows: Buffer): Promise<void> {
+    const copy = new Copy(sql, rows);
+    await this.#submit(copy, copy.done);
   }
 
   /** Several statements without parameters, as a migration is. */
@@ -123,6 +120,20 @@ export class Connection {
       );
     }
     return facts;
+  }
+
+  async #submit<T>(query: Round | Copy, answer: Promise<T>): Promise<T> {
+    if (this.#isLost) throw new LostConnection('the connection to the database is lost');
+    const timer = setTimeout(() => this.drop(), ANSWER_MS);
+    try {
+      this.#client.query(query as unknown as pg.Submittable);
+      return await answer;
+    } catch (error) {
+      if (isLost(error)) this.drop();
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** Ends it without a word. */

@@ -13,3 +13,13 @@ export function readDatabaseUrl(option: string | undefined, env: NodeJS.ProcessE
   if (URL.canParse(url) && PROTOCOLS.includes(new URL(url).protocol)) return url;
   throw new CocoreError('usage', 'the address of the database is not postgres://USER:PASSWORD@HOST:PORT/DATABASE');
 }
+
+/** As it may be printed: without the user's password. */
+export function placeOf(url: string): string {
+  try {
+    const { host, pathname } = new URL(url);
+    return `${host}${pathname}`;
+  } catch {
+    return 'the address that was given';
+  }
+}

@@ -82,21 +82,28 @@ export async function serve(connection: Connection): Promise<void> {
   await connection.round([control('SELECT pg_advisory_lock_shared(?)', SERVING_LOCK).asked]);
 }
 
+/** Keeps all servers out for as long as the connection is open. @throws CocoreError `database_unfit` when one is there */
+export async function exclude(connection: Connection): Promise<void> {
+  await take(connection, SERVING_LOCK, 'a server uses it');
+}
+
 /** Held by the connection that writes of the one server that may use the database. */
 const ONE_SERVER_LOCK = 4_930_204;
-/** A connection that a server has lost may still have the lock until the database notices. */
-const CLAIM_MS = 5_000;
-
 /** Keeps other servers out for as long as the connection is open. @throws CocoreError `database_unfit` when another has it */
 export async function claim(connection: Connection): Promise<void> {
-  const until = performance.now() + CLAIM_MS;
+  await take(connection, ONE_SERVER_LOCK, 'another server uses it');
+}
+
+/** A connection that a server has lost may still have the lock until the database notices. */
+const TAKE_MS = 5_000;
+
+async function take(connection: Connection, lock: number, refusal: string): Promise<void> {
+  const until = performance.now() + TAKE_MS;
   for (;;) {
-    const [answer] = await connection.round([
-      control('SELECT pg_try_advisory_lock(?)::int AS ok', ONE_SERVER_LOCK).asked,
-    ]);
+    const [answer] = await connection.round([control('SELECT pg_try_advisory_lock(?)::int AS ok', lock).asked]);
     const [taken] = answer!.rows as { ok: 0 | 1 }[];
     if (taken!.ok === 1) return;
-    if (performance.now() > until) throw unfit('another server uses it');
+    if (performance.now() > until) throw unfit(refusal);
     await sleep(100);
   }
 }

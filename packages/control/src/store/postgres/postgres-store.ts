@@ -1,6 +1,7 @@
 import type { Logger } from 'pino';
 import type { Store } from '../store.ts';
 import { Connection } from './connection.ts';
+import { placeOf } from './database-url.ts';
 import { startError } from './errors.ts';
 import { claim, migrate, serve } from './migrate.ts';
 import { Readers } from './readers.ts';
@@ -75,15 +76,5 @@ async function firstConnection(
   } catch (error) {
     connection?.drop();
     throw startError(error, placeOf(url));
-  }
-}
-
-/** As it may be printed: without the user's password. */
-function placeOf(url: string): string {
-  try {
-    const { host, pathname } = new URL(url);
-    return `${host}${pathname}`;
-  } catch {
-    return 'the address that was given';
   }
 }

@@ -13,11 +13,14 @@ export function toPostgres(sql: string): string {
   return text;
 }
 
-/** A parameter on its way: text, or the bytes themselves. PostgreSQL keeps no NUL in text, which only a worker's words could have. */
+/** PostgreSQL keeps no NUL in text, which only a worker's words could have. */
+export const asKept = (text: string): string => (text.includes('\0') ? text.replaceAll('\0', '\u{FFFD}') : text);
+
+/** A parameter on its way: text, or the bytes themselves. */
 export function toParameter(value: SqlValue): string | Buffer | null {
   if (value === null) return null;
   if (typeof value === 'number') return String(value);
-  if (typeof value === 'string') return value.includes('\0') ? value.replaceAll('\0', '\u{FFFD}') : value;
+  if (typeof value === 'string') return asKept(value);
   return Buffer.from(value.buffer, value.byteOffset, value.byteLength);
 }
 

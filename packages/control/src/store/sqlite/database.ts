@@ -12,6 +12,7 @@ export interface SqliteStatement {
   run(...parameters: SqlValue[]): { changes: number | bigint };
   get(...parameters: SqlValue[]): object | undefined;
   all(...parameters: SqlValue[]): object[];
+  iterate(...parameters: SqlValue[]): Iterable<object>;
 }
 
 const COUNT_OF_PROJECT = `
@@ -59,6 +60,11 @@ export class Database {
 
   all<Row extends object>(sql: string, ...parameters: SqlValue[]): Row[] {
     return this.#prepare(sql).all(...parameters) as Row[];
+  }
+
+  /** Row by row, so that memory holds one. */
+  each<Row extends object>(sql: string): Iterable<Row> {
+    return this.#connection.prepare(sql).iterate() as Iterable<Row>;
   }
 
   /** Runs a verb to its end. */
