@@ -47,6 +47,7 @@ export function readConfig(argv: readonly string[], env: NodeJS.ProcessEnv): Con
     tls,
     databaseUrl: readDatabaseUrl(values['database-url'], env),
     s3: s3Of(values, 'blob-store', env),
+    outputS3: s3Of(values, 'output-store', env),
     builtInImagePaths: { base: artifacts.baseImage, node: artifacts.nodeImage },
     recipesDirectory: values.runtimes === undefined ? null : resolve(values.runtimes),
     loopbackRegistries: values['loopback-registries'] === true,
@@ -79,6 +80,7 @@ function parse(argv: readonly string[]) {
         'tls-self': { type: 'boolean' },
         insecure: { type: 'boolean' },
         'blob-store': { type: 'string' },
+        'output-store': { type: 'string' },
         'database-url': { type: 'string' },
         'loopback-registries': { type: 'boolean' },
         'default-isolation': { type: 'string', default: DEFAULT_ISOLATION },
@@ -94,7 +96,11 @@ function parse(argv: readonly string[]) {
   }
 }
 
-function s3Of(values: ReturnType<typeof parse>, flag: 'blob-store', env: NodeJS.ProcessEnv): S3Options | null {
+function s3Of(
+  values: ReturnType<typeof parse>,
+  flag: 'blob-store' | 'output-store',
+  env: NodeJS.ProcessEnv,
+): S3Options | null {
   const place = values[flag];
   return place === undefined ? null : readS3Options(`--${flag}`, place, env);
 }

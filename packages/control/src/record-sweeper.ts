@@ -39,19 +39,28 @@ export class RecordSweeper {
     let expired = 0;
     for (let page = EXECUTIONS_PAGE; page === EXECUTIONS_PAGE && !signal.aborted; expired += page) {
       page = await store.expireExecutions(retention, EXECUTIONS_PAGE);
-      // Files of an earlier life, which ended between the two, are among them.
-      await this.#removeOutputs(signal);
     }
+    // Files of an earlier life, which ended between the two, are among them.
+    await this.#removeOutputs(signal);
     if (expired > 0) log.info({ expired }, 'executions that are kept no more are removed');
   }
 
+  /** What cannot be removed now is tried again at the next sweep, and holds up no other. */
   async #removeOutputs(signal: AbortSignal): Promise<void> {
-    const { store, output } = this.#parts;
-    for (;;) {
-      const attemptIds = await store.listRemovedOutputs(EXECUTIONS_PAGE);
-      if (attemptIds.length === 0 || signal.aborted) return;
-      for (const attemptId of attemptIds) await output.remove(attemptId);
-      await store.forgetRemovedOutputs(attemptIds);
+    const { store, output, log } = this.#parts;
+    for (let after = ''; !signal.aborted;) {
+      const removed = await store.listRemovedOutputs(after, EXECUTIONS_PAGE);
+      if (removed.length === 0) return;
+      const gone: string[] = [];
+      for (const one of removed) {
+        const { attemptId } = one;
+        await output.remove(one).then(
+          () => gone.push(attemptId),
+          (error: unknown) => log.warn({ err: error, attemptId }, 'output that is kept no more could not be removed'),
+        );
+      }
+      await store.forgetRemovedOutputs(gone);
+      after = removed.at(-1)!.attemptId;
     }
   }
 }

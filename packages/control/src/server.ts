@@ -31,6 +31,8 @@ import { allRoutes } from './http/routes.ts';
 import { Incarnation } from './incarnation.ts';
 import { ImageImporter } from './importer/image-importer.ts';
 import { Metrics } from './metrics.ts';
+import { OutputArchive } from './output/output-archive.ts';
+import { OutputArchiver } from './output/output-archiver.ts';
 import { OutputStore } from './output/output-store.ts';
 import { RecordSweeper } from './record-sweeper.ts';
 import { BuiltInImages } from './runtimes/built-in-images.ts';
@@ -58,6 +60,8 @@ export interface ServerOptions {
   readonly databaseUrl?: string | null;
   /** Where blobs are kept; null for the data directory. */
   readonly s3?: S3Options | null;
+  /** Where output of executions that have ended is taken to; null where it stays. */
+  readonly outputS3?: S3Options | null;
   /** The images that source code runs in, erofs files. */
   readonly builtInImagePaths: Readonly<Record<BuiltInImage, string>>;
   /** A directory of recipes, beside those that are built in. */
@@ -129,7 +133,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const metrics = new Metrics();
   const hub = new EventHub();
   // Another server, which has not this directory, may be asked for it.
-  const output = new OutputStore(databaseUrl === null ? dataDir.file('output') : null, store);
+  const { outputS3 = null } = options;
+  const archive = outputS3 === null ? null : scope.use(new OutputArchive(outputS3));
+  await archive?.open(serverId);
+  const output = new OutputStore(databaseUrl === null ? dataDir.file('output') : null, store, archive);
   const dispatcher = new Dispatcher({
     store,
     output,
@@ -209,9 +216,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     retention: { ...DEFAULT_RETENTION, ...options.retention },
     log,
   });
-  const sweeping = Promise.all(
-    [sweeper, blobSweeper, recordSweeper, incarnation].map((one) => one.run(stopping.signal)),
-  );
+  const directory = dataDir.file('archiving');
+  const archiver = archive === null ? null : new OutputArchiver({ store, output, archive, directory, log });
+  const sweepers = [sweeper, blobSweeper, recordSweeper, incarnation, ...(archiver === null ? [] : [archiver])];
+  const sweeping = Promise.all(sweepers.map((one) => one.run(stopping.signal)));
   scope.defer(async () => {
     stopping.abort();
     await sweeping;

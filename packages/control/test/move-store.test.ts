@@ -7,7 +7,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { after, before, describe, test } from 'node:test';
 import type { BatchRecord, CocoreError, ExecutionAnswer, ExecutionList, Problem, WorkerList } from '@cocore/protocol';
 import { DataDir } from '../src/data-dir.ts';
-import { INLINE_OUTPUT_BYTES } from '../src/output/segments.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { migrateStoreCommand } from '../src/store/move/command.ts';
 import { type Moved, type MoveProgress, moveStore } from '../src/store/move/move-store.ts';
 import { planMove } from '../src/store/move/plan.ts';

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { ofStreams } from '@cocore/protocol';
 import { OutputStore } from '../src/output/output-store.ts';
-import { INLINE_OUTPUT_BYTES } from '../src/output/segments.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import type { OutputGrowth, Store } from '../src/store/store.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
 import { DEFAULT_LIMITS } from '../src/admission.ts';

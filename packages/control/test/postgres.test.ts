@@ -4,7 +4,7 @@ import { CocoreError } from '@cocore/protocol';
 import { pino } from 'pino';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
 import { DiskFailure } from '../src/disk-failure.ts';
-import { INLINE_OUTPUT_BYTES } from '../src/output/segments.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { Connection } from '../src/store/postgres/connection.ts';
 import { migrate, readMigrations, serve } from '../src/store/postgres/migrate.ts';
 import { openPostgresStore } from '../src/store/postgres/postgres-store.ts';

@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import type { BatchRecord } from '@cocore/protocol';
 import { pino } from 'pino';
 import { OutputStore } from '../src/output/output-store.ts';
-import { INLINE_OUTPUT_BYTES } from '../src/output/segments.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { RecordSweeper } from '../src/record-sweeper.ts';
 import { openSqliteStore } from '../src/store/sqlite/sqlite-store.ts';
 import { ManualClock } from './support/manual-clock.ts';
@@ -73,6 +73,6 @@ test('a server that ended between a removal and its files, the next sweep remove
   const swept = new RecordSweeper({ store: scene.store, output, retention, log });
   await swept.sweep(new AbortController().signal);
   assert.equal(existsSync(path), false);
-  assert.deepEqual(await scene.store.listRemovedOutputs(1), []);
+  assert.deepEqual(await scene.store.listRemovedOutputs('', 1), []);
   await scene.end();
 });

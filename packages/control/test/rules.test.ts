@@ -7,7 +7,7 @@ import { CONTROL_GRACE_MS, LEASE_MS, MAX_REDELIVERIES } from '@cocore/protocol';
 import { MAX_UNANSWERED } from '../src/dispatch/dispatcher.ts';
 import { CLAIM_DEADLINE_MS, SWEEP_MS } from '../src/dispatch/sweeper.ts';
 import { MAX_FAULTS } from '../src/gateway/attempt-reports.ts';
-import { INLINE_OUTPUT_BYTES } from '../src/output/segments.ts';
+import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { breakStore, EVERY_WRITE, holdStore } from './support/broken-store.ts';
 import { EventStream } from './support/event-stream.ts';
 import { ManualClock } from './support/manual-clock.ts';

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { PREPARE_TIMEOUT_MS } from '@cocore/protocol';
+import { archiving } from './store/archiving.ts';
 import { assigning } from './store/assigning.ts';
 import { batches } from './store/batches.ts';
 import { cancelling } from './store/cancelling.ts';
@@ -25,6 +26,7 @@ export function storeConformance(
     afterEach(() => scene.end());
 
     const topics = [
+      archiving,
       creating,
       batches,
       assigning,

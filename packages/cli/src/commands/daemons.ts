@@ -30,6 +30,10 @@ const SERVER_OPTIONS: readonly (readonly [string, string])[] = [
     'a PostgreSQL database for records and output, also COCORE_DATABASE_URL; the data directory if not given',
   ],
   ['--blob-store <s3://bucket/prefix>', 'an S3-compatible store for blobs; the data directory if not given'],
+  [
+    '--output-store <s3://bucket/prefix>',
+    'an S3-compatible store that large output goes to once its execution has ended; it stays where it is if not given',
+  ],
   ['--runtimes <directory>', 'recipes of more runtimes, or of others for the ones that are built in'],
   ['--loopback-registries', 'take images from registries on this host’s loopback, in plain HTTP'],
   ['--artifacts <file>', 'what the set-up built; found by itself if not given'],

@@ -11,8 +11,16 @@ import {
   type OutputFrame,
   type Sha256,
 } from '@cocore/protocol';
-import type { AttemptKey, OutputGrowth, Reported, Store } from '../store/store.ts';
-import { INLINE_OUTPUT_BYTES, openSegment, readSegment, segmentPath, writeSegment } from './segments.ts';
+import {
+  type AttemptKey,
+  INLINE_OUTPUT_BYTES,
+  type OutputGrowth,
+  type RemovedOutput,
+  type Reported,
+  type Store,
+} from '../store/store.ts';
+import type { OutputArchive } from './output-archive.ts';
+import { openSegment, readSegment, segmentPath, writeSegment } from './segments.ts';
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
 /** A session begins at what is committed, so it has little to repeat; each frame that repeats counts as this much at least. */
@@ -21,19 +29,24 @@ const MIN_REPEATED_BYTES = 4 * 1024;
 
 /**
  * The bytes that attempts write, addressed by (attempt, stream, offset): the first of each stream in the store, the rest in one append-only file each;
- * or all of them in the store.
+ * or all of them in the store. Where there is an archive, what is beyond the first goes there once nothing is added to it any more.
  * A stream's committed length moves only after its bytes are durable; what a file holds beyond it never counts.
  */
 export class OutputStore {
   readonly #directory: string | null;
   readonly #store: Store;
+  readonly #archive: OutputArchive | null;
   /** So much of each stream is in the store. */
   readonly inlineBytes: number;
 
-  /** @param directory of the files; null for none: then all is in the store */
-  constructor(directory: string | null, store: Store) {
+  /**
+   * @param directory of the files; null for none: then all is in the store
+   * @param archive where output of what has ended is taken to; null where it stays
+   */
+  constructor(directory: string | null, store: Store, archive: OutputArchive | null = null) {
     this.#directory = directory;
     this.#store = store;
+    this.#archive = archive;
     this.inlineBytes = directory === null ? Infinity : INLINE_OUTPUT_BYTES;
   }
 
@@ -42,12 +55,37 @@ export class OutputStore {
     return new OutputWriter(this.#store, this, attempt, committed, limits);
   }
 
-  /** Committed bytes from `offset` up to (not including) `end`, in pieces of at most 64 KiB. */
+  /**
+   * Committed bytes from `offset` up to (not including) `end`, in pieces. What is not here any more is in the archive, also when it went there meanwhile.
+   *
+   * @throws CocoreError `not_ready` where the archive is needed and does not answer, or is not given to this server
+   */
   async *read(attempt: AttemptKey, stream: AttemptStream, offset: number, end: number): AsyncGenerator<Uint8Array> {
+    let at = offset;
+    for await (const bytes of this.#readHere(attempt, stream, offset, end)) {
+      at += bytes.length;
+      yield bytes;
+    }
+    if (at >= end) return;
+    if (this.#archive === null) throw missing(attempt);
+    for await (const bytes of this.#archive.read(attempt.attemptId, stream, at, end)) {
+      at += bytes.length;
+      yield bytes;
+    }
+    if (at < end) throw missing(attempt);
+  }
+
+  /** As far as it is in the store and in files. */
+  async *#readHere(
+    attempt: AttemptKey,
+    stream: AttemptStream,
+    offset: number,
+    end: number,
+  ): AsyncGenerator<Uint8Array> {
     let at = offset;
     while (at < Math.min(end, this.inlineBytes)) {
       const chunks = await this.#store.readInline(attempt, stream, at);
-      if (chunks.length === 0) throw shorter(attempt);
+      if (chunks.length === 0) return;
       for (const chunk of chunks) {
         const bytes = chunk.subarray(0, end - at);
         if (bytes.length === 0) break;
@@ -56,11 +94,11 @@ export class OutputStore {
       }
     }
     if (at >= end) return;
-    for await (const bytes of readSegment(this.segmentPath(attempt, stream), at, end)) {
-      at += bytes.length;
-      yield bytes;
+    try {
+      yield* readSegment(this.segmentPath(attempt, stream), at, end);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
     }
-    if (at < end) throw shorter(attempt);
   }
 
   /** As `read`, in one piece. */
@@ -70,8 +108,20 @@ export class OutputStore {
     return pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces);
   }
 
-  /** The files of an attempt that is over and that nobody will read. */
-  async remove(attemptId: string): Promise<void> {
+  /**
+   * The files and objects of an attempt that is over and that nobody will read.
+   *
+   * @throws CocoreError `not_ready` where the archive is needed and does not answer, or is not given to this server
+   */
+  async remove({ attemptId, inArchive }: RemovedOutput): Promise<void> {
+    await this.removeFiles(attemptId);
+    if (!inArchive) return;
+    if (this.#archive === null) throw missing({ attemptId });
+    for (const stream of ATTEMPT_STREAMS) await this.#archive.remove(attemptId, stream);
+  }
+
+  /** Those of an attempt that is over, and whose output is elsewhere, or nowhere any more. */
+  async removeFiles(attemptId: string): Promise<void> {
     if (this.#directory === null) return;
     for (const stream of ATTEMPT_STREAMS) await rm(this.segmentPath({ attemptId }, stream), { force: true });
   }
@@ -342,6 +392,9 @@ function forgetUncommitted(state: StreamState): void {
   state.hash = null;
 }
 
-const shorter = ({ attemptId }: AttemptKey) =>
-  new Error(`the output of ${attemptId} is shorter than its committed length`);
+const missing = ({ attemptId }: Pick<AttemptKey, 'attemptId'>) =>
+  new CocoreError(
+    'not_ready',
+    `a part of the output of ${attemptId} is not here: is it in an --output-store that this server was not given?`,
+  );
 const violation = (message: string) => new CocoreError('protocol_violation', message);

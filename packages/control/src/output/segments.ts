@@ -1,9 +1,7 @@
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { AttemptStream } from '@cocore/protocol';
-
-/** Where there are files, the first bytes of each stream are kept in the store itself, committed with their length. */
-export const INLINE_OUTPUT_BYTES = 16 * 1024;
+import { INLINE_OUTPUT_BYTES } from '../store/store.ts';
 
 const READ_BYTES = 64 * 1024;
 

@@ -329,10 +329,17 @@ export interface ExecutionStore {
    * kept: at most `limit` of them. What is left of one still answers. @returns how many there were
    */
   expireExecutions(retention: Retention, limit: number): Promise<number>;
-  /** Attempts that were removed so and whose files may be there still, at most `limit`. */
-  listRemovedOutputs(limit: number): Promise<string[]>;
-  /** Their files are gone. */
+  /** The next attempts, by id, at most `limit`, that were removed so and whose files and objects may be there still. */
+  listRemovedOutputs(after: string, limit: number): Promise<RemovedOutput[]>;
+  /** Their files and objects are gone. */
   forgetRemovedOutputs(attemptIds: readonly string[]): Promise<void>;
+  /**
+   * The next attempts, by id, at most `limit`, that have more output than the store keeps by itself, which is not in the archive, and that nothing is
+   * added to any more: their executions have ended. From now on objects of them may be there.
+   */
+  beginArchiving(after: string, limit: number): Promise<LargeOutput[]>;
+  /** Its output is in the archive: beyond the first bytes, the store has none of it any more. False when the attempt is gone. */
+  recordArchived(attempt: AttemptKey): Promise<boolean>;
   /** Idempotency keys that hold no more, at most `limit` of them. @returns how many there were */
   forgetIdempotencyKeys(limit: number): Promise<number>;
   readExecution(projectId: string, executionId: string): Promise<ExecutionRecord | null>;
@@ -350,6 +357,20 @@ export interface ExecutionStore {
   countLive(projectId: string, filter: LiveFilter): Promise<number>;
   /** Ends what has waited longer than its queue time, at most `limit` of them. */
   expireQueue(limit: number): Promise<{ readonly executionId: string; readonly attemptId: string }[]>;
+}
+
+/** Where output is kept elsewhere too, the store itself keeps so much of each stream at most. */
+export const INLINE_OUTPUT_BYTES = 16 * 1024;
+
+export interface LargeOutput extends AttemptKey {
+  /** Committed. */
+  readonly bytes: OfStreams<number>;
+}
+
+export interface RemovedOutput {
+  readonly attemptId: string;
+  /** Objects of it may be in the archive. */
+  readonly inArchive: boolean;
 }
 
 /** How long what has ended is kept whole. */

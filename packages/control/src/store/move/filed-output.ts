@@ -1,7 +1,8 @@
 import { ATTEMPT_STREAMS, type AttemptStream, CocoreError } from '@cocore/protocol';
 import type { DataDir } from '../../data-dir.ts';
-import { INLINE_OUTPUT_BYTES, readSegment, segmentPath } from '../../output/segments.ts';
+import { readSegment, segmentPath } from '../../output/segments.ts';
 import type { Database } from '../sqlite/database.ts';
+import { INLINE_OUTPUT_BYTES } from '../store.ts';
 import type { MovedTable } from './plan.ts';
 import type { Row } from './rows.ts';
 
@@ -16,11 +17,12 @@ interface Filed {
   readonly length: number;
 }
 
-/** The streams that are longer than what the embedded store keeps of them: the rest is in a file each. */
+/** The streams that are longer than what the embedded store keeps of them: the rest is in a file each, unless it is in the archive, where it stays. */
 const FILED = ATTEMPT_STREAMS.map(
   (stream) => `
   SELECT project_id, attempt_id, '${stream}' AS stream, ${stream}_bytes AS length FROM attempts
-  WHERE ${stream}_bytes > ${INLINE_OUTPUT_BYTES}`,
+  WHERE ${stream}_bytes > ${INLINE_OUTPUT_BYTES}
+    AND attempt_id NOT IN (SELECT attempt_id FROM large_outputs WHERE archived_at IS NOT NULL)`,
 ).join(' UNION ALL ');
 
 /** How much of output is in files. */

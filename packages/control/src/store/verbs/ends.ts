@@ -17,6 +17,7 @@ import type { Verb } from './statements.ts';
 import { goesOn } from './deliveries.ts';
 import { endAttempts } from './executions.ts';
 import { count } from './counters.ts';
+import { noteLargeOutput } from './large-outputs.ts';
 import { applyEvent } from './lifecycle.ts';
 import { optionalText, timestamp } from './records.ts';
 
@@ -110,6 +111,7 @@ function* endAttempt(
     row.attempt_id,
   );
   if (outputBytes > 0) yield* count(context, row, { outputBytes });
+  yield* noteLargeOutput(context, row);
   if (yield* goesOn(context, row, outcome)) return;
   const { result, error } = facts;
   yield* applyEvent(context, row, event, {

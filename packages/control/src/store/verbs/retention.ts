@@ -1,4 +1,4 @@
-import type { Retention } from '../store.ts';
+import type { RemovedOutput, Retention } from '../store.ts';
 import { fileBlobs } from './assignments.ts';
 import type { Context } from './context.ts';
 import { count } from './counters.ts';
@@ -9,6 +9,8 @@ const OLDEST = `SELECT execution_id FROM executions INDEXED BY executions_by_end
   WHERE project_id = ? AND ended_at IS NOT NULL AND expired_at IS NULL`;
 const ATTEMPTS = `SELECT attempt_id, stdout_bytes + stderr_bytes + result_bytes + artifacts_bytes AS bytes
   FROM attempts WHERE project_id = ? AND execution_id = ?`;
+const REMOVE_LATER = `INSERT INTO removed_outputs (attempt_id, in_archive)
+  VALUES (?, coalesce((SELECT in_archive FROM large_outputs WHERE attempt_id = ?), 0)) ON CONFLICT DO NOTHING`;
 /** What tells how it ended stays, and its place in lists. */
 const TO_TOMBSTONE = `UPDATE executions SET expired_at = ?, args = '[]', env = '{}', stdin_inline = NULL, stdin_digest = NULL, stdin_bytes = NULL,
     files = NULL, result = NULL, error = NULL, message = NULL, retries = NULL, deciding_attempt = NULL
@@ -63,7 +65,8 @@ function* expire(context: Context, projectId: string, executionId: string): Verb
   let bytes = 0;
   for (const attempt of yield* db.all<{ attempt_id: string; bytes: number }>(ATTEMPTS, projectId, executionId)) {
     bytes += attempt.bytes;
-    yield* db.send('INSERT INTO removed_outputs (attempt_id) VALUES (?) ON CONFLICT DO NOTHING', attempt.attempt_id);
+    yield* db.send(REMOVE_LATER, attempt.attempt_id, attempt.attempt_id);
+    yield* db.send('DELETE FROM large_outputs WHERE attempt_id = ?', attempt.attempt_id);
     yield* db.send('DELETE FROM output_chunks WHERE project_id = ? AND attempt_id = ?', projectId, attempt.attempt_id);
   }
   if (bytes > 0) yield* count(context, { project_id: projectId, function_id: null }, { outputBytes: -bytes });
@@ -90,12 +93,13 @@ const inputBlobs = ({ stdin_digest, files }: { stdin_digest: string | null; file
   ...fileBlobs(files),
 ];
 
-export function* listRemovedOutputs({ db }: Context, limit: number): Verb<string[]> {
-  const rows = yield* db.all<{ attempt_id: string }>(
-    'SELECT attempt_id FROM removed_outputs ORDER BY attempt_id LIMIT ?',
+export function* listRemovedOutputs({ db }: Context, after: string, limit: number): Verb<RemovedOutput[]> {
+  const rows = yield* db.all<{ attempt_id: string; in_archive: 0 | 1 }>(
+    'SELECT attempt_id, in_archive FROM removed_outputs WHERE attempt_id > ? ORDER BY attempt_id LIMIT ?',
+    after,
     limit,
   );
-  return rows.map((row) => row.attempt_id);
+  return rows.map((row) => ({ attemptId: row.attempt_id, inArchive: row.in_archive === 1 }));
 }
 
 export function* forgetRemovedOutputs({ db }: Context, attemptIds: readonly string[]): Verb<void> {

@@ -13,6 +13,7 @@ import * as executions from './executions.ts';
 import * as functions from './functions.ts';
 import * as idempotency from './idempotency.ts';
 import * as incarnation from './incarnation.ts';
+import * as largeOutputs from './large-outputs.ts';
 import * as reports from './reports.ts';
 import * as retention from './retention.ts';
 import type { Verb } from './statements.ts';
@@ -44,6 +45,8 @@ export const WRITE_VERBS = {
   forgetIdempotencyKeys: idempotency.forgetIdempotencyKeys,
   expireExecutions: retention.expireExecutions,
   forgetRemovedOutputs: retention.forgetRemovedOutputs,
+  beginArchiving: largeOutputs.beginArchiving,
+  recordArchived: largeOutputs.recordArchived,
   requestCancel: executions.requestCancel,
   requestCancelOf: cancellations.requestCancelOf,
   expireQueue: executions.expireQueue,
