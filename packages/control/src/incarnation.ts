@@ -3,11 +3,19 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { DataDir } from './data-dir.ts';
-import type { Store } from './store/store.ts';
+import type { ServerFacts, Store } from './store/store.ts';
 
 const MARKER_FILE = 'incarnation';
 /** A database out of a backup that is older than this is noticed. */
 const ADVANCE_MS = 60_000;
+
+export interface IncarnationParts {
+  readonly dataDir: DataDir;
+  readonly store: Store;
+  /** Null where no other may use the store. */
+  readonly server: ServerFacts | null;
+  readonly log: Logger;
+}
 
 const newMarker = () => randomBytes(16).toString('hex');
 
@@ -17,27 +25,38 @@ const newMarker = () => randomBytes(16).toString('hex');
  */
 export class Incarnation {
   readonly id: string;
+  /** What workers know the server by, and all others that use the store. */
+  readonly serverId: string;
+  readonly #server: ServerFacts | null;
   readonly #dataDir: DataDir;
   readonly #store: Store;
   readonly #log: Logger;
   /** What the file has. */
   #marker: string;
 
-  private constructor(id: string, marker: string, dataDir: DataDir, store: Store, log: Logger) {
+  private constructor(
+    { id, serverId }: Pick<Incarnation, 'id' | 'serverId'>,
+    marker: string,
+    { dataDir, store, server, log }: IncarnationParts,
+  ) {
     this.id = id;
+    this.serverId = serverId;
+    this.#server = server;
     this.#marker = marker;
     this.#dataDir = dataDir;
     this.#store = store;
     this.#log = log;
   }
 
-  static async open(dataDir: DataDir, store: Store, restored: boolean, log: Logger): Promise<Incarnation> {
+  static async open(parts: IncarnationParts, restored: boolean): Promise<Incarnation> {
+    const { dataDir, store, server, log } = parts;
     const found = readMarker(dataDir.file(MARKER_FILE));
     const next = newMarker();
-    const { incarnation, isNew } = await store.claimIncarnation({ found, restored, next });
+    const claim = { server, found, restored, next };
+    const { incarnation, isNew, serverId } = await store.claimIncarnation(claim);
     dataDir.writePrivate(MARKER_FILE, `${next}\n`);
     if (isNew) log.warn({ incarnation }, 'the store is a new incarnation: workers give up what it does not know');
-    return new Incarnation(incarnation, next, dataDir, store, log);
+    return new Incarnation({ id: incarnation, serverId: serverId ?? dataDir.serverId() }, next, parts);
   }
 
   /** Advances the marker until the signal aborts. */
@@ -53,7 +72,7 @@ export class Incarnation {
 
   async advance(): Promise<void> {
     const next = newMarker();
-    await this.#store.advanceMarker(this.#marker, next);
+    await this.#store.advanceMarker(this.#marker, next, this.#server?.directoryId ?? null);
     this.#dataDir.writePrivate(MARKER_FILE, `${next}\n`);
     this.#marker = next;
   }

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
 import {
@@ -37,6 +38,7 @@ import { OutputStore } from './output/output-store.ts';
 import { RecordSweeper } from './record-sweeper.ts';
 import { BuiltInImages } from './runtimes/built-in-images.ts';
 import { Recipes } from './runtimes/recipes.ts';
+import { Cluster } from './servers/cluster.ts';
 import { openPostgresStore } from './store/postgres/postgres-store.ts';
 import { openSqliteStore } from './store/sqlite/sqlite-store.ts';
 import type { Retention, Store } from './store/store.ts';
@@ -90,6 +92,8 @@ export interface ControlServer extends AsyncDisposable {
   /** Of the store. */
   readonly incarnation: string;
   readonly sweeper: Sweeper;
+  /** Null where no other may use the store. */
+  readonly cluster: Cluster | null;
 }
 
 const DEFAULT_RETENTION: Retention = {
@@ -111,17 +115,22 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   await using scope = new AsyncDisposableStack();
   const recipes = Recipes.load(options.recipesDirectory ?? null);
   const dataDir = scope.use(DataDir.open(options.dataDir));
-  const serverId = dataDir.serverId();
   const { databaseUrl = null } = options;
   const opening =
     databaseUrl === null
       ? openSqliteStore({ path: dataDir.file('cocore.db'), now: clock.nowMs })
-      : openPostgresStore({ url: databaseUrl, now: clock.nowMs, isOnly: true, log });
+      : openPostgresStore({ url: databaseUrl, now: clock.nowMs, log });
   const store = scope.adopt(await opening, (open) => open.close());
-  const incarnation = await Incarnation.open(dataDir, store, options.restored ?? false, log);
+  const { s3 = null } = options;
+  const hub = new EventHub();
+  const facts = { serverId: randomUUID(), directoryId: dataDir.serverId(), blobs: placeOfBlobs(s3, dataDir) };
+  const cluster =
+    databaseUrl === null ? null : scope.use(await Cluster.join({ store, hub, facts, clock, log, url: databaseUrl }));
+  const server = cluster === null ? null : facts;
+  const incarnation = await Incarnation.open({ dataDir, store, server, log }, options.restored ?? false);
+  const { serverId } = incarnation;
   await ensureOperatorKey(dataDir, store, clock);
 
-  const { s3 = null } = options;
   const backend = s3 === null ? new DiskBackend(dataDir.file('blobs')) : scope.use(new S3Backend(s3));
   const blobs = new BlobStore(dataDir.file('blobs'), backend);
   await blobs.open(serverId);
@@ -131,7 +140,6 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const certificate = await certificateOf(options, dataDir, clock);
   const names = new ServerNames(options.host, options.allowHosts);
   const metrics = new Metrics();
-  const hub = new EventHub();
   // Another server, which has not this directory, may be asked for it.
   const { outputS3 = null } = options;
   const archive = outputS3 === null ? null : scope.use(new OutputArchive(outputS3));
@@ -144,9 +152,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     clock,
     metrics,
     log,
+    others: cluster,
     trustIsEarned: options.workerTrust === 'earned',
   });
-  await dispatcher.start();
+  await dispatcher.start(cluster === null ? null : await store.claimWorkers(facts.serverId, []));
   metrics.observe('cocore_workers_online', 'Workers with a session', () => dispatcher.links.size);
   metrics.observe('cocore_workers_backed_off', 'Workers that get little or nothing after failures', () =>
     dispatcher.trust.backedOffCount((workerId) => dispatcher.links.has(workerId)),
@@ -158,10 +167,12 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   metrics.observe('cocore_attempts_live', 'Attempts that a worker has', () => dispatcher.live.size);
 
   const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
+  cluster?.begin(dispatcher, sweeper);
   const reports = new AttemptReports({ store, dispatcher, hub, clock, metrics, log });
   const gateway = new Gateway({
     store,
     serverId,
+    life: server?.serverId ?? null,
     incarnation: incarnation.id,
     names,
     clock,
@@ -209,7 +220,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   });
   const { port } = app.server.address() as AddressInfo;
   names.port = port;
-  const blobSweeper = new BlobSweeper({ store, blobs, clock, log });
+  const blobSweeper = new BlobSweeper({ store, blobs, clock, log, hasOthers: () => cluster?.areThere ?? false });
   const recordSweeper = new RecordSweeper({
     store,
     output,
@@ -232,8 +243,15 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
     serverId,
     incarnation: incarnation.id,
     sweeper,
+    cluster,
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
+}
+
+/** Servers of one database must have the same. */
+function placeOfBlobs(s3: S3Options | null, dataDir: DataDir): string {
+  if (s3 === null) return `the data directory ${dataDir.serverId()}`;
+  return `s3://${s3.bucket}/${s3.prefix} at ${s3.endpoint.host}`;
 }
 
 function limitsOf({ limits = DEFAULT_LIMITS, idempotencyTtlMs }: ServerOptions): Limits {

@@ -69,7 +69,7 @@ describe('the incarnation of a store', () => {
   ) {
     using dataDir = DataDir.open(path);
     const store = await openSqliteStore({ path: dataDir.file('cocore.db') });
-    const incarnation = await Incarnation.open(dataDir, store, restored, log);
+    const incarnation = await Incarnation.open({ dataDir, store, server: null, log }, restored);
     await work(incarnation);
     await store.close();
     return incarnation.id;

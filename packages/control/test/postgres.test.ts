@@ -117,15 +117,18 @@ test(
 );
 
 test(
-  'a database that a server uses, another server is refused, and let in once the first has ended',
+  'a database that a server of an older release uses, which shares it with none, a newer one is refused until that has ended',
   { skip: postgresSkip },
   async () => {
     const url = await postgres.create();
-    const first = await openPostgresStore({ url, isOnly: true });
-    const error = await refusal(openPostgresStore({ url, isOnly: true }));
-    assert.deepEqual([error.code, /another server uses it/.test(error.message)], ['database_unfit', true]);
+    const older = await Connection.open(url);
+    await older.execute('SELECT pg_advisory_lock(4930204)');
+    const error = await refusal(openPostgresStore({ url }));
+    assert.deepEqual([error.code, /older release/.test(error.message)], ['database_unfit', true]);
+    await older.close();
+    const first = await openPostgresStore({ url });
+    await (await openPostgresStore({ url })).close();
     await first.close();
-    await (await openPostgresStore({ url, isOnly: true })).close();
   },
 );
 

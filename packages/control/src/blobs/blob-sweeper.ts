@@ -16,6 +16,8 @@ export interface BlobSweeperParts {
   readonly store: Store;
   readonly blobs: BlobStore;
   readonly clock: Clock;
+  /** Whether another server may be keeping the same bytes: then none are removed, because what holds a digest is this process's. */
+  readonly hasOthers?: () => boolean;
   readonly log: Logger;
 }
 
@@ -38,11 +40,11 @@ export class BlobSweeper {
   }
 
   async sweep(signal: AbortSignal): Promise<void> {
-    const { store, blobs, clock, log } = this.#parts;
+    const { store, blobs, clock, log, hasOthers = () => false } = this.#parts;
     await store.forgetUnusedBlobs({ layersMs: UNUSED_LAYER_TTL_MS, blobsMs: UNUSED_BLOB_TTL_MS });
     let removed = 0;
     for await (const { digest, keptAtMs } of blobs.list()) {
-      if (signal.aborted) return;
+      if (signal.aborted || hasOthers()) return;
       if (keptAtMs > clock.nowMs() - ORPHAN_TTL_MS || (await store.isBlobNeeded(digest))) continue;
       if (await blobs.removeUnless(digest, () => store.isBlobNeeded(digest))) removed += 1;
     }

@@ -11,6 +11,8 @@ export interface CancellationsParts {
   readonly live: LiveAttempts;
   readonly hub: EventHub;
   readonly clock: Clock;
+  /** Is called with an attempt that is to be stopped, and that another server may have. */
+  readonly onElsewhere: (attemptId: string) => void;
   /** Is called with an execution that has ended by it, and that no worker had accepted. */
   readonly onWithdrawn: (executionId: string, attemptId: string) => void;
 }
@@ -45,13 +47,14 @@ export class Cancellations {
 
   /** A request to cancel is committed. */
   #cancelled(executionId: string, { result, attempt: cancelled }: CancelRequested): void {
-    const { live, hub, clock, onWithdrawn } = this.#parts;
+    const { live, hub, clock, onWithdrawn, onElsewhere } = this.#parts;
     if (cancelled === null) return;
     const { attemptId } = cancelled;
     if (result === 'cancelled') onWithdrawn(executionId, attemptId);
     if (result === 'requested') {
       const attempt = live.get(attemptId);
-      if (attempt !== undefined) {
+      if (attempt === undefined) onElsewhere(attemptId);
+      else {
         attempt.cancelRequestedUptimeMs = clock.uptimeMs();
         attempt.link?.send({ type: 'AttemptCancel', attemptId });
       }

@@ -6,22 +6,28 @@ import {
   PREPARE_TIMEOUT_MS,
   type FunctionRecord,
   type Outcome,
+  type SandboxKind,
+  type Waiting,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputStore, StreamLimits } from '../output/output-store.ts';
-import { Scheduler } from '../scheduler/scheduler.ts';
+import { type Placement, Scheduler } from '../scheduler/scheduler.ts';
+import type { Why } from '../scheduler/waiting.ts';
 import type {
   AssignedTask,
+  Capped,
   AttemptKey,
   LiveAttemptRow,
   QueuedAttempt,
   Readopted,
   SessionOpened,
   Store,
+  StoredWorker,
 } from '../store/store.ts';
+import type { Others } from '../servers/cluster.ts';
 import { AssignmentWindow } from './assignment-window.ts';
 import { Cancellations } from './cancellations.ts';
 import { Drains } from './drains.ts';
@@ -35,6 +41,17 @@ export const MAX_UNANSWERED = 5;
 /** A worker that refused for want of room is asked again after this long, if nothing it had ended before. */
 export const REFUSAL_PAUSE_MS = 1_000;
 
+/** Why an attempt waits that a worker of another server could run all the same. */
+const LACKS: ReadonlySet<Waiting['code']> = new Set(['no_worker', 'isolation', 'network', 'too_large']);
+
+/** What is held of workers at one time. */
+export interface SessionsNow {
+  readonly links: ReadonlyMap<string, WorkerLink>;
+  /** By worker. */
+  readonly unlinked: ReadonlyMap<string, readonly { readonly attempt: LiveAttempt; readonly sessionId: string }[]>;
+  readonly drains: number;
+}
+
 export interface DispatcherParts {
   readonly store: Store;
   readonly output: OutputStore;
@@ -42,6 +59,8 @@ export interface DispatcherParts {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Null where no other server may use the store. */
+  readonly others?: Others | null;
   /** New workers begin with little; if not given, they have what they have room for. */
   readonly trustIsEarned?: boolean;
 }
@@ -57,11 +76,16 @@ export class Dispatcher {
   readonly drains: Drains;
   readonly cancellations: Cancellations;
   readonly #parts: DispatcherParts;
+  readonly #others: Others | null;
   readonly #links = new Map<string, WorkerLink>();
   /** What waits in the scheduler, or is between the scheduler and the store. */
   readonly #queued = new Map<string, QueuedAttempt>();
-  /** Those of them that could not be assigned for a failure of this server's: they wait for `retry`. */
-  readonly #failed = new Set<string>();
+  /** Those of them that could not be assigned, and where they stood: they wait for `retry`. */
+  readonly #failed = new Map<string, number | undefined>();
+  /** Queued in this turn: others are told of what stays. */
+  readonly #fresh = new Set<string>();
+  /** What waits and others know of. */
+  readonly #shared = new Set<string>();
   /** Have ended, and the store could not say what follows; they wait for it too. */
   readonly #unfollowed = new Set<AttemptKey & { readonly executionId: string }>();
   readonly #unansweredTimes = new Map<string, number>();
@@ -71,24 +95,35 @@ export class Dispatcher {
 
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
-    const { store, hub, clock, log, trustIsEarned: isEarned = false } = parts;
+    const { store, hub, clock, log, others = null, trustIsEarned: isEarned = false } = parts;
+    this.#others = others;
     const { scheduler, live } = this;
     this.trust = new WorkerTrust({ store, clock, log, scheduler, live, isEarned });
-    this.drains = new Drains({ store, scheduler, links: this.#links, onChanged: () => this.pump() });
+    this.drains = new Drains({
+      ...{ store, scheduler, links: this.#links, onChanged: () => this.pump() },
+      onSet: (workerId) => others?.tell(['worker', workerId]),
+    });
     const onWithdrawn = this.withdrawn.bind(this);
-    this.cancellations = new Cancellations({ store, live, hub, clock, onWithdrawn });
+    const onElsewhere = (attemptId: string) => others?.tell(['look', attemptId]);
+    this.cancellations = new Cancellations({ store, live, hub, clock, onWithdrawn, onElsewhere });
   }
 
-  /** Takes up what an earlier life of the server left: queued attempts, and those that wait for their worker's hello. */
-  async start(): Promise<void> {
+  /**
+   * Takes up what an earlier life of the server left: queued attempts, and those that wait for their worker's hello.
+   *
+   * @param claimed of the latter those that this server sees to; null for all
+   */
+  async start(claimed: readonly LiveAttemptRow[] | null = null): Promise<void> {
     for (const { workerId, drainedAtMs, allowance } of await this.#parts.store.listWorkers()) {
       this.trust.know(workerId, allowance);
       this.drains.know(workerId, drainedAtMs);
     }
     for (const row of await this.#parts.store.loadLive()) {
       if (row.state === 'queued') this.#enqueue(row);
-      else this.#adopt(row, null);
+      else if (claimed === null) this.#adopt(row, null);
+      if (this.#others !== null && row.state === 'queued') this.#shared.add(row.attemptId);
     }
+    this.claimed(claimed ?? []);
   }
 
   /** Places nothing any more. */
@@ -104,9 +139,19 @@ export class Dispatcher {
     return this.#links;
   }
 
+  /** Workers that are online, here and at other servers. */
+  get onlineCount(): number {
+    return this.#links.size + (this.#others?.onlineCount ?? 0);
+  }
+
   /** A version is committed: its function's limit holds from now on. */
-  deployed(projectId: string, { id, version, maxConcurrent }: FunctionRecord): void {
-    this.scheduler.apply({ type: 'function_limit', projectId, function: { id, version, limit: maxConcurrent } });
+  deployed(projectId: string, { id, version, maxConcurrent: limit }: FunctionRecord): void {
+    this.limited(projectId, { id, version, limit });
+    this.#others?.tell(['limit', projectId, id, version, limit]);
+  }
+
+  limited(projectId: string, of: QueuedAttempt['function']): void {
+    this.scheduler.apply({ type: 'function_limit', projectId, function: of });
     this.pump();
   }
 
@@ -116,6 +161,7 @@ export class Dispatcher {
 
   enqueue(attempt: QueuedAttempt): void {
     this.#enqueue(attempt);
+    if (this.#others?.areThere === true) this.#fresh.add(attempt.attemptId);
     this.pump();
   }
 
@@ -125,6 +171,7 @@ export class Dispatcher {
    * @returns the attempts that go on, in this session
    */
   sessionOpened(link: WorkerLink, opened: SessionOpened): LiveAttempt[] {
+    this.#others?.tell(['worker', link.workerId]);
     this.#links.get(link.workerId)?.close(4001, 'session_replaced');
     this.#links.set(link.workerId, link);
     this.scheduler.apply({ type: 'worker_offline', workerId: link.workerId });
@@ -147,7 +194,7 @@ export class Dispatcher {
       const wasSent = this.live.get(row.attemptId)?.isSent ?? true;
       this.#drop(row.attemptId);
       this.scheduler.apply({ type: 'released', attemptId: row.attemptId });
-      this.#enqueue(row);
+      this.enqueue(row);
       if (wasSent) this.#unanswered(row);
     }
     const resumed = opened.resume.map((row) => this.#adopt(row, link));
@@ -223,15 +270,127 @@ export class Dispatcher {
 
   /** An execution that was never accepted has ended: it waits no more, and a worker that has it drops it. */
   withdrawn(executionId: string, attemptId: string): void {
-    this.#queued.delete(attemptId);
-    this.#unansweredTimes.delete(attemptId);
-    this.scheduler.apply({ type: 'dequeued', attemptId });
     const attempt = this.live.get(attemptId);
     attempt?.link?.send({ type: 'AttemptRevoke', attemptId, why: 'the execution has ended' });
     this.#drop(attemptId);
-    this.scheduler.apply({ type: 'released', attemptId });
+    this.#dequeue(attemptId);
+    this.#others?.tell(['look', attemptId]);
     this.#parts.hub.publish(executionId, 'ended');
     this.pump();
+  }
+
+  /** Another server has it, or nobody: what this one holds of it is dropped, and ends nothing. */
+  letGo(attempt: LiveAttempt): void {
+    const { attemptId, link } = attempt;
+    link?.send({ type: 'AttemptRevoke', attemptId, why: 'it is not this session’s' });
+    this.#drop(attemptId);
+    this.scheduler.apply({ type: 'released', attemptId });
+    this.pump();
+  }
+
+  isWaiting(attemptId: string): boolean {
+    return this.#queued.has(attemptId);
+  }
+
+  isKnown(attemptId: string): boolean {
+    return this.#queued.has(attemptId) || this.live.get(attemptId) !== undefined;
+  }
+
+  waitingIds(): ReadonlySet<string> {
+    return new Set(this.#queued.keys());
+  }
+
+  /** Another server says that it does not wait any more. */
+  taken(attemptId: string): void {
+    if (this.#queued.has(attemptId)) this.#dequeue(attemptId);
+  }
+
+  /** Workers that have these are this server's to see to. */
+  claimed(rows: readonly LiveAttemptRow[]): void {
+    for (const row of rows) if (this.live.get(row.attemptId) === undefined) this.#adopt(row, null);
+  }
+
+  /** Brings what is held of attempts in line with the store, where another server may have changed something. */
+  async lookAt(attemptIds: readonly string[]): Promise<void> {
+    const before = new Map(
+      attemptIds.map((id) => {
+        const attempt = this.live.get(id);
+        return [id, { attempt, sessionId: attempt?.sessionId, isWaiting: this.#queued.has(id) }];
+      }),
+    );
+    const rows = new Map((await this.#parts.store.loadAttempts(attemptIds)).map((row) => [row.attemptId, row]));
+    for (const [attemptId, { attempt, sessionId, isWaiting }] of before) {
+      const row = rows.get(attemptId);
+      const live = this.live.get(attemptId);
+      if (live !== undefined) {
+        // What has come since is newer than what was read.
+        if (live === attempt && live.sessionId === sessionId) this.#compare(live, row);
+      } else if (isWaiting && row?.state !== 'queued') this.#dequeue(attemptId);
+      else if (!this.#queued.has(attemptId) && row?.state === 'queued') {
+        this.#enqueue(row);
+        this.#shared.add(attemptId);
+      }
+    }
+    this.pump();
+  }
+
+  /** What is held now, to be judged by what is read from now on. */
+  sessionsNow(): SessionsNow {
+    const unlinked = new Map<string, { attempt: LiveAttempt; sessionId: string }[]>();
+    for (const attempt of this.live) {
+      if (attempt.link !== null) continue;
+      const { workerId, sessionId } = attempt;
+      const ofWorker = unlinked.get(workerId) ?? [];
+      unlinked.set(workerId, ofWorker);
+      ofWorker.push({ attempt, sessionId });
+    }
+    return { links: new Map(this.#links), unlinked, drains: this.drains.changes };
+  }
+
+  /** What the store says of workers, some of which are another server's now. @returns whether a session was closed for it */
+  learn(workers: readonly StoredWorker[], before: SessionsNow, serverId: string): boolean {
+    let hasClosed = false;
+    for (const { workerId, sessionId, serverId: owner, drainedAtMs, allowance } of workers) {
+      if (before.drains === this.drains.changes) this.drains.learn(workerId, drainedAtMs);
+      const link = this.#links.get(workerId);
+      if (link !== undefined) {
+        if (before.links.get(workerId) !== link || link.sessionId === sessionId) continue;
+        link.close(4001, 'session_replaced');
+        hasClosed = true;
+        continue;
+      }
+      this.trust.know(workerId, allowance);
+      if (owner === serverId) continue;
+      for (const { attempt, sessionId: known } of before.unlinked.get(workerId) ?? []) {
+        if (!attempt.over && attempt.link === null && attempt.sessionId === known) this.letGo(attempt);
+      }
+    }
+    return hasClosed;
+  }
+
+  /** Why no worker that is online anywhere could run the attempt; null as the scheduler says it. */
+  async misfit(attemptId: string): Promise<Why | null> {
+    const why = this.scheduler.misfit(attemptId);
+    if (why === null || this.#others?.areThere !== true) return why;
+    await this.#others.lookAtWorkers();
+    return this.#fitsElsewhere(attemptId) ? null : this.scheduler.misfit(attemptId);
+  }
+
+  /** Why nothing takes the attempt now, as far as this server knows; null when it is not queued, or about to be placed. */
+  why(attemptId: string): Waiting | null {
+    const waiting = this.scheduler.why(attemptId);
+    if (waiting === null || !LACKS.has(waiting.code) || !this.#fitsElsewhere(attemptId)) return waiting;
+    return { ...waiting, code: 'busy', message: 'workers of other servers could run it; none has taken it yet' };
+  }
+
+  /** Whether a worker that is online has sandboxes such as these. */
+  isGiven(required: SandboxKind): boolean {
+    return this.scheduler.isGiven(required) || this.#others?.isGiven(required) === true;
+  }
+
+  /** The worker has a session at another server. */
+  isElsewhere(worker: StoredWorker): boolean {
+    return this.#others?.has(worker) === true;
   }
 
   /** Places what can be placed, once what is under way in this turn of the event loop is done. */
@@ -241,13 +400,15 @@ export class Dispatcher {
     queueMicrotask(() => {
       this.#pumping = false;
       for (let placement = this.scheduler.next(); placement !== null; placement = this.scheduler.next()) {
-        const { attemptId, workerId } = placement;
-        this.#place(attemptId, workerId).catch((error: unknown) => {
+        const { attemptId, workerId, order } = placement;
+        this.#place(placement).catch((error: unknown) => {
           this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
           this.scheduler.apply({ type: 'released', attemptId });
-          this.#failed.add(attemptId);
+          this.#failed.set(attemptId, order);
         });
       }
+      for (const attemptId of this.#fresh) if (this.scheduler.isQueued(attemptId)) this.#offer(attemptId);
+      this.#fresh.clear();
     });
   }
 
@@ -255,9 +416,11 @@ export class Dispatcher {
   retry(): void {
     this.scheduler.apply({ type: 'time', nowMs: this.#parts.clock.uptimeMs() });
     this.trust.sweep();
-    for (const attemptId of this.#failed) {
+    for (const [attemptId, order] of this.#failed) {
       const queued = this.#queued.get(attemptId);
-      if (queued !== undefined) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+      // What held up others of its limit holds them up no more.
+      if (this.live.get(attemptId) === undefined) this.scheduler.apply({ type: 'released', attemptId });
+      if (queued !== undefined) this.#enqueueAt(queued, order);
     }
     this.#failed.clear();
     const unfollowed = [...this.#unfollowed];
@@ -266,7 +429,7 @@ export class Dispatcher {
     this.pump();
   }
 
-  async #place(attemptId: string, workerId: string): Promise<void> {
+  async #place({ attemptId, workerId, order }: Placement): Promise<void> {
     const queued = this.#queued.get(attemptId);
     const link = this.#links.get(workerId);
     if (queued === undefined || link === undefined) {
@@ -274,22 +437,86 @@ export class Dispatcher {
       return;
     }
     const arrived = this.#window.add(link, queued.taskBytes);
-    let task: AssignedTask | 'stale' | null = null;
+    let task: AssignedTask | Capped | 'stale' | null = null;
     try {
-      task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId });
+      const caps = this.#others === null ? null : queued;
+      task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId }, caps);
     } finally {
-      if (task === null || task === 'stale') arrived();
+      if (task === null || task === 'stale' || 'capped' in task) arrived();
+    }
+    if (task !== null && task !== 'stale' && 'capped' in task) {
+      this.#capped(queued, order, task.capped);
+      return;
     }
     if (task === null || task === 'stale') {
       this.scheduler.apply({ type: 'released', attemptId });
       // Another session of the worker came between, of which this server may not have heard yet: the attempt still waits.
-      if (task === null) this.#queued.delete(attemptId);
-      else if (this.#queued.has(attemptId)) this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+      if (task === null) this.#dequeue(attemptId);
+      else if (this.#others?.areThere === true) {
+        // Or a drain by another server, likewise.
+        this.#failed.set(attemptId, order);
+        this.#offer(attemptId);
+        this.#others.lookAtWorkers().catch(() => undefined);
+      } else if (this.#queued.has(attemptId)) this.#enqueueAt(queued, order);
       this.pump();
       return;
     }
     this.#queued.delete(attemptId);
+    if (this.#shared.delete(attemptId)) this.#others?.tell(['taken', attemptId]);
     this.#assigned(queued, link, task, arrived);
+  }
+
+  /** Other servers have as many of its function or key as may be: it holds up those behind it, until it is tried again. */
+  #capped(queued: QueuedAttempt, order: number, of: QueuedAttempt['function']): void {
+    const { attemptId, projectId } = queued;
+    this.scheduler.apply({ type: 'released', attemptId });
+    if (this.#queued.has(attemptId)) {
+      const known = { ...queued, function: of };
+      this.#queued.set(attemptId, known);
+      this.scheduler.apply({ type: 'held', ...itemOf(known) });
+      this.#failed.set(attemptId, order);
+      this.#offer(attemptId);
+    }
+    this.limited(projectId, of);
+  }
+
+  /** Others may have room for it. */
+  #offer(attemptId: string): void {
+    if (this.#others?.areThere !== true) return;
+    this.#shared.add(attemptId);
+    this.#others.tell(['queued', attemptId]);
+  }
+
+  /** It waits no more. */
+  #dequeue(attemptId: string): void {
+    this.#queued.delete(attemptId);
+    this.#shared.delete(attemptId);
+    this.#failed.delete(attemptId);
+    this.#unansweredTimes.delete(attemptId);
+    this.scheduler.apply({ type: 'dequeued', attemptId });
+    if (this.live.get(attemptId) === undefined) this.scheduler.apply({ type: 'released', attemptId });
+  }
+
+  #enqueueAt(queued: QueuedAttempt, order: number | undefined): void {
+    this.scheduler.apply({ type: 'queued', ...itemOf(queued), ...(order === undefined ? {} : { order }) });
+  }
+
+  /** @param row as the store has it; undefined when it has ended */
+  #compare(attempt: LiveAttempt, row: LiveAttemptRow | undefined): void {
+    const { attemptId, link, state } = attempt;
+    if (row === undefined) {
+      // One that was accepted ends by its server alone, which may be about to hear of it.
+      if (state === 'assigned' && attempt.underWay === 0) this.letGo(attempt);
+    } else if (row.sessionId !== attempt.sessionId) this.letGo(attempt);
+    else if (row.cancelRequestedAtMs !== null && attempt.cancelRequestedUptimeMs === null) {
+      attempt.cancelRequestedUptimeMs = this.#parts.clock.uptimeMs();
+      link?.send({ type: 'AttemptCancel', attemptId });
+    }
+  }
+
+  #fitsElsewhere(attemptId: string): boolean {
+    const queued = this.#queued.get(attemptId);
+    return queued !== undefined && this.#others?.couldRun(itemOf(queued)) === true;
   }
 
   #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask, arrived: () => void): void {
@@ -303,6 +530,7 @@ export class Dispatcher {
         limitsOf(task),
       ),
       state: 'assigned',
+      sessionId: link.sessionId,
       timeoutMs: task.timeoutMs,
       link: this.#links.get(link.workerId) === link ? link : null,
       isSent: false,
@@ -336,6 +564,7 @@ export class Dispatcher {
       () => {
         if (this.#queued.get(attemptId) !== queued || this.#stopped) return;
         this.scheduler.apply({ type: 'queued', ...itemOf(queued) });
+        if (this.#others?.areThere === true) this.#fresh.add(attemptId);
         this.pump();
       },
       Math.min(waitMs, MAX_RETRY_BACKOFF_MS),
@@ -356,7 +585,7 @@ export class Dispatcher {
       },
       (error: unknown) => {
         this.#parts.log.error({ err: error, attemptId }, 'an attempt that nobody answers could not be ended');
-        this.#failed.add(attemptId);
+        this.#failed.set(attemptId, undefined);
       },
     );
   }
@@ -364,11 +593,8 @@ export class Dispatcher {
   /** The attempt goes on in the place of the one that waited. */
   #supersede({ attemptId, executionId, superseded }: Readopted): void {
     this.#drop(attemptId);
-    this.#queued.delete(superseded);
-    this.#failed.delete(superseded);
-    this.#unansweredTimes.delete(superseded);
-    this.scheduler.apply({ type: 'dequeued', attemptId: superseded });
-    this.scheduler.apply({ type: 'released', attemptId: superseded });
+    this.#dequeue(superseded);
+    this.#others?.tell(['taken', superseded]);
     this.#parts.hub.publish(executionId, 'changed');
   }
 
@@ -378,6 +604,7 @@ export class Dispatcher {
     const known = this.live.get(row.attemptId);
     if (known !== undefined) {
       known.link = link;
+      known.sessionId = row.sessionId ?? '';
       known.isSent = true;
       known.revokedUptimeMs = null;
       known.fetching = null;
@@ -390,6 +617,7 @@ export class Dispatcher {
       workerId: row.workerId!,
       writer: output.writer(row, row.bytes, limitsOf(row)),
       state: row.state === 'queued' ? 'assigned' : row.state,
+      sessionId: row.sessionId ?? '',
       timeoutMs: row.timeoutMs,
       link,
       isSent: true,
@@ -419,7 +647,7 @@ export class Dispatcher {
     }
     // Its worker came back meanwhile: it goes on itself.
     if (this.live.get(attempt.attemptId) !== undefined) return;
-    if (next !== null && !this.#queued.has(next.attemptId)) this.#enqueue(next);
+    if (next !== null && !this.#queued.has(next.attemptId)) this.enqueue(next);
     hub.publish(attempt.executionId, next === null ? 'ended' : 'changed');
     this.pump();
   }

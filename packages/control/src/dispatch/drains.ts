@@ -9,6 +9,8 @@ export interface DrainsParts {
   readonly links: ReadonlyMap<string, WorkerLink>;
   /** Is called when a worker may take something again. */
   readonly onChanged: () => void;
+  /** Is called when the operator has changed it. */
+  readonly onSet: (workerId: string) => void;
 }
 
 /** Which workers are given nothing more, by their owner's will or by the operator's. */
@@ -16,6 +18,8 @@ export class Drains {
   readonly #parts: DrainsParts;
   /** Workers that the operator gives nothing more, and since when by the store's clock. */
   readonly #drainedAtMs = new Map<string, number>();
+  /** Tells whether the operator has changed something here meanwhile. */
+  changes = 0;
 
   constructor(parts: DrainsParts) {
     this.#parts = parts;
@@ -24,6 +28,17 @@ export class Drains {
   /** As the store has it. */
   know(workerId: string, drainedAtMs: number | null): void {
     if (drainedAtMs !== null) this.#drainedAtMs.set(workerId, drainedAtMs);
+  }
+
+  /** As the store has it now: another server may have changed it. */
+  learn(workerId: string, drainedAtMs: number | null): void {
+    const drained = drainedAtMs !== null;
+    if (this.isDrained(workerId) === drained) return;
+    if (drained) this.#drainedAtMs.set(workerId, drainedAtMs);
+    else this.#drainedAtMs.delete(workerId);
+    this.#tellScheduler(workerId, drained);
+    this.#parts.links.get(workerId)?.send({ type: 'DrainNotice', draining: drained });
+    this.#parts.onChanged();
   }
 
   /** It is online, and the scheduler knows nothing of it yet. */
@@ -54,7 +69,8 @@ export class Drains {
 
   /** Gives the worker nothing more, or work again, whether it is online or not. False when there is no such worker. */
   async set(workerId: string, drained: boolean): Promise<boolean> {
-    const { store, links, onChanged } = this.#parts;
+    const { store, links, onChanged, onSet } = this.#parts;
+    this.changes += 1;
     // From now on nothing is placed there; what is being assigned, the store decides.
     if (drained) this.#tellScheduler(workerId, drained);
     const wasDrained = this.isDrained(workerId);
@@ -64,9 +80,11 @@ export class Drains {
       if (result.drainedAtMs === null) this.#drainedAtMs.delete(workerId);
       else this.#drainedAtMs.set(workerId, result.drainedAtMs);
     } finally {
+      this.changes += 1;
       this.#tellScheduler(workerId, this.isDrained(workerId));
       onChanged();
     }
+    onSet(workerId);
     if (wasDrained !== drained) links.get(workerId)?.send({ type: 'DrainNotice', draining: drained });
     return true;
   }

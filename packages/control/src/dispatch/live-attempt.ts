@@ -45,6 +45,8 @@ export interface LiveAttempt extends Placeable {
   readonly writer: OutputWriter;
   readonly timeoutMs: number;
   state: Exclude<AttemptState, 'queued' | 'ended'>;
+  /** In which its worker has it, as far as this server knows. */
+  sessionId: string;
   /** Null while its worker has no session. */
   link: WorkerLink | null;
   /** Its worker may have heard of it: its assignment has left this server. */

@@ -157,12 +157,20 @@ export class Sweeper {
   /** Gives up on an attempt that its worker has no more; `why` is for the worker. */
   async lose(attempt: LiveAttempt, why: string): Promise<void> {
     const { store, dispatcher } = this.#parts;
-    const result = await store.recordLost(attempt, attempt.workerId, attempt.beat);
+    const { sessionId } = attempt;
+    const result = await store.recordLost(attempt, attempt.workerId, attempt.beat, sessionId);
+    if (result === 'stale') this.#letGo(attempt, sessionId);
     if (attempt.over || result === 'stale') return;
     // Its worker may have come back, and resumed it, in the same moment.
     attempt.link?.send({ type: 'AttemptRevoke', attemptId: attempt.attemptId, why, report: true });
     if (result === 'ended') await dispatcher.ended(attempt, 'control');
     else dispatcher.lost(attempt);
+  }
+
+  /** It is not in the session any more that this server knew: it goes on elsewhere, or has ended there. What is under way about it here comes first. */
+  #letGo(attempt: LiveAttempt, sessionId: string): void {
+    if (attempt.over || attempt.sessionId !== sessionId || attempt.underWay > 0) return;
+    this.#parts.dispatcher.letGo(attempt);
   }
 
   async #sweepAttempt(attempt: LiveAttempt, uptimeMs: number): Promise<void> {
@@ -176,7 +184,9 @@ export class Sweeper {
     const cancelIsLate = cancelMs !== null && uptimeMs - cancelMs > CANCEL_DEADLINE_MS;
     if (!isLate && !cancelIsLate) return;
     const why = whyEnded(attempt, cancelIsLate);
-    const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat);
+    const { sessionId } = attempt;
+    const ended = await this.#parts.store.endByControl(attempt, why, attempt.beat, sessionId);
+    if (!ended) this.#letGo(attempt, sessionId);
     if (!ended || attempt.over) return;
     attempt.link?.send({
       type: 'AttemptRevoke',
@@ -228,7 +238,7 @@ export class Sweeper {
   /** Asks once more: a worker that fits may have come since the sweep looked. */
   async #endMisfit(attemptId: string): Promise<void> {
     const { store, dispatcher } = this.#parts;
-    const misfit = dispatcher.scheduler.misfit(attemptId);
+    const misfit = await dispatcher.misfit(attemptId);
     const queued = dispatcher.queuedAttempt(attemptId);
     if (misfit === null || queued === undefined) return;
     if (await store.endUnplaceable(queued, misfit.message)) dispatcher.withdrawn(queued.executionId, attemptId);

@@ -346,7 +346,8 @@ export class AttemptReports {
   async #endFaulty(attempt: LiveAttempt): Promise<void> {
     const { store, dispatcher, log } = this.#parts;
     try {
-      if (!(await store.endByControl(attempt, 'protocol', attempt.beat)) || attempt.over) return;
+      const { sessionId } = attempt;
+      if (!(await store.endByControl(attempt, 'protocol', attempt.beat, sessionId)) || attempt.over) return;
       attempt.link?.send(revokeOf(attempt.attemptId));
       await dispatcher.ended(attempt, 'control');
     } catch (error) {

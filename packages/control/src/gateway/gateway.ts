@@ -15,13 +15,12 @@ import {
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import { type WebSocket, WebSocketServer } from 'ws';
-import { randomSecret, sha256 } from '../auth/secrets.ts';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { Sweeper } from '../dispatch/sweeper.ts';
 import type { Metrics } from '../metrics.ts';
 import type { AttemptReports } from './attempt-reports.ts';
 import { Beats } from './beats.ts';
-import { type HandshakeParts, type Handshaken, shakeHands } from './handshake.ts';
+import { blobTokenHash, type HandshakeParts, type Handshaken, shakeHands } from './handshake.ts';
 import { UnprovenConnections } from './unproven.ts';
 import { type Heartbeat, type SessionHandler, WorkerSession } from './session.ts';
 
@@ -106,12 +105,19 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     }
   }
 
-  /** The session that a blob token belongs to, when it is open and may have this digest. */
-  sessionForBlob(blobToken: string, digest: string): WorkerSession {
-    const session = this.#byBlobToken.get(sha256(blobToken).toString('hex'));
-    if (session === undefined) throw new CocoreError('unauthenticated', 'the token is not that of an open session');
-    if (!session.mayFetch(digest)) throw new CocoreError('blob_not_found', `no assignment names the blob ${digest}`);
-    return session;
+  /**
+   * Whether a blob token belongs to a session that is open, here or at another server, and may have this digest.
+   *
+   * @throws CocoreError `unauthenticated`, `blob_not_found`
+   */
+  async checkBlob(blobToken: string, digest: string): Promise<void> {
+    const { store, life = null } = this.#parts;
+    const hash = blobTokenHash(blobToken);
+    const session = this.#byBlobToken.get(hash);
+    const elsewhere = session === undefined && life !== null ? await store.mayFetchBlob(hash, digest) : null;
+    const mayFetch = session === undefined ? elsewhere : session.mayFetch(digest);
+    if (mayFetch === null) throw new CocoreError('unauthenticated', 'the token is not that of an open session');
+    if (!mayFetch) throw new CocoreError('blob_not_found', `no assignment names the blob ${digest}`);
   }
 
   report(...args: Parameters<AttemptReports['report']>): Promise<void> {
@@ -218,11 +224,10 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     throw new CocoreError('worker_duplicate', `another daemon has the key of ${workerId} and is connected`);
   }
 
-  #open(socket: WebSocket, stream: Duplex, { facts, hello, opened }: Handshaken): void {
+  #open(socket: WebSocket, stream: Duplex, { facts, hello, opened, blobToken }: Handshaken): void {
     const { dispatcher, sweeper, log } = this.#parts;
     const session = new WorkerSession(socket, stream, facts, this, log);
-    const blobToken = randomSecret();
-    const tokenHash = sha256(blobToken).toString('hex');
+    const tokenHash = blobTokenHash(blobToken);
     this.#byBlobToken.set(tokenHash, session);
     this.#blobTokenOf.set(session, tokenHash);
     this.#daemons.set(hello.publicKey, { session, instance: hello.instance ?? null });

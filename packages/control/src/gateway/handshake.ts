@@ -7,7 +7,7 @@ import {
   type WorkerHello,
 } from '@cocore/protocol';
 import type { WebSocket } from 'ws';
-import { joinTokenHash } from '../auth/secrets.ts';
+import { joinTokenHash, randomSecret, sha256 } from '../auth/secrets.ts';
 import type { ServerNames } from '../auth/server-names.ts';
 import type { Clock } from '../clock.ts';
 import type { SessionOpened, Store } from '../store/store.ts';
@@ -19,6 +19,8 @@ export const HANDSHAKE_TIMEOUT_MS = 10_000;
 export interface HandshakeParts {
   readonly store: Store;
   readonly serverId: string;
+  /** Of this life of it, where other servers may use the store. */
+  readonly life?: string | null;
   /** Of the store. */
   readonly incarnation: string;
   readonly names: ServerNames;
@@ -33,6 +35,8 @@ export interface Handshaken {
   readonly facts: SessionFacts;
   readonly hello: WorkerHello;
   readonly opened: SessionOpened;
+  /** What it fetches blobs with in this session. */
+  readonly blobToken: string;
 }
 
 /**
@@ -41,7 +45,7 @@ export interface Handshaken {
  * @throws CocoreError `protocol_violation`, `protocol_version`, `server_mismatch`, `signature_invalid`, `worker_duplicate`, `join_token_invalid`, `worker_unknown`
  */
 export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit: Admit): Promise<Handshaken> {
-  const { store, serverId, names } = parts;
+  const { serverId, names } = parts;
   const nonce = randomBytes(32).toString('base64url');
   const answer = nextMessage(socket, parts.timeoutMs ?? HANDSHAKE_TIMEOUT_MS);
   socket.send(JSON.stringify({ type: 'ServerChallenge', serverId, incarnation: parts.incarnation, nonce }));
@@ -62,7 +66,8 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit
   }
   admit(hello);
   const sessionId = randomUUID();
-  const opened = await openSession(store, serverId, sessionId, hello);
+  const blobToken = randomSecret();
+  const opened = await openSession(parts, sessionId, blobToken, hello);
   return {
     facts: {
       workerId: opened.workerId,
@@ -74,18 +79,21 @@ export async function shakeHands(socket: WebSocket, parts: HandshakeParts, admit
     },
     hello,
     opened,
+    blobToken,
   };
 }
 
 async function openSession(
-  store: Store,
-  serverId: string,
+  { store, serverId, life = null }: HandshakeParts,
   sessionId: string,
+  blobToken: string,
   hello: WorkerHello,
 ): Promise<SessionOpened> {
   const { publicKey, name, daemonVersion, platform, capabilities, joinToken } = hello;
   const opened = await store.openSession({
     sessionId,
+    serverId: life,
+    blobTokenHash: life === null ? null : blobTokenHash(blobToken),
     publicKey,
     name,
     daemonVersion,
@@ -103,6 +111,9 @@ async function openSession(
       throw new CocoreError('join_token_invalid', 'the join token was used before, has expired, or was never made');
   }
 }
+
+/** By which a token is known. */
+export const blobTokenHash = (blobToken: string): string => sha256(blobToken).toString('hex');
 
 /** @throws CocoreError `protocol_violation` when nothing, or something else than text, comes in time */
 function nextMessage(socket: WebSocket, timeoutMs: number): Promise<string> {

@@ -98,18 +98,29 @@ async function allEnded(
     live.delete(executionId);
     if (live.size === 0) over.abort();
   };
+  const look = async () => {
+    for (const { executionId, state } of (await readBatch(parts, projectId, batchId)).executions) {
+      if (isTerminal(state)) gone(executionId);
+    }
+  };
+  // Once for all that are to be looked at, and again when what cannot be read now is asked for again.
+  let looking: Promise<void> | null = null;
+  const lookAgain = () => {
+    looking ??= look()
+      .catch(() => undefined)
+      .finally(() => (looking = null));
+  };
   for (const { executionId, state } of (await readBatch(parts, projectId, batchId)).executions) {
     if (isTerminal(state)) continue;
     live.add(executionId);
     scope.use(
       parts.hub.subscribe(executionId, (news) => {
         if (news === 'ended') gone(executionId);
+        if (news === 'maybe') lookAgain();
       }),
     );
   }
   // What has ended since it was read is not told of.
-  for (const { executionId, state } of (await readBatch(parts, projectId, batchId)).executions) {
-    if (isTerminal(state)) gone(executionId);
-  }
+  await look();
   await sleep(waitMs, undefined, { signal: AbortSignal.any([signal, over.signal]) }).catch(() => undefined);
 }

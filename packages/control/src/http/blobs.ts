@@ -34,7 +34,7 @@ export function blobRoutes(parts: HttpParts): Route[] {
         const bearer = bearerOf(request.headers.authorization);
         if (bearer === null) throw new CocoreError('unauthenticated', 'the request carries no session’s token');
         const digest = parameters['digest']!;
-        parts.gateway.sessionForBlob(bearer, digest);
+        await parts.gateway.checkBlob(bearer, digest);
         if (!Sha256.safeParse(digest).success) throw new CocoreError('blob_not_found', `there is no blob ${digest}`);
         const direct = await parts.blobs.directUrl(digest);
         if (direct !== null) {

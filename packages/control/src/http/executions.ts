@@ -135,10 +135,10 @@ function asOfNow({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionR
   return { ...record, attempts, waiting: waitingOf(dispatcher, record.attempts.at(-1)!) };
 }
 
-function waitingOf({ scheduler, live }: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
-  const attempt = live.get(id);
+function waitingOf(dispatcher: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
+  const attempt = dispatcher.live.get(id);
   if (attempt !== undefined) return fetchingOf(attempt);
-  const waiting = scheduler.why(id);
+  const waiting = dispatcher.why(id);
   if (waiting !== null || state !== 'queued' || notBefore === null) return waiting;
   return { code: 'backoff', message: `it is tried again at ${notBefore}`, position: null };
 }
@@ -200,7 +200,9 @@ async function readWhenEnded(
   signal: AbortSignal,
   isNew: boolean,
 ): Promise<ExecutionRecord> {
-  using ended = endOf(parts.hub, executionId);
+  using ended = endOf(parts.hub, executionId, async () => {
+    return isTerminal((await readExecution(parts, projectId, executionId)).state);
+  });
   // What was made in this turn of the event loop cannot have ended.
   const record = isNew ? null : await readExecution(parts, projectId, executionId);
   if (record !== null && isTerminal(record.state)) return record;
@@ -212,14 +214,23 @@ async function readWhenEnded(
 function endOf(
   hub: EventHub,
   executionId: string,
+  isOver: () => Promise<boolean>,
 ): Disposable & { within(ms: number, signal: AbortSignal): Promise<void> } {
   let wake: (() => void) | null = null;
   let hasEnded = false;
   const subscription = hub.subscribe(executionId, (news) => {
-    if (news !== 'ended') return;
+    if (news === 'ended') end();
+    // What cannot be read now is asked for again.
+    if (news === 'maybe')
+      isOver().then(
+        (isIt) => isIt && end(),
+        () => undefined,
+      );
+  });
+  const end = () => {
     hasEnded = true;
     wake?.();
-  });
+  };
   return {
     within: (ms, signal) =>
       new Promise((resolve) => {

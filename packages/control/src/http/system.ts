@@ -21,7 +21,7 @@ export function systemRoutes(parts: HttpParts, others: readonly Route[]): Route[
           version: parts.version,
           projectId: caller.projectId,
           role: caller.role,
-          workersOnline: parts.dispatcher.links.size,
+          workersOnline: parts.dispatcher.onlineCount,
         },
       }),
     }),

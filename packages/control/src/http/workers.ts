@@ -9,7 +9,7 @@ import {
 import { z } from 'zod';
 import { makeJoinToken } from '../auth/secrets.ts';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
-import type { StoredWorker } from '../store/store.ts';
+import type { StoredWorker, WorkerLoad } from '../store/store.ts';
 import type { HttpParts } from './parts.ts';
 import { type Answer, type Route, route } from './route.ts';
 
@@ -23,7 +23,8 @@ export function workerRoutes(parts: HttpParts): Route[] {
       answers: { 200: WorkerList },
       handle: async () => {
         const workers = await parts.store.listWorkers();
-        return { status: 200, body: { workers: workers.map((worker) => workerRecord(parts, worker)) } };
+        const loads = await loadsElsewhere(parts, workers);
+        return { status: 200, body: { workers: workers.map((worker) => workerRecord(parts, worker, loads)) } };
       },
     }),
     route({
@@ -64,10 +65,26 @@ async function setDrained(parts: HttpParts, workerId: string, drained: boolean):
   const isKnown = await parts.dispatcher.drains.set(workerId, drained);
   const worker = isKnown ? (await parts.store.listWorkers()).find((one) => one.workerId === workerId) : undefined;
   if (worker === undefined) throw new CocoreError('worker_not_found', `there is no worker ${workerId}`);
-  return { status: 200, body: workerRecord(parts, worker) };
+  return { status: 200, body: workerRecord(parts, worker, await loadsElsewhere(parts, [worker])) };
 }
 
-function drainOf(dispatcher: Dispatcher, workerId: string): WorkerDrain | null {
+/** What workers have that are online at other servers. */
+async function loadsElsewhere(parts: HttpParts, workers: readonly StoredWorker[]): Promise<Map<string, WorkerLoad>> {
+  if (!workers.some((worker) => parts.dispatcher.isElsewhere(worker))) return new Map();
+  return new Map((await parts.store.listWorkerLoads()).map((load) => [load.workerId, load]));
+}
+
+function drainOf(
+  dispatcher: Dispatcher,
+  { workerId, drainedAtMs }: StoredWorker,
+  elsewhere: Elsewhere,
+): WorkerDrain | null {
+  if (elsewhere !== null) {
+    // What its owner wants is known where it has its session.
+    if (drainedAtMs === null) return null;
+    const state = elsewhere.attempts === 0 ? 'drained' : 'draining';
+    return { by: 'operator', state, since: new Date(drainedAtMs).toISOString() };
+  }
   const drain = dispatcher.drains.of(workerId);
   if (drain === null) return null;
   const { by, how, sinceMs } = drain;
@@ -77,18 +94,29 @@ function drainOf(dispatcher: Dispatcher, workerId: string): WorkerDrain | null {
   return { by, state, since: new Date(sinceMs).toISOString() };
 }
 
+/** Of a worker that is online at another server; else null. */
+type Elsewhere = Omit<WorkerLoad, 'workerId'> | null;
+
 const isNone = (all: Iterable<unknown>): boolean => all[Symbol.iterator]().next().done === true;
 
-function workerRecord({ dispatcher }: HttpParts, worker: StoredWorker): WorkerRecord {
+const NOTHING = { attempts: 0, cpus: 0, memoryMiB: 0 };
+
+function workerRecord(
+  { dispatcher }: HttpParts,
+  worker: StoredWorker,
+  loads: ReadonlyMap<string, WorkerLoad>,
+): WorkerRecord {
   const { capabilities } = worker;
   const link = dispatcher.link(worker.workerId);
-  const usage = dispatcher.scheduler.usage(worker.workerId);
+  const isElsewhere = link === undefined && dispatcher.isElsewhere(worker);
+  const elsewhere: Elsewhere = isElsewhere ? (loads.get(worker.workerId) ?? NOTHING) : null;
+  const usage = elsewhere ?? dispatcher.scheduler.usage(worker.workerId);
   const lastBeatAtMs = link?.lastBeatAtMs ?? worker.lastBeatAtMs;
   const timestamp = (ms: number | null) => (ms === null ? null : new Date(ms).toISOString());
   return {
     id: worker.workerId,
     name: worker.name,
-    state: link === undefined ? 'offline' : 'online',
+    state: link === undefined && elsewhere === null ? 'offline' : 'online',
     driver: capabilities.driver,
     isolation: capabilities.isolation,
     egress: capabilities.egress,
@@ -97,8 +125,8 @@ function workerRecord({ dispatcher }: HttpParts, worker: StoredWorker): WorkerRe
     diskMiB: capabilities.diskMiB,
     usedCpus: usage.cpus,
     usedMemoryMiB: usage.memoryMiB,
-    attempts: [...dispatcher.live.ofWorker(worker.workerId)].length,
-    drain: drainOf(dispatcher, worker.workerId),
+    attempts: elsewhere?.attempts ?? [...dispatcher.live.ofWorker(worker.workerId)].length,
+    drain: drainOf(dispatcher, worker, elsewhere),
     ...dispatcher.trust.of(worker.workerId),
     daemonVersion: worker.daemonVersion,
     platform: worker.platform,

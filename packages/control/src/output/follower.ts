@@ -86,9 +86,16 @@ export async function* followExecution(parts: FollowerParts): AsyncGenerator<Fol
     }
     while (!(await news.next(idleMs)) && !signal.aborted) yield { kind: 'idle' };
     isNew = news.take();
+    const before = record;
     record = await read();
+    // Of what another server did, and whose word was lost.
+    isNew ||= statusOf(record) !== statusOf(before);
   }
 }
+
+/** All that changes without a word of output. */
+const statusOf = ({ output: _, attempts, waiting: __, ...rest }: ExecutionRecord): string =>
+  JSON.stringify([rest, attempts.map(({ lastBeatAt: ___, agentAgeMs: ____, ...attempt }) => attempt)]);
 
 /**
  * Where a follower goes on in the output of the attempt that the record shows now. Null while that has not written enough to tell.
@@ -130,7 +137,7 @@ class News implements Disposable {
     this.#signal = signal;
     this.#subscription = hub.subscribe(executionId, (what) => {
       this.#hasNews = true;
-      this.#hasChange ||= what !== 'output';
+      this.#hasChange ||= what === 'changed' || what === 'ended';
       this.#wake?.();
     });
   }

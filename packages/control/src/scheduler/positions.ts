@@ -8,13 +8,23 @@ export class Positions {
   /** By priority; runs of orders, all ascending, none empty. */
   readonly #runs = new Map<number, number[][]>();
 
-  /** @param order greater than any that this priority was given before */
   add(priority: number, order: number): void {
     let runs = this.#runs.get(priority);
     if (runs === undefined) this.#runs.set(priority, (runs = []));
     const last = runs.at(-1);
-    if (last === undefined || last.length === RUN_LENGTH) runs.push([order]);
-    else last.push(order);
+    if (last === undefined || (last.length === RUN_LENGTH && last.at(-1)! < order)) runs.push([order]);
+    else if (last.at(-1)! < order) last.push(order);
+    else this.#insert(runs, order);
+  }
+
+  /** One that comes back to its place: its run may grow a little longer than others. */
+  #insert(runs: readonly number[][], order: number): void {
+    const run = runs[runOf(runs, order)]!;
+    run.splice(
+      countBelow(run.length, (place) => run[place]! < order),
+      0,
+      order,
+    );
   }
 
   delete(priority: number, order: number): void {

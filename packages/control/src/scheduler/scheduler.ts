@@ -152,6 +152,10 @@ export class Scheduler {
     return this.#rooms.get(workerId)?.blobs.size ?? 0;
   }
 
+  isQueued(attemptId: string): boolean {
+    return this.#queued.has(attemptId);
+  }
+
   get queuedCount(): number {
     return this.#queued.size;
   }
@@ -214,10 +218,10 @@ export class Scheduler {
     return project;
   }
 
-  #enqueue(event: SchedulerItem): void {
+  #enqueue(event: SchedulerItem & { readonly order?: number }): void {
     if (this.#queued.has(event.attemptId)) return;
-    this.#order += 1;
-    const item: QueuedItem = { ...event, order: this.#order };
+    if (event.order === undefined) this.#order += 1;
+    const item: QueuedItem = { ...event, order: event.order ?? this.#order };
     this.#queued.set(item.attemptId, item);
     const key = needKey(item);
     const waiting = this.#needs.get(key);
@@ -303,7 +307,7 @@ export class Scheduler {
       this.#turns.splice(this.#turns.indexOf(project), 1);
       this.#turns.push(project);
     }
-    return { attemptId, workerId: room.workerId };
+    return { attemptId, workerId: room.workerId, order: item.order };
   }
 
   #passTime(nowMs: number): void {

@@ -67,7 +67,8 @@ export type SchedulerEvent =
   | { type: 'worker_trust'; workerId: string; allowance: number; notBeforeMs: number | null }
   /** A newer version of a function has another limit. An older version's word does not count. */
   | { type: 'function_limit'; projectId: string; function: CapFacts['function'] }
-  | ({ type: 'queued' } & SchedulerItem)
+  /** `order`: where it stood before, of one that was placed and could not be assigned. */
+  | ({ type: 'queued'; order?: number } & SchedulerItem)
   /** It does not wait any more (cancelled, expired). */
   | { type: 'dequeued'; attemptId: string }
   /** A worker has it, which may be away. */
@@ -80,4 +81,6 @@ export type SchedulerEvent =
 export interface Placement {
   readonly attemptId: string;
   readonly workerId: string;
+  /** Where it stood in the queue. */
+  readonly order: number;
 }

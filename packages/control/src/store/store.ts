@@ -33,11 +33,62 @@ import type { Limits } from '../admission.ts';
  * A verb about an attempt is guarded by the attempt's id and, where a worker asks, by the session's id: a write from a session that is
  * no longer the attempt's answers `stale` and changes nothing. Times are set by the store's own clock.
  */
-export interface Store extends AccessStore, FunctionStore, BuildStore, ExecutionStore, AttemptStore {
+export interface Store extends ServersStore, AccessStore, FunctionStore, BuildStore, ExecutionStore, AttemptStore {
   /** False while writes fail. It tries one when it has to, and never rejects. */
   isWritable(): Promise<boolean>;
   /** Commits what was asked for; nothing may be asked after it. */
   close(): Promise<void>;
+}
+
+/** One of the servers that use the database, for one life of its process. */
+export interface ServerFacts {
+  readonly serverId: string;
+  /** Of its data directory. */
+  readonly directoryId: string;
+  /** Where it keeps blobs. */
+  readonly blobs: string;
+}
+
+/** What a worker has, by what its attempts were given. */
+export interface WorkerLoad {
+  readonly workerId: string;
+  readonly attempts: number;
+  readonly cpus: number;
+  readonly memoryMiB: number;
+}
+
+export interface StoredServer {
+  readonly serverId: string;
+  readonly blobs: string;
+  /** Changes while it lives. */
+  readonly beat: number;
+}
+
+/** Where several servers use one database; one that is alone needs none of it. */
+export interface ServersStore {
+  /** The server is there from now on, unless there are some that keep blobs elsewhere, which are given: then it is not. */
+  joinServers(server: ServerFacts): Promise<StoredServer[]>;
+  /** It lives. Also makes one anew that was taken for gone. */
+  beatServer(server: ServerFacts): Promise<void>;
+  leaveServers(serverId: string): Promise<void>;
+  listServers(): Promise<StoredServer[]>;
+  /**
+   * Removes servers that are gone, unless they have beaten since, and gives the server all workers that have something and no server that is there. What
+   * they had open is fenced off.
+   *
+   * @returns what those workers have
+   */
+  claimWorkers(serverId: string, gone: readonly Pick<StoredServer, 'serverId' | 'beat'>[]): Promise<LiveAttemptRow[]>;
+  /** Ids of queued attempts of all projects, in their order, after the one that is given; the empty one comes before all. */
+  listQueuedIds(after: string, limit: number): Promise<string[]>;
+  /** Those of them that have not ended. */
+  loadAttempts(attemptIds: readonly string[]): Promise<LiveAttemptRow[]>;
+  /** Of attempts whose worker this server sees to, those that are to be stopped. */
+  listCancelRequested(serverId: string): Promise<string[]>;
+  /** Of workers that have something. */
+  listWorkerLoads(): Promise<WorkerLoad[]>;
+  /** Whether the open session that the token's hash is of may have the blob; null for no such session. */
+  mayFetchBlob(blobTokenHash: string, digest: string): Promise<boolean | null>;
 }
 
 /** Facts of a project that a request acts within. */
@@ -51,15 +102,18 @@ export interface KeyFacts {
 export interface AccessStore {
   /**
    * Which history this is: another one (`isNew`) when it is said to be restored, or when the marker that was found beside the store is not its own. `next` is the
-   * marker from now on, and `found` holds until it is there.
+   * marker from now on, and `found` holds until it is there. Where several servers use the store, each has a marker in its data directory, and all are known
+   * by one id, the first one's own.
    */
   claimIncarnation(claim: {
+    /** Null where one server uses the store. */
+    readonly server?: ServerFacts | null;
     readonly found: string | null;
     readonly restored: boolean;
     readonly next: string;
-  }): Promise<{ readonly incarnation: string; readonly isNew: boolean }>;
+  }): Promise<{ readonly incarnation: string; readonly isNew: boolean; readonly serverId: string | null }>;
   /** The marker from now on; `found` holds until it is there. */
-  advanceMarker(found: string, next: string): Promise<void>;
+  advanceMarker(found: string, next: string, directoryId?: string | null): Promise<void>;
   /** The project of this name, made when there is none. */
   ensureProject(name: string): Promise<string>;
   createKey(key: { projectId: string; role: KeyRole; keyId: string; secretHash: Uint8Array }): Promise<KeyRecord>;
@@ -98,9 +152,17 @@ export interface StoredWorker {
   readonly drainedAtMs: number | null;
   /** How many attempts it may have at once where trust is earned, by what has succeeded there. */
   readonly allowance: number;
+  /** Who has its session, or had it last, where there may be several servers. */
+  readonly serverId: string | null;
+  /** The session that is open. */
+  readonly sessionId: string | null;
 }
 
 export interface SessionHello {
+  /** Who has the session, where there may be several servers. */
+  readonly serverId?: string | null;
+  /** Of what it fetches blobs with, likewise. */
+  readonly blobTokenHash?: string | null;
   readonly sessionId: string;
   readonly publicKey: string;
   readonly joinTokenHash: Uint8Array | null;
@@ -404,6 +466,11 @@ export interface CancelRequested {
 /** What a report came to. `conflict`: it contradicts what is recorded, and the first stays. */
 export type Reported = 'recorded' | 'repeated' | 'stale' | 'conflict';
 
+/** As many have a worker as may, of the function, which is as told here, or of the concurrency key. */
+export interface Capped {
+  readonly capped: QueuedAttempt['function'];
+}
+
 /** All that an assignment's task is made from. */
 export interface AssignedTask {
   readonly executionId: string;
@@ -468,11 +535,15 @@ export interface AttemptStore {
   readNext(ended: AttemptKey & { readonly executionId: string }): Promise<QueuedAttempt | null>;
   /**
    * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, or the worker is drained, and the attempt may
-   * still be queued.
+   * still be queued. With `caps`, what limits the attempt as the asker knows it, limits are counted here, for all servers.
    *
    * @throws when the worker's class is weaker than the function requires: whoever placed it there has a fault
    */
-  assign(attempt: AttemptKey, worker: { workerId: string; sessionId: string }): Promise<AssignedTask | 'stale' | null>;
+  assign(
+    attempt: AttemptKey,
+    worker: { workerId: string; sessionId: string },
+    caps?: Pick<QueuedAttempt, 'function' | 'concurrency'> | null,
+  ): Promise<AssignedTask | Capped | 'stale' | null>;
   recordAccepted(
     attempt: AttemptKey,
     sessionId: string,
@@ -496,10 +567,15 @@ export interface AttemptStore {
   compareEnd(attemptId: string, workerId: string, signature: string): Promise<Exclude<Reported, 'recorded'> | 'late'>;
   /** Keeps that word, once: evidence, which changes nothing else. */
   recordLateEnd(attemptId: string, workerId: string, end: Omit<LateEnd, 'receivedAt'>): Promise<Reported>;
-  /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it. */
-  recordLost(attempt: AttemptKey, workerId: string, beat: Beat | null): Promise<'ended' | 'requeued' | 'stale'>;
-  /** Ends what its worker did not. False when no worker has the attempt. */
-  endByControl(attempt: AttemptKey, why: ControlEnd, beat: Beat | null): Promise<boolean>;
+  /** The worker is given up on: accepted attempts end, others are queued again. Only while the worker still has it, in this session where one is given. */
+  recordLost(
+    attempt: AttemptKey,
+    workerId: string,
+    beat: Beat | null,
+    sessionId?: string | null,
+  ): Promise<'ended' | 'requeued' | 'stale'>;
+  /** Ends what its worker did not. False when no worker has the attempt, in this session where one is given. */
+  endByControl(attempt: AttemptKey, why: ControlEnd, beat: Beat | null, sessionId?: string | null): Promise<boolean>;
   /** Ends what no worker could run, with the reason in words. False when the attempt is not queued any more. */
   endUnplaceable(attempt: AttemptKey, message: string): Promise<boolean>;
   /** Inline output of one stream from `offset`, in order; the next pieces only, none where there is no more. */

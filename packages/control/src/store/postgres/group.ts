@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { Conflict, type Count } from '../verbs/statements.ts';
 import type { Connection } from './connection.ts';
 import { isCollision, isLost } from './errors.ts';
@@ -6,6 +7,8 @@ import { control, type Outcome, Running, type Sent } from './running.ts';
 
 /** Held by each group of writes: shared by those that may run beside others, else alone. Of this database; the number means nothing. */
 const WRITING_LOCK = 4_930_201;
+/** The first number of the locks that verbs hold alone; the second is made from what is locked. */
+const NAMED_LOCKS = 4_930_205;
 const BEGIN = control('BEGIN');
 const LOCK = {
   together: control('SELECT pg_advisory_xact_lock_shared(?)', WRITING_LOCK),
@@ -27,6 +30,8 @@ export interface Member {
   readonly begin: () => Running;
   /** What it must not share with another that runs beside it; null for one that must run alone. */
   readonly keys: readonly string[] | null;
+  /** Keys of it that other servers keep too. */
+  readonly locks: readonly string[];
 }
 
 /** The transaction was to be committed, and whether it was is not known. */
@@ -97,7 +102,7 @@ async function together(connection: Connection, members: readonly Member[], mark
   const counters = new Counters();
   const all = inOrderOfKeys(members);
   const byRunning = new Map(all.map((one) => [one.running, one]));
-  const sent: Sent[] = [BEGIN, LOCK.together, mark];
+  const sent: Sent[] = [BEGIN, LOCK.together, ...locksOf(members), mark];
   let due: [Running, Answer | null][] = all
     .filter(({ waitsFor }) => waitsFor === 0)
     .map(({ running }) => [running, null]);
@@ -120,6 +125,17 @@ async function together(connection: Connection, members: readonly Member[], mark
   counters.check(answers.map(([, { rows }]) => rows[0] as { live?: number; queued: number }));
   return all.map(({ running }) => running.outcome!);
 }
+
+/** In one order for all servers, so that no two wait for each other. */
+function locksOf(members: readonly Member[]): Sent[] {
+  const numbers = new Set<number>();
+  for (const { locks } of members) for (const name of locks) numbers.add(lockNumber(name));
+  return [...numbers]
+    .sort((one, other) => one - other)
+    .map((number) => control('SELECT pg_advisory_xact_lock(?, ?)', NAMED_LOCKS, number));
+}
+
+const lockNumber = (name: string): number => createHash('sha256').update(name).digest().readInt32BE();
 
 /** A member with a key of an earlier one follows when that is at its end. */
 function inOrderOfKeys(members: readonly Member[]): Follower[] {

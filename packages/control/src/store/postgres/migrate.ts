@@ -63,6 +63,8 @@ async function apply(
 ): Promise<void> {
   const excludesOlder = sql.startsWith(EXCLUDES_OLDER);
   await connection.execute('BEGIN');
+  // As long as it takes: the connection's own limit is for what serves.
+  await connection.execute('SET LOCAL statement_timeout = 0');
   if (excludesOlder) {
     const [taken] = (await ask('SELECT pg_try_advisory_xact_lock(?)::int AS ok', SERVING_LOCK)) as { ok: 0 | 1 }[];
     if (taken!.ok === 0) {
@@ -84,23 +86,28 @@ export async function serve(connection: Connection): Promise<void> {
 
 /** Keeps all servers out for as long as the connection is open. @throws CocoreError `database_unfit` when one is there */
 export async function exclude(connection: Connection): Promise<void> {
-  await take(connection, SERVING_LOCK, 'a server uses it');
+  await take(connection, 'SELECT pg_try_advisory_lock(?)::int AS ok', SERVING_LOCK, 'a server uses it');
 }
 
-/** Held by the connection that writes of the one server that may use the database. */
-const ONE_SERVER_LOCK = 4_930_204;
-/** Keeps other servers out for as long as the connection is open. @throws CocoreError `database_unfit` when another has it */
-export async function claim(connection: Connection): Promise<void> {
-  await take(connection, ONE_SERVER_LOCK, 'another server uses it');
+/** Servers of before there could be several hold this alone, each by the connection that it writes with. */
+const USING_LOCK = 4_930_204;
+/**
+ * Uses the database together with others that can, for as long as the connection is open.
+ *
+ * @throws CocoreError `database_unfit` when one uses it that cannot
+ */
+export async function share(connection: Connection): Promise<void> {
+  const refusal = 'a server of an older release uses it, which shares it with none';
+  await take(connection, 'SELECT pg_try_advisory_lock_shared(?)::int AS ok', USING_LOCK, refusal);
 }
 
 /** A connection that a server has lost may still have the lock until the database notices. */
 const TAKE_MS = 5_000;
 
-async function take(connection: Connection, lock: number, refusal: string): Promise<void> {
+async function take(connection: Connection, how: string, lock: number, refusal: string): Promise<void> {
   const until = performance.now() + TAKE_MS;
   for (;;) {
-    const [answer] = await connection.round([control('SELECT pg_try_advisory_lock(?)::int AS ok', lock).asked]);
+    const [answer] = await connection.round([control(how, lock).asked]);
     const [taken] = answer!.rows as { ok: 0 | 1 }[];
     if (taken!.ok === 1) return;
     if (performance.now() > until) throw unfit(refusal);

@@ -3,7 +3,7 @@ import type { Store } from '../store.ts';
 import { Connection } from './connection.ts';
 import { placeOf } from './database-url.ts';
 import { startError } from './errors.ts';
-import { claim, migrate, serve } from './migrate.ts';
+import { migrate, serve, share } from './migrate.ts';
 import { Readers } from './readers.ts';
 import { control } from './running.ts';
 import { Writer } from './writer.ts';
@@ -19,8 +19,6 @@ export interface PostgresStoreOptions {
   /** Milliseconds since the Unix epoch. */
   readonly now?: () => number;
   readonly readers?: number;
-  /** Whether it keeps other servers out. */
-  readonly isOnly?: boolean;
   readonly log?: Logger;
 }
 
@@ -30,15 +28,15 @@ export interface PostgresStoreOptions {
  * @throws CocoreError `database_unavailable`, `database_unfit`
  */
 export async function openPostgresStore(options: PostgresStoreOptions): Promise<Store> {
-  const { url, now = Date.now, readers: size = DEFAULT_READERS, isOnly = false, log } = options;
+  const { url, now = Date.now, readers: size = DEFAULT_READERS, log } = options;
   const connect = () => Connection.open(url);
   const connectWriter = async () => {
     const connection = await connect();
     await serve(connection);
-    if (isOnly) await claim(connection);
+    await share(connection);
     return connection;
   };
-  const writing = await firstConnection(url, now, isOnly, log);
+  const writing = await firstConnection(url, now, log);
   const writer = new Writer(writing, connectWriter, now);
   const readers = new Readers(connect, size, now);
   return {
@@ -52,12 +50,7 @@ export async function openPostgresStore(options: PostgresStoreOptions): Promise<
   };
 }
 
-async function firstConnection(
-  url: string,
-  now: () => number,
-  isOnly: boolean,
-  log: Logger | undefined,
-): Promise<Connection> {
+async function firstConnection(url: string, now: () => number, log: Logger | undefined): Promise<Connection> {
   let connection: Connection | null = null;
   try {
     connection = await Connection.open(url);
@@ -68,7 +61,7 @@ async function firstConnection(
         `the database has ${setting}=off: it may lose what was acknowledged when its machine fails`,
       );
     }
-    if (isOnly) await claim(connection);
+    await share(connection);
     await migrate(connection, now());
     await serve(connection);
     await connection.round([control('DELETE FROM writers WHERE at < ?', now() - MARK_KEPT_MS).asked]);

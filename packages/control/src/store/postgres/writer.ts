@@ -4,7 +4,7 @@ import { IdMaker } from '@cocore/protocol';
 import { pooledRandom } from '../pooled-random.ts';
 import type { Context } from '../verbs/context.ts';
 import { STATEMENTS } from '../verbs/statements.ts';
-import { type AnyVerb, type AskedWrites, KEYS_OF, WRITE_VERBS, type WriteVerb } from '../verbs/verbs.ts';
+import { type AnyVerb, type AskedWrites, KEYS_OF, LOCKS_OF, WRITE_VERBS, type WriteVerb } from '../verbs/verbs.ts';
 import type { Connection } from './connection.ts';
 import { DatabaseFailure, isLost, storeError } from './errors.ts';
 import { type Member, runGroup, UnknownCommit } from './group.ts';
@@ -126,9 +126,12 @@ export class Writer {
   #member({ verb, nowMs, parameters }: Write): Member {
     const context: Context = { db: STATEMENTS, now: () => nowMs, random: this.#random, ids: this.#ids };
     const keysOf = KEYS_OF[verb] as ((...parameters: readonly unknown[]) => string[]) | undefined;
+    const locksOf = LOCKS_OF[verb] as ((...parameters: readonly unknown[]) => string[]) | undefined;
+    const locks = locksOf?.(...parameters) ?? [];
     return {
       begin: () => new Running((WRITE_VERBS[verb] as AnyVerb)(context, ...parameters)),
-      keys: keysOf === undefined ? null : keysOf(...parameters),
+      keys: keysOf === undefined ? null : [...keysOf(...parameters), ...locks],
+      locks,
     };
   }
 

@@ -120,6 +120,8 @@ interface WorkerRow {
   readonly last_beat_at: number | null;
   readonly drained_at: number | null;
   readonly allowance: number;
+  readonly server_id: string | null;
+  readonly session_id: string | null;
 }
 
 export function* listWorkers({ db }: Context): Verb<StoredWorker[]> {
@@ -142,6 +144,8 @@ export function* listWorkers({ db }: Context): Verb<StoredWorker[]> {
     lastBeatAtMs: row.last_beat_at,
     drainedAtMs: row.drained_at,
     allowance: row.allowance,
+    serverId: row.server_id,
+    sessionId: row.session_id,
   }));
 }
 
@@ -184,7 +188,7 @@ function* updateWorker(context: Context, workerId: string, hello: SessionHello):
   const nowMs = context.now();
   yield* context.db.send(
     `UPDATE workers SET name = ?, driver = ?, isolation = ?, cpus = ?, memory_mib = ?, disk_mib = ?, sandbox_overhead_mib = ?, egress = ?,
-       daemon_version = ?, platform = ?, session_id = ?, connected_at = ?, last_beat_at = ?
+       daemon_version = ?, platform = ?, session_id = ?, server_id = ?, blob_token = ?, connected_at = ?, last_beat_at = ?
      WHERE worker_id = ?`,
     hello.name,
     capabilities.driver,
@@ -197,6 +201,8 @@ function* updateWorker(context: Context, workerId: string, hello: SessionHello):
     hello.daemonVersion,
     hello.platform,
     hello.sessionId,
+    hello.serverId ?? null,
+    hello.blobTokenHash ?? null,
     nowMs,
     nowMs,
     workerId,
@@ -253,6 +259,16 @@ export function* closeSession({ db }: Context, workerId: string, sessionId: stri
     workerId,
     sessionId,
   );
+}
+
+export function* mayFetchBlob(context: Context, blobTokenHash: string, digest: string): Verb<boolean | null> {
+  const session = yield* context.db.get<{ worker_id: string; session_id: string }>(
+    'SELECT worker_id, session_id FROM workers WHERE blob_token = ? AND session_id IS NOT NULL',
+    blobTokenHash,
+  );
+  if (session === undefined) return null;
+  const attempts = yield* liveOfWorker(context, session.worker_id);
+  return attempts.some(({ sessionId, blobs }) => sessionId === session.session_id && blobs.includes(digest));
 }
 
 export function* recordBeat({ db }: Context, workerId: string, sessionId: string, atMs: number): Verb<void> {

@@ -1,10 +1,11 @@
 import { canRun, type IsolationClass, type TaskFile } from '@cocore/protocol';
-import type { AssignedTask, AttemptKey, FunctionProcess } from '../store.ts';
+import type { AssignedTask, AttemptKey, Capped, FunctionProcess } from '../store.ts';
+import { type CapColumns, isCapped, type KnownCaps } from './caps.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { networkOf } from './network.ts';
 
-interface TaskRow {
+interface TaskRow extends CapColumns {
   readonly execution_id: string;
   readonly function_name: string;
   readonly version: number;
@@ -40,7 +41,8 @@ export function* assign(
   context: Context,
   attempt: AttemptKey,
   worker: { workerId: string; sessionId: string },
-): Verb<AssignedTask | 'stale' | null> {
+  caps: KnownCaps | null = null,
+): Verb<AssignedTask | Capped | 'stale' | null> {
   const { db } = context;
   const host = yield* db.get<{ owner_id: string; trust_class: string; isolation: IsolationClass; egress: 0 | 1 }>(
     'SELECT owner_id, trust_class, isolation, egress FROM workers WHERE worker_id = ? AND session_id = ? AND drained_at IS NULL',
@@ -49,7 +51,7 @@ export function* assign(
   );
   if (host === undefined) return 'stale';
   const row = yield* db.get<TaskRow>(
-    `SELECT e.execution_id, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
+    `SELECT e.execution_id, e.function_id, f.newest_version, f.max_concurrent, e.concurrency_key, e.concurrency_limit, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
        v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
        e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation, v.network
      FROM attempts a
@@ -67,14 +69,20 @@ export function* assign(
       `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${egress}`,
     );
   }
+  if (caps !== null && (yield* isCapped(context, attempt, caps, row))) {
+    return { capped: { id: row.function_id, version: row.newest_version, limit: row.max_concurrent } };
+  }
   yield* db.change(
-    `UPDATE attempts SET state = 'assigned', worker_id = ?, session_id = ?, owner_id = ?, trust_class = ?, assigned_at = ?
+    `UPDATE attempts SET state = 'assigned', worker_id = ?, session_id = ?, owner_id = ?, trust_class = ?, assigned_at = ?,
+       capped_function = ?, capped_key = ?
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'queued'`,
     worker.workerId,
     worker.sessionId,
     host.owner_id,
     host.trust_class,
     context.now(),
+    row.max_concurrent === null ? null : row.function_id,
+    row.concurrency_key,
     attempt.projectId,
     row.execution_id,
     attempt.attemptId,
@@ -111,7 +119,8 @@ export function* requeue(
   row: { project_id: string; execution_id: string; attempt_id: string },
 ): Verb<void> {
   yield* context.db.change(
-    `UPDATE attempts SET state = 'queued', worker_id = NULL, session_id = NULL, owner_id = NULL, trust_class = NULL, assigned_at = NULL
+    `UPDATE attempts SET state = 'queued', worker_id = NULL, session_id = NULL, owner_id = NULL, trust_class = NULL, assigned_at = NULL,
+       capped_function = NULL, capped_key = NULL
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state = 'assigned'`,
     row.project_id,
     row.execution_id,

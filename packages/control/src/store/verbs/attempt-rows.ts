@@ -1,5 +1,5 @@
 import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
-import type { AttemptKey, LiveAttemptRow, QueuedAttempt } from '../store.ts';
+import type { AttemptKey, LiveAttemptRow, QueuedAttempt, WorkerLoad } from '../store.ts';
 import { fileBlobs } from './assignments.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
@@ -115,6 +115,52 @@ function liveAttempt(row: LiveRow): LiveAttemptRow {
 
 export function* loadLive({ db }: Context): Verb<LiveAttemptRow[]> {
   return (yield* db.all<LiveRow>(`${SELECT_LIVE} WHERE a.ended_at IS NULL ORDER BY a.attempt_id`)).map(liveAttempt);
+}
+
+/** In the order of the index, which has those that wait together. */
+const QUEUED_IDS = `SELECT a.attempt_id FROM attempts a
+  WHERE a.worker_id IS NULL AND a.ended_at IS NULL AND a.attempt_id > ? ORDER BY a.worker_id, a.attempt_id LIMIT ?`;
+
+export function* listQueuedIds({ db }: Context, after: string, limit: number): Verb<string[]> {
+  return (yield* db.all<{ attempt_id: string }>(QUEUED_IDS, after, limit)).map(({ attempt_id }) => attempt_id);
+}
+
+/** So many are found by one statement. */
+const FOUND_AT_ONCE = 32;
+const BY_IDS = `${SELECT_LIVE} WHERE a.ended_at IS NULL AND a.attempt_id IN (${Array.from({ length: FOUND_AT_ONCE }, () => '?').join(', ')})`;
+
+export function* loadAttempts({ db }: Context, attemptIds: readonly string[]): Verb<LiveAttemptRow[]> {
+  const found: LiveAttemptRow[] = [];
+  for (let at = 0; at < attemptIds.length; at += FOUND_AT_ONCE) {
+    const ids = attemptIds.slice(at, at + FOUND_AT_ONCE);
+    const rows = yield* db.all<LiveRow>(
+      BY_IDS,
+      ...ids,
+      ...Array.from({ length: FOUND_AT_ONCE - ids.length }, () => ''),
+    );
+    found.push(...rows.map(liveAttempt));
+  }
+  return found;
+}
+
+const CANCEL_REQUESTED = `SELECT a.attempt_id FROM workers w
+  JOIN attempts a ON a.worker_id = w.worker_id AND a.ended_at IS NULL
+  JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id AND e.cancel_requested_at IS NOT NULL
+  WHERE w.server_id = ?`;
+
+export function* listCancelRequested({ db }: Context, serverId: string): Verb<string[]> {
+  return (yield* db.all<{ attempt_id: string }>(CANCEL_REQUESTED, serverId)).map(({ attempt_id }) => attempt_id);
+}
+
+const LOADS = `SELECT a.worker_id, count(*) AS attempts, CAST(sum(e.cpus) AS BIGINT) AS cpus, CAST(sum(e.memory_mib) AS BIGINT) AS memory_mib
+  FROM attempts a JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
+  WHERE a.worker_id IS NOT NULL AND a.ended_at IS NULL GROUP BY a.worker_id`;
+
+export function* listWorkerLoads({ db }: Context): Verb<WorkerLoad[]> {
+  const rows = yield* db.all<{ worker_id: string; attempts: number; cpus: number; memory_mib: number }>(LOADS);
+  return rows.map(({ worker_id, attempts, cpus, memory_mib }) => ({
+    ...{ workerId: worker_id, attempts, cpus, memoryMiB: memory_mib },
+  }));
 }
 
 const NEXT = `${SELECT_LIVE} WHERE a.project_id = ? AND a.execution_id = ? AND a.state = 'queued' AND a.ended_at IS NULL`;

@@ -184,9 +184,11 @@ export function* recordLost(
   attempt: AttemptKey,
   workerId: string,
   beat: Beat | null,
+  sessionId: string | null = null,
 ): Verb<'ended' | 'requeued' | 'stale'> {
   const row = yield* find(context, attempt);
   if (row === undefined || row.worker_id !== workerId || row.attempt_state === 'ended') return 'stale';
+  if (sessionId !== null && row.session_id !== sessionId) return 'stale';
   return yield* giveUp(context, attempt, beat);
 }
 
@@ -195,8 +197,10 @@ export function* endByControl(
   attempt: AttemptKey,
   why: ControlEnd,
   beat: Beat | null,
+  sessionId: string | null = null,
 ): Verb<boolean> {
   const row = yield* find(context, attempt);
+  if (sessionId !== null && row?.session_id !== sessionId) return false;
   if (row?.attempt_state !== 'accepted' && row?.attempt_state !== 'started') return false;
   if (why === 'output_lost' || why === 'protocol') {
     const lost: Outcome = { kind: 'lost', cause: why };

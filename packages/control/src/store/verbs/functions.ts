@@ -1,6 +1,7 @@
 import { type BlobRef, type FunctionRecord, isIdOf, NO_NETWORK } from '@cocore/protocol';
 import { admit, type Limits } from '../../admission.ts';
 import type { NewFunctionVersion } from '../store.ts';
+import { countHeld } from './caps.ts';
 import { type Context, newId } from './context.ts';
 import type { Verb } from './statements.ts';
 import { networkText } from './network.ts';
@@ -94,6 +95,8 @@ export function* insertVersion(
       projectId,
       functionId,
     );
+    const isLimited = (version.maxConcurrent ?? null) !== null;
+    if (isLimited && earlier.max_concurrent === null) yield* countHeld(context, projectId, functionId);
   }
   yield* addBlob(context, projectId, version.code, limits);
   yield* db.send(

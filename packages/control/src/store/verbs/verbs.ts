@@ -4,6 +4,7 @@ import * as assignments from './assignments.ts';
 import * as rows from './attempt-rows.ts';
 import * as batches from './batches.ts';
 import * as builds from './builds.ts';
+import { capLocks } from './caps.ts';
 import * as cancellations from './cancellations.ts';
 import type { AttemptKey } from '../store.ts';
 import type { Context } from './context.ts';
@@ -17,6 +18,7 @@ import * as largeOutputs from './large-outputs.ts';
 import * as reports from './reports.ts';
 import * as retention from './retention.ts';
 import type { Verb } from './statements.ts';
+import * as servers from './servers.ts';
 import { tryWrite } from './try-write.ts';
 import * as unusedBlobs from './unused-blobs.ts';
 
@@ -25,6 +27,10 @@ export const WRITE_VERBS = {
   tryWrite,
   claimIncarnation: incarnation.claimIncarnation,
   advanceMarker: incarnation.advanceMarker,
+  joinServers: servers.joinServers,
+  beatServer: servers.beatServer,
+  leaveServers: servers.leaveServers,
+  claimWorkers: servers.claimWorkers,
   ensureProject: access.ensureProject,
   createKey: access.createKey,
   deleteKey: access.deleteKey,
@@ -70,6 +76,8 @@ export const WRITE_VERBS = {
  * and what it makes is either under a new id or under a key of the database that a second one would break.
  */
 export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameters<AskedWrites[Name]>) => string[] } = {
+  beatServer: ({ serverId }) => [serverId],
+  leaveServers: (serverId) => [serverId],
   closeSession: (workerId) => [workerId],
   recordBeat: (workerId) => [workerId],
   createExecutions: (executions) =>
@@ -84,6 +92,14 @@ export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameter
   recordEnd: ofAttempt,
 };
 
+/**
+ * What a verb that runs beside others must hold alone all the same, in the group as its keys, and before other servers: what is counted in several of
+ * their transactions.
+ */
+export const LOCKS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameters<AskedWrites[Name]>) => string[] } = {
+  assign: (attempt, _worker, caps) => (caps === null || caps === undefined ? [] : capLocks(attempt, caps)),
+};
+
 function ofAttempt({ attemptId }: AttemptKey): string[] {
   return [attemptId];
 }
@@ -93,6 +109,8 @@ export const READ_VERBS = {
   listKeys: access.listKeys,
   findKey: access.findKey,
   listWorkers: access.listWorkers,
+  mayFetchBlob: access.mayFetchBlob,
+  listServers: servers.listServers,
   listFunctions: functions.listFunctions,
   readFunction: functions.readFunction,
   hasBlob: functions.hasBlob,
@@ -103,6 +121,10 @@ export const READ_VERBS = {
   countLive: cancellations.countLive,
   listRemovedOutputs: retention.listRemovedOutputs,
   loadLive: rows.loadLive,
+  listQueuedIds: rows.listQueuedIds,
+  loadAttempts: rows.loadAttempts,
+  listCancelRequested: rows.listCancelRequested,
+  listWorkerLoads: rows.listWorkerLoads,
   readNext: rows.readNext,
   compareEnd: ends.compareEnd,
   readInline: reports.readInline,
