@@ -26,7 +26,7 @@ import { buildPreload, HostFaults } from './preload/preload.ts';
 import { Wire } from './wire.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
-const mainOf = (name: 'control' | 'worker') => join(ROOT, 'packages', name, 'src', 'main.ts');
+export const mainOf = (name: 'control' | 'worker') => join(ROOT, 'packages', name, 'src', 'main.ts');
 
 /** Room for the scratch of as many executions, beside the quarter that blobs have. */
 const DISK_MIB = 10_000;
@@ -256,7 +256,7 @@ export class Fleet implements AsyncDisposable {
  * A free port that nobody takes while the control server is away: below those that the kernel gives to connections and to
  * listeners without a wish.
  */
-async function lastingPort(): Promise<number> {
+export async function lastingPort(): Promise<number> {
   for (;;) {
     const port = randomInt(10_000, 30_000);
     const server = createServer();
@@ -271,7 +271,7 @@ async function lastingPort(): Promise<number> {
 }
 
 /** Starts it; with what it said, when it does not start. */
-async function inTime(daemon: Daemon): Promise<string> {
+export async function inTime(daemon: Daemon): Promise<string> {
   const late = sleep(60_000, undefined, { ref: false }).then(() => {
     throw new Error(`${daemon.name} was not ready within 60 s ${daemon.surprises.join('; ')}`);
   });

@@ -15,7 +15,7 @@ export function leaksOf(fleet: Fleet, ledger: Ledger | null): string[] {
   ];
 }
 
-function processesOf(directory: string): string[] {
+export function processesOf(directory: string): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .flatMap((pid) => {

@@ -76,7 +76,7 @@ async function observe(plan: Plan, fleet: Fleet): Promise<Observation> {
   };
 }
 
-async function recordsOf(runs: readonly JobRun[], client: CocoreClient): Promise<Map<string, ExecutionRecord>> {
+export async function recordsOf(runs: readonly JobRun[], client: CocoreClient): Promise<Map<string, ExecutionRecord>> {
   const records = new Map<string, ExecutionRecord>();
   await atOnce(
     runs.flatMap(({ ids }) => [...ids]),
@@ -91,7 +91,7 @@ async function recordsOf(runs: readonly JobRun[], client: CocoreClient): Promise
   return records;
 }
 
-async function outputsOf(ids: readonly string[], client: CocoreClient): Promise<Map<string, Buffer>> {
+export async function outputsOf(ids: readonly string[], client: CocoreClient): Promise<Map<string, Buffer>> {
   const outputs = new Map<string, Buffer>();
   await atOnce(ids, async (id) => {
     outputs.set(id, Buffer.from(await client.executions.outputBytes(id, 'stdout')));
@@ -99,7 +99,7 @@ async function outputsOf(ids: readonly string[], client: CocoreClient): Promise<
   return outputs;
 }
 
-async function listedJobs(client: CocoreClient): Promise<string[]> {
+export async function listedJobs(client: CocoreClient): Promise<string[]> {
   const ids: string[] = [];
   for (let cursor: string | null | undefined; cursor !== null;) {
     const page = await client.executions.list({ limit: 200, ...(cursor === undefined ? {} : { cursor }) });
