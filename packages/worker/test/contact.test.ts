@@ -32,6 +32,7 @@ describe('a worker that the control server may not hear', () => {
     scope = new AsyncDisposableStack();
     path = scope.use(await workspace()).path;
     const { journal } = await EndJournal.open({ directory: join(path, 'ends'), isOurs: () => true, log: silent });
+    scope.use(journal);
     const source = async () => Readable.from([BLOB]);
     const blobs = scope.use(await BlobCache.open({ directory: join(path, 'blobs'), budgetBytes: 1e6, source }));
     const driver = scope.use(new FakeDriver({ network: true }));

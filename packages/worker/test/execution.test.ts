@@ -53,6 +53,7 @@ describe('one attempt', () => {
       }),
     );
     const { journal } = await EndJournal.open({ directory: join(path, 'ends'), isOurs: () => true, log: silent });
+    scope.use(journal);
     const output = ofStreams<Buffer[]>(() => []);
     const take = () => {
       for (let piece = execution.output.take(65_536); piece !== null; piece = execution.output.take(65_536)) {

@@ -129,6 +129,7 @@ describe('the rules, at the worker', () => {
     const { path } = scope.use(await workspace());
     const key = new SigningKey();
     const { journal } = await EndJournal.open({ directory: join(path, 'ends'), isOurs: () => true, log: silent });
+    scope.use(journal);
     const blobs = scope.use(
       await BlobCache.open({
         directory: join(path, 'blobs'),

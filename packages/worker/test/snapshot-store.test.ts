@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, readdir, rm, utimes, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import {
   type MakeSnapshot,
   type Snapshot,
@@ -13,6 +16,9 @@ import { workspace } from './support/workspace.ts';
 const KEY: SnapshotKey = { kernel: 'k', initrd: 'i', vmm: 'v', cpu: 'c', memoryMiB: 128, cpus: 1 };
 
 const FILES = ['memory', 'state'];
+
+const MAKES_ONE = fileURLToPath(new URL('support/make-snapshot.ts', import.meta.url));
+const skip = process.geteuid?.() === 0 ? false : 'network namespaces are made by root';
 
 /** Writes so many bytes, and counts how often it was asked to. */
 function maker(bytes = 100) {
@@ -119,17 +125,43 @@ describe('snapshot store', () => {
     assert.equal(await read(store, KEY, maker()), 100);
   });
 
-  test('what a dead daemon left half-made, it is made anew', async () => {
+  test('what a dead daemon left half-made, it is made anew, and that is removed when nobody can be at it', async () => {
     await using space = await workspace();
     const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
     await read(store, KEY, maker());
     const [name] = await readdir(space.path);
     await store.discard(KEY);
-    await mkdir(join(space.path, `.making-${name}`));
-    await writeFile(join(space.path, `.making-${name}`, 'memory'), 'half of it');
+    const [old, young] = [join(space.path, `.making-${name}-1`), join(space.path, `.making-${name}-2`)];
+    for (const half of [old, young]) {
+      await mkdir(half);
+      await writeFile(join(half, 'memory'), 'half of it');
+    }
+    const longAgo = Date.now() / 1000 - 601;
+    await utimes(old, longAgo, longAgo);
     assert.equal(await read(store, KEY, maker()), 100);
-    assert.deepEqual(await readdir(space.path), [name]);
+    // Somebody may be at it.
+    assert.deepEqual((await readdir(space.path)).toSorted(), [basename(young), name]);
   });
+
+  test(
+    'two daemons that do not see each other’s lock, each makes it and what is there is whole',
+    { skip },
+    async () => {
+      await using space = await workspace();
+      const store = new SnapshotStore({ directory: space.path, budgetBytes: 1000 });
+      const child = spawn('unshare', ['--net', process.execPath, MAKES_ONE, space.path], {
+        stdio: ['pipe', 'pipe', 'inherit'],
+      });
+      const exited = once(child, 'exit');
+      await once(child.stdout, 'data');
+      // It has begun. Ours is made in the middle of it.
+      assert.equal(await read(store, KEY, maker()), 100);
+      child.stdin.end();
+      assert.deepEqual(await exited, [0, null]);
+      assert.equal(await read(store, KEY, () => Promise.reject(new Error('it is there'))), 100);
+      assert.equal((await readdir(space.path)).length, 1);
+    },
+  );
 
   test('one of its files is gone, it is made anew', async () => {
     await using space = await workspace();

@@ -73,6 +73,7 @@ describe('a daemon that died, and whose sandboxes live', () => {
     scope.defer(() => over.resolve());
     // What is dead gets no further than to an end that is never written down.
     const { journal } = opened;
+    scope.use(journal);
     const write = journal.write.bind(journal);
     journal.write = (record) => (isDead ? over.promise : write(record));
     const attempts = new Attempts(

@@ -13,6 +13,9 @@ import type { DriverTarget } from '../driver.conformance.ts';
 import { hostSnapshots } from './host-snapshots.ts';
 import { workspace } from './workspace.ts';
 
+/** An emulated machine takes some seconds, and more where other tests want the processors too. */
+const BOOT_DEADLINE_MS = 60_000;
+
 const STEPS = fileURLToPath(new URL('steps.sh', import.meta.url));
 
 /** Why real machines cannot be started here; false when they can. */
@@ -37,7 +40,8 @@ export async function qemuTarget(
   const codePath = join(path, 'code.erofs');
   await promisify(execFile)('mkfs.erofs', ['--quiet', codePath, code]);
   const { runDir = join(path, 'run') } = options;
-  const make = () => new QemuDriver({ artifacts, runDir, daemonTag, snapshots, ...options });
+  const make = () =>
+    new QemuDriver({ artifacts, runDir, daemonTag, snapshots, bootDeadlineMs: BOOT_DEADLINE_MS, ...options });
   const driver = scope.use(make());
   const cgroups = await openCgroups();
   const owned = scope.move();

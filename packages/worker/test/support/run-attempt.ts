@@ -65,6 +65,7 @@ export async function runAttempt(setup: AttemptSetup): Promise<AttemptRun> {
   );
   const directory = setup.endsPath ?? join(path, 'ends');
   const { journal } = await EndJournal.open({ directory, isOurs: () => true, log: silent });
+  scope.use(journal);
   const sandboxes: Sandbox[] = [];
   const attemptId = makeId('attempt', Date.now(), randomBytes(10));
   const [image, code] = await Promise.all(given.map(refOf));

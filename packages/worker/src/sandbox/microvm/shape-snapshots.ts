@@ -30,6 +30,8 @@ export class ShapeSnapshots implements AsyncDisposable {
   readonly #options: ShapeSnapshotsOptions;
   readonly #stop = new AbortController();
   readonly #making = new Set<Promise<void>>();
+  /** Under way: whoever asks meanwhile must not be given what is being removed. */
+  readonly #discarding = new Set<Promise<void>>();
   #serial = 0;
   #failedAtMs: number | null = null;
 
@@ -71,7 +73,12 @@ export class ShapeSnapshots implements AsyncDisposable {
   /** Forgets a snapshot that turned out not to work. */
   async discard(shape: MachineShape): Promise<void> {
     const { store, keyOf, log } = this.#options;
-    await store.discard(keyOf(shape)).catch((err: unknown) => log?.warn({ err }, 'a snapshot cannot be removed'));
+    const discarding = store
+      .discard(keyOf(shape))
+      .catch((err: unknown) => log?.warn({ err }, 'a snapshot cannot be removed'))
+      .finally(() => this.#discarding.delete(discarding));
+    this.#discarding.add(discarding);
+    await discarding;
   }
 
   /** Gives up what is being made. */
@@ -82,6 +89,7 @@ export class ShapeSnapshots implements AsyncDisposable {
 
   async #open(shape: MachineShape): Promise<Snapshot | null> {
     const { store, fileNames, keyOf, log } = this.#options;
+    await Promise.all(this.#discarding);
     try {
       const snapshot = await store.open(keyOf(shape), fileNames, (directory) => this.#make(shape, directory));
       this.#failedAtMs = null;

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -17,6 +17,8 @@ export interface SnapshotStoreOptions {
 }
 
 const MAKING = '.making-';
+/** Nobody is at one that was begun longer ago. */
+const HALF_MADE_MS = 600_000;
 /** How often a daemon looks whether another one has finished the snapshot that it waits for. */
 const LOOK_MS = 50;
 
@@ -33,7 +35,7 @@ export type MakeSnapshot = (directory: string) => Promise<void>;
 
 /**
  * Snapshots of machines that have booted and have nothing of any function in them: a directory each, named by its key's hash, whole or
- * absent. Who asks first for one that is missing makes it; everybody else, in this daemon or another, waits for that.
+ * absent. Who asks first for one that is missing makes it; everybody else, in this daemon or another of its network namespace, waits for that.
  */
 export class SnapshotStore {
   readonly #options: SnapshotStoreOptions;
@@ -55,7 +57,7 @@ export class SnapshotStore {
       if (snapshot !== null) return snapshot;
       let making = this.#making.get(name);
       if (making === undefined) {
-        making = this.#make(name, make).finally(() => this.#making.delete(name));
+        making = this.#make(name, fileNames, make).finally(() => this.#making.delete(name));
         this.#making.set(name, making);
       }
       await making;
@@ -86,10 +88,9 @@ export class SnapshotStore {
     await utimes(path, seconds, seconds).catch(() => undefined);
   }
 
-  async #make(name: string, make: MakeSnapshot): Promise<void> {
+  async #make(name: string, fileNames: readonly string[], make: MakeSnapshot): Promise<void> {
     const { directory } = this.#options;
     await mkdir(directory, { recursive: true, mode: 0o700 });
-    const path = join(directory, name);
     const { dev, ino } = await stat(directory, { bigint: true });
     const lock = await takeHostLock(`snapshot/${dev}/${ino}/${name}`);
     if (lock === null) {
@@ -98,23 +99,50 @@ export class SnapshotStore {
       return;
     }
     await using _lock = lock;
-    const unfinished = join(directory, `${MAKING}${name}`);
+    if (await this.#isThere(name, fileNames)) return;
+    // A daemon in another network namespace does not see the lock, and may be at it too: each has a place of its own.
+    const unfinished = join(directory, `${MAKING}${name}-${randomBytes(6).toString('hex')}`);
     try {
-      for (const stale of [unfinished, path]) await rm(stale, { recursive: true, force: true });
       await mkdir(unfinished, { mode: 0o700 });
       await make(unfinished);
       await this.#touch(unfinished);
-      await rename(unfinished, path);
-    } catch (error) {
+      await this.#place(unfinished, name, fileNames);
+    } finally {
       await rm(unfinished, { recursive: true, force: true });
-      throw error;
     }
     await this.#evict(name);
   }
 
+  /** Under its name, unless one is there; what is there and not whole gives way. */
+  async #place(unfinished: string, name: string, fileNames: readonly string[]): Promise<void> {
+    const path = join(this.#options.directory, name);
+    for (;;) {
+      try {
+        await rename(unfinished, path);
+        return;
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
+      }
+      if (await this.#isThere(name, fileNames)) return;
+      await rm(path, { recursive: true, force: true });
+    }
+  }
+
+  async #isThere(name: string, fileNames: readonly string[]): Promise<boolean> {
+    await using found = await this.#openExisting(name, fileNames);
+    return found !== null;
+  }
+
   async #evict(newest: string): Promise<void> {
-    const { directory, budgetBytes } = this.#options;
-    const names = (await readdir(directory)).filter((name) => !name.startsWith(MAKING));
+    const { directory, budgetBytes, now = Date.now } = this.#options;
+    const all = await readdir(directory);
+    for (const half of all.filter((name) => name.startsWith(MAKING))) {
+      const path = join(directory, half);
+      const { mtimeMs } = await stat(path).catch(() => ({ mtimeMs: Infinity }));
+      if (now() - mtimeMs > HALF_MADE_MS) await rm(path, { recursive: true, force: true });
+    }
+    const names = all.filter((name) => !name.startsWith(MAKING));
     const found = await Promise.all(
       names.map(async (name) => {
         const path = join(directory, name);
