@@ -140,10 +140,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   const certificate = await certificateOf(options, dataDir, clock);
   const names = new ServerNames(options.host, options.allowHosts);
   const metrics = new Metrics();
-  // Another server, which has not this directory, may be asked for it.
   const { outputS3 = null } = options;
   const archive = outputS3 === null ? null : scope.use(new OutputArchive(outputS3));
   await archive?.open(serverId);
+  // Another server, which has not this directory, may be asked for it.
   const output = new OutputStore(databaseUrl === null ? dataDir.file('output') : null, store, archive);
   const dispatcher = new Dispatcher({
     store,
