@@ -1,6 +1,6 @@
 import { createServer, type Server } from 'node:net';
 
-/** A name that one process of this host holds; the kernel frees it when the process ends, however it ends. */
+/** A name that one process of this host, or rather of its network namespace, holds; the kernel frees it when the process ends, however it ends. */
 export interface HostLock extends AsyncDisposable {
   /** A process that inherits this descriptor holds the name too, until it ends. */
   readonly fd: number;
