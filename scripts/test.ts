@@ -1,5 +1,5 @@
 /**
- * `npm test`: every check, in order from the cheapest to the dearest (those that busy one CPU beside each other), then one line `N passed, N failed, N skipped`.
+ * `npm test`: every check, in order from the cheapest to the dearest (two of those that busy one CPU beside each other), then one line `N passed, N failed, N skipped`.
  *
  * A file with a failure is run once more, by itself; what passes then is said as such, and is a fault to be mended all the same.
  *
@@ -37,45 +37,48 @@ interface Stage {
   readonly name: string;
   /** Runs only when it is named. */
   readonly onDemand?: boolean;
-  /** Runs beside those next to it that do, too. */
+  /** It busies one CPU, and is not upset by others: it runs beside one of those next to it that does, too. */
   readonly besideOthers?: boolean;
   run(): Promise<Tally>;
 }
 
-/** One command that is one check, and busies one CPU. What it prints is printed at its end. */
+/** One command that is one check. */
 function command(name: string, program: string, ...args: string[]): Stage {
   return {
     name,
     besideOthers: true,
     run: async () => {
-      const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-      const pieces: Buffer[] = [];
-      for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece: Buffer) => pieces.push(piece));
-      const ok = await new Promise<boolean>((resolve, reject) => {
-        child.once('error', reject);
-        child.once('close', (code) => resolve(code === 0));
-      });
-      process.stdout.write(`\n--- ${name}\n${Buffer.concat(pieces).toString()}`);
+      const ok = (await whole(name, program, args)).code === 0;
       return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
     },
   };
+}
+
+/** Runs a program to its end, then prints what it printed. */
+async function whole(
+  name: string,
+  program: string,
+  args: readonly string[],
+): Promise<{ code: number | null; output: string }> {
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const pieces: Buffer[] = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (piece: Buffer) => pieces.push(piece));
+  const code = await new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', resolve);
+  });
+  const output = Buffer.concat(pieces).toString();
+  process.stdout.write(`\n--- ${name}\n${output}`);
+  return { code, output };
 }
 
 /** A command that counts for itself: its last lines `N passed, N failed` are added up. */
 function counted(name: string, program: string, ...args: string[]): Stage {
   return {
     name,
+    besideOthers: true,
     run: async () => {
-      const child = spawn(program, args, { stdio: ['inherit', 'pipe', 'inherit'] });
-      let output = '';
-      child.stdout.setEncoding('utf8').on('data', (text: string) => {
-        output += text;
-        process.stdout.write(text);
-      });
-      const code = await new Promise<number | null>((resolve, reject) => {
-        child.once('error', reject);
-        child.once('close', resolve);
-      });
+      const { code, output } = await whole(name, program, args);
       const tally: Tally = { passed: 0, failed: 0, skipped: 0 };
       for (const [, passed, failed] of output.matchAll(/(\d+) passed, (\d+) failed/g)) {
         tally.passed += Number(passed);
@@ -91,6 +94,7 @@ function counted(name: string, program: string, ...args: string[]): Stage {
 interface TestOptions {
   readonly concurrency: number;
   readonly leakCheck?: boolean;
+  readonly besideOthers?: boolean;
   readonly onDemand?: boolean;
   /** For the files' processes, beside the environment of this one. */
   readonly env?: Readonly<Record<string, string>>;
@@ -101,6 +105,7 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
   return {
     name,
     onDemand: options.onDemand ?? false,
+    besideOthers: options.besideOthers ?? false,
     run: async () => {
       const files = globSync(pattern).sort();
       if (files.length === 0) throw new Error(`no test files match ${pattern}`);
@@ -110,7 +115,10 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
       const waiting = [...files];
       const take = async () => {
         for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
-          results.set(file, await runFile(file, env));
+          const result = await runFile(file, env);
+          // Beside others it is said whose this is.
+          process.stdout.write((options.besideOthers === true ? `\n--- ${name}\n` : '') + result.report);
+          results.set(file, result);
         }
       };
       await Promise.all(Array.from({ length: options.concurrency }, take));
@@ -118,6 +126,7 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
         if (first.failures.length === 0) continue;
         console.log(`${file} is run again, by itself`);
         const second = await runFile(file, env);
+        process.stdout.write(second.report);
         results.set(file, second);
         if (second.failures.length === 0) flaky.push(...first.failures.map((failure) => `${name}: ${failure}`));
       }
@@ -144,14 +153,15 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
 
 interface FileResult extends Tally {
   readonly failures: string[];
+  /** What its reporter says. */
+  report: string;
 }
 
 /** What the reporter says of a file that the end of the whole run says of all. */
 const SUMMARY = /^ℹ (?:tests|suites|pass|fail|cancelled|skipped|todo|duration_ms) [\d.]+\n/gm;
 
-/** What its reporter says is printed at its end. */
 async function runFile(file: string, env: NodeJS.ProcessEnv): Promise<FileResult> {
-  const result: FileResult = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const result: FileResult = { passed: 0, failed: 0, skipped: 0, failures: [], report: '' };
   const events = run({ files: [file], timeout: 900_000, env });
   const isLeaf = (data: { details: { type?: string | undefined } }) => data.details.type !== 'suite';
   events.on('test:pass', (data) => {
@@ -170,8 +180,7 @@ async function runFile(file: string, env: NodeJS.ProcessEnv): Promise<FileResult
       .join('\n    ');
     result.failures.push(`${data.file ?? file}:${data.line ?? ''} ${data.name}\n    ${why}`);
   });
-  const report = await text(events.pipe(new spec()));
-  process.stdout.write(report.replace(SUMMARY, ''));
+  result.report = (await text(events.pipe(new spec()))).replace(SUMMARY, '');
   return result;
 }
 
@@ -183,18 +192,18 @@ function endToEnd(driver: string, options: Partial<TestOptions> = {}): Stage {
 
 const STAGES: Stage[] = [
   command('format', 'prettier', '--check', '--log-level', 'warn', '.'),
-  command('lint', 'eslint', '--max-warnings', '0', '.'),
   command('types', 'tsc', '--noEmit'),
-  tests('repo', 'tests/repo/*.test.ts', { concurrency: 2 }),
+  command('lint', 'eslint', '--max-warnings', '0', '.'),
   counted('agent', 'make', '--no-print-directory', '-C', 'guest/agent', 'test', 'sanitize', 'fuzz'),
-  tests('protocol', 'packages/protocol/test/**/*.test.ts', { concurrency: 2 }),
-  tests('client', 'packages/client/test/**/*.test.ts', { concurrency: 2 }),
+  tests('simulation', 'tests/simulation/*.test.ts', { concurrency: 1, besideOthers: true }),
+  tests('repo', 'tests/repo/*.test.ts', { concurrency: 1, besideOthers: true }),
+  tests('protocol', 'packages/protocol/test/**/*.test.ts', { concurrency: 1, besideOthers: true }),
+  tests('client', 'packages/client/test/**/*.test.ts', { concurrency: 1, besideOthers: true }),
   // They wait as much as they work.
   tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 3, leakCheck: true }),
   tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('fuzz', 'tests/fuzz/*.test.ts', { concurrency: 1, leakCheck: true }),
-  tests('simulation', 'tests/simulation/*.test.ts', { concurrency: 1 }),
   tests('faults', 'tests/faults/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('command', 'tests/e2e/command/*.test.ts', { concurrency: 2, leakCheck: true }),
   endToEnd('qemu'),
@@ -222,6 +231,7 @@ const rows: string[] = [];
 
 async function runStage(stage: Stage): Promise<void> {
   const began = performance.now();
+  if (stage.besideOthers !== true) console.log(`\n--- ${stage.name}`);
   const tally = await stage.run().catch((error: unknown) => {
     console.error(`✖ ${stage.name}: ${error instanceof Error ? error.message : String(error)}`);
     return { passed: 0, failed: 1, skipped: 0 };
@@ -241,9 +251,11 @@ for (let at = 0; at < asked.length;) {
   while (together[0]!.besideOthers === true && asked[at + together.length]?.besideOthers === true) {
     together.push(asked[at + together.length]!);
   }
-  if (together[0]!.besideOthers !== true) console.log(`\n--- ${together[0]!.name}`);
-  await Promise.all(together.map(runStage));
   at += together.length;
+  const lane = async () => {
+    for (let stage = together.shift(); stage !== undefined; stage = together.shift()) await runStage(stage);
+  };
+  await Promise.all([lane(), lane()]);
 }
 
 if (flaky.length > 0) console.log(`\nWhat failed at first, and passed when it ran again\n${flaky.join('\n')}`);
