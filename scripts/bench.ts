@@ -9,6 +9,7 @@ const BENCHES: Record<string, () => Promise<unknown>> = {
   history: () => import('../bench/history.ts'),
   connections: () => import('../bench/connections.ts'),
   fleet: () => import('../bench/fleet.ts'),
+  output: () => import('../bench/output.ts'),
 };
 
 const [name] = process.argv.slice(2);

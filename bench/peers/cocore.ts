@@ -1,33 +1,16 @@
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { CocoreClient } from '@cocore/client';
-import { defaultArtifacts } from '../../packages/worker/src/config.ts';
+import { startControl, startDaemon } from '../daemons.ts';
 import { type Client, CONCURRENCY, type Peer, type Place, type Services, until } from './peer.ts';
 import { startPostgres } from './postgres.ts';
-import { Program } from './service.ts';
 
 const FUNCTION = 'noop';
 const POLL_MS = 20;
 const WAIT_MS = 60_000;
 const DATABASE_URL = 'COCORE_DATABASE_URL';
 
-/** Daemons are started as the command starts them. Extra flags of Node, for a profile, are in the environment. */
-function daemon(name: 'control' | 'worker', args: readonly string[], env: NodeJS.ProcessEnv): Program {
-  const main = fileURLToPath(new URL(`../../packages/${name}/src/main.ts`, import.meta.url));
-  const flags = (process.env[`COCORE_BENCH_NODE_${name.toUpperCase()}`] ?? '').split(' ').filter(Boolean);
-  return new Program(process.execPath, [...flags, main, ...args], {
-    env: { ...env, COCORE_LOG_LEVEL: process.env['COCORE_LOG_LEVEL'] ?? 'error' },
-  });
-}
-
 async function startServer(directory: string, env: NodeJS.ProcessEnv): Promise<Services> {
-  const dataDir = join(directory, 'server');
-  const args = ['--data-dir', dataDir, '--artifacts', defaultArtifacts(process.env), '--port', '0'];
-  const program = daemon('control', [...args, '--default-isolation', 'container'], env);
-  const [, url] = await program.prints(/^ready (\S+)$/m);
-  const apiKey = (await readFile(join(dataDir, 'operator.key'), 'utf8')).trim();
-  return { place: { url: url!, apiKey }, [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };
+  const { url, apiKey, program } = await startControl(directory, env);
+  return { place: { url, apiKey }, [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };
 }
 
 async function startOnPostgres(directory: string): Promise<Services> {
@@ -38,16 +21,8 @@ async function startOnPostgres(directory: string): Promise<Services> {
   return { place: server.place, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-async function startWorker({ url, apiKey }: Place, directory: string): Promise<AsyncDisposable> {
-  const client = new CocoreClient({ url: url!, apiKey: apiKey! });
-  const tokenFile = join(directory, 'join-token');
-  await writeFile(tokenFile, (await client.joinTokens.create()).token, { mode: 0o600 });
-  const lease = ['--cpus', String(CONCURRENCY), '--memory', '65536', '--disk', '65536'];
-  const own = ['--server', url!, '--data-dir', join(directory, 'worker'), '--join-token-file', tokenFile];
-  const program = daemon('worker', [...own, '--isolation', 'fake', '--pool', 'off', ...lease], process.env);
-  await program.prints(/^ready wk_/m);
-  return program;
-}
+const startWorker = ({ url, apiKey }: Place, directory: string): Promise<AsyncDisposable> =>
+  startDaemon({ url: url!, apiKey: apiKey! }, directory, 'fake', CONCURRENCY);
 
 async function connect({ url, apiKey }: Place): Promise<Client> {
   const client = new CocoreClient({ url: url!, apiKey: apiKey! });

@@ -32,6 +32,10 @@ export class Program implements AsyncDisposable {
     }
   }
 
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
   /** Waits until what it prints matches. @throws when it ends before */
   async prints(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {

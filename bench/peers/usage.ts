@@ -40,7 +40,19 @@ function descendants(): Map<number, Counted> {
 /** User and system time of everything that this process has started and that lives. */
 export const cpuMs = (): number => [...descendants().values()].reduce((sum, one) => sum + one.cpuMs, 0);
 
-/** The memory of the same, in MiB, where what several share counts once; null where it may not be read. */
+/** User and system time of one process, and of its children which have ended. */
+export const cpuMsOf = (pid: number): number => count(String(pid))?.cpuMs ?? 0;
+
+/** What one process has in memory now, in MiB; 0 when it has ended. */
+export function residentMiB(pid: number): number {
+  try {
+    return Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? 0) / 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** The memory of all of them, in MiB, where what several share counts once; null where it may not be read. */
 export function memoryMiB(): number | null {
   let kiB = 0;
   for (const pid of descendants().keys()) {

@@ -7,6 +7,7 @@ export class Metrics {
   readonly attemptsAssigned = this.#counter('cocore_attempts_assigned_total', 'Attempts given to a worker');
   readonly attemptsEnded = this.#counter('cocore_attempts_ended_total', 'Attempts ended, by who said so', ['by']);
   readonly outputBytes = this.#counter('cocore_output_bytes_total', 'Bytes of output committed');
+  readonly outputCommits = this.#counter('cocore_output_commits_total', 'Commits of output, each of one attempt');
   readonly protocolFaults = this.#counter('cocore_worker_protocol_faults_total', 'Sessions closed for a fault');
 
   constructor() {

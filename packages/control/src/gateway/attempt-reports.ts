@@ -244,6 +244,7 @@ export class AttemptReports {
     }
     if (reported === 'repeated') return;
     this.#parts.metrics.outputBytes.inc(frames.reduce((sum, frame) => sum + frame.data.length, 0));
+    this.#parts.metrics.outputCommits.inc();
     this.#parts.hub.publish(attempt.executionId, 'output');
   }
 
