@@ -10,6 +10,7 @@ const BENCHES: Record<string, () => Promise<unknown>> = {
   connections: () => import('../bench/connections.ts'),
   fleet: () => import('../bench/fleet.ts'),
   output: () => import('../bench/output.ts'),
+  followers: () => import('../bench/followers.ts'),
 };
 
 const [name] = process.argv.slice(2);
