@@ -41,7 +41,7 @@ export class ByteWindow {
   slice(offset: number, count: number): Buffer {
     const to = Math.min(offset + count, this.#end);
     if (offset < this.#start || offset > this.#end) throw new RangeError(`the window does not hold ${offset}`);
-    const out = Buffer.alloc(to - offset);
+    const out = Buffer.allocUnsafe(to - offset);
     if (out.length === 0) return out;
     const at = offset % this.#ring.length;
     const first = this.#ring.subarray(at, Math.min(at + out.length, this.#ring.length));
@@ -61,7 +61,7 @@ export class ByteWindow {
     const held = this.slice(this.#start, this.#end - this.#start);
     let size = Math.max(4096, this.#ring.length);
     while (size < needed) size *= 2;
-    this.#ring = Buffer.alloc(Math.min(size, this.#capacity));
+    this.#ring = Buffer.allocUnsafe(Math.min(size, this.#capacity));
     const at = this.#start % this.#ring.length;
     const first = held.subarray(0, this.#ring.length - at);
     this.#ring.set(first, at);

@@ -25,6 +25,12 @@ const AWAY: ReadonlySet<number> = new Set([401, 502, 503, 504]);
 
 const LOOPBACK = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/;
 
+/**
+ * A mask keeps what is sent from looking like HTTP to what stands between and cannot tell the two apart; where TLS is, or one host, nothing does. Masking and
+ * unmasking each byte in JavaScript took a fifth of the daemon's time while it sent output; a mask of zeros is skipped by both ends.
+ */
+const noMask = (mask: Buffer): void => void mask.fill(0);
+
 /** The control server as the daemon dials it: its address, and how it is known. */
 export class Endpoint {
   /** `host:port`, as signed in the hello. */
@@ -65,6 +71,7 @@ export class Endpoint {
       maxPayload: MAX_GATEWAY_TEXT_BYTES,
       perMessageDeflate: false,
       followRedirects: false,
+      ...(this.#secure || LOOPBACK.test(this.#url.hostname) ? { generateMask: noMask } : {}),
     });
   }
 

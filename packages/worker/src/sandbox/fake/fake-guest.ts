@@ -19,6 +19,7 @@ import { createHash } from 'node:crypto';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
+import { ByteWindow } from '../../execution/byte-window.ts';
 import { archiveOf } from './archive.ts';
 import type { GuestDouble } from './fake-driver.ts';
 
@@ -57,7 +58,7 @@ export class FakeGuest implements GuestDouble {
   readonly #sent: OfStreams<number> = ofStreams(() => 0);
   readonly #acknowledged: OfStreams<number> = ofStreams(() => 0);
   /** From what is acknowledged on. */
-  readonly #kept: OfStreams<Buffer> = ofStreams(() => Buffer.alloc(0));
+  readonly #kept: OfStreams<ByteWindow> = ofStreams(() => new ByteWindow(STREAM_WINDOW_BYTES));
   readonly #artifacts = new Map<string, Uint8Array>();
   /** Input files by their path. */
   readonly #files = new Map<string, Uint8Array[]>();
@@ -134,7 +135,7 @@ export class FakeGuest implements GuestDouble {
       case 'PING':
         return this.#send({ type: 'PONG', token: frame.token });
       case 'ACK':
-        this.#kept[frame.stream] = this.#kept[frame.stream].subarray(frame.offset - this.#acknowledged[frame.stream]);
+        this.#kept[frame.stream].forget(frame.offset);
         this.#acknowledged[frame.stream] = frame.offset;
         return this.#changed();
       case 'POWEROFF':
@@ -242,7 +243,7 @@ export class FakeGuest implements GuestDouble {
         continue;
       }
       const piece = data.subarray(at, at + Math.min(room, MAX_GUEST_DATA_BYTES));
-      this.#kept[stream] = Buffer.concat([this.#kept[stream], piece]);
+      this.#kept[stream].push(piece);
       this.#send({ type: FRAME_OF_STREAM[stream], offset: this.#sent[stream], data: piece });
       this.#sent[stream] += piece.length;
       at += piece.length;
@@ -348,9 +349,8 @@ export class FakeGuest implements GuestDouble {
     this.#send({ type: 'STDIN_ACK', offset: this.#stdinTaken });
     for (const stream of ATTEMPT_STREAMS) {
       const kept = this.#kept[stream];
-      for (let at = 0; at < kept.length; at += MAX_GUEST_DATA_BYTES) {
-        const data = kept.subarray(at, at + MAX_GUEST_DATA_BYTES);
-        this.#send({ type: FRAME_OF_STREAM[stream], offset: this.#acknowledged[stream] + at, data });
+      for (let offset = kept.start; offset < kept.end; offset += MAX_GUEST_DATA_BYTES) {
+        this.#send({ type: FRAME_OF_STREAM[stream], offset, data: kept.slice(offset, MAX_GUEST_DATA_BYTES) });
       }
     }
     if (this.#exitFrame !== null) this.#send(this.#exitFrame);
