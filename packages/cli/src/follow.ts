@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import type { CocoreClient } from '@cocore/client';
-import { CocoreError, type ExecutionRecord, fromBase64, type StreamName } from '@cocore/protocol';
+import { CocoreError, type ExecutionRecord, type StreamName } from '@cocore/protocol';
 
 export type Sinks = Partial<Record<StreamName, Writable>>;
 
@@ -13,7 +13,7 @@ export async function followOutput(client: CocoreClient, id: string, sinks: Sink
         break;
       case 'output': {
         const sink = sinks[event.data.stream];
-        if (sink !== undefined && !sink.write(fromBase64(event.data.base64))) await once(sink, 'drain');
+        if (sink !== undefined && !sink.write(Buffer.from(event.data.base64, 'base64'))) await once(sink, 'drain');
         break;
       }
       case 'restart':

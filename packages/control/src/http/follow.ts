@@ -1,7 +1,7 @@
-import { CocoreError, type ExecutionRecord, type FollowEvent } from '@cocore/protocol';
+import { CocoreError, type ExecutionRecord, type FollowEvent, type OutputEvent } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
 import type { EventHub } from '../events.ts';
-import { type Cursor, followExecution, shownAttempt } from '../output/follower.ts';
+import { type Cursor, type Followed, followExecution, shownAttempt } from '../output/follower.ts';
 import type { OutputStore } from '../output/output-store.ts';
 import { EventStream } from './event-stream.ts';
 
@@ -53,11 +53,15 @@ export async function follow({ first, lastEventId, reply, keepAliveMs, ...parts 
       await send({ event: 'restart', id, data: { attemptId: news.cursor.attemptId } });
       continue;
     }
-    if (news.kind === 'output') {
-      const { cursor, stream, offset, bytes } = news;
-      const data = { attemptId: cursor.attemptId, stream, offset, base64: Buffer.from(bytes).toString('base64') };
-      await send({ event: 'output', id, data });
-    } else await send({ event: news.kind, id, data: news.record });
+    if (news.kind === 'output') await events.sendAscii('output', id, outputJson(news));
+    else await send({ event: news.kind, id, data: news.record });
   }
   events.end();
+}
+
+/** An `OutputEvent`. Base64 needs no escapes, which `JSON.stringify` would look for in each character. */
+function outputJson({ cursor, stream, offset, bytes }: Extract<Followed, { kind: 'output' }>): string {
+  const base64 = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+  const rest: Omit<OutputEvent, 'base64'> = { attemptId: cursor.attemptId, stream, offset };
+  return `${JSON.stringify(rest).slice(0, -1)},"base64":"${base64}"}`;
 }
