@@ -20,9 +20,12 @@ import {
   type Store,
 } from '../store/store.ts';
 import type { OutputArchive } from './output-archive.ts';
+import { RecentOutput } from './recent-output.ts';
 import { openSegment, readSegment, segmentPath, writeSegment } from './segments.ts';
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
+/** What is read comes in such pieces at most. */
+const PIECE_BYTES = 64 * 1024;
 /** A session begins at what is committed, so it has little to repeat; each frame that repeats counts as this much at least. */
 const REPEATABLE_BYTES = 4 * OUTPUT_WINDOW_BYTES;
 const MIN_REPEATED_BYTES = 4 * 1024;
@@ -38,6 +41,7 @@ export class OutputStore {
   readonly #archive: OutputArchive | null;
   /** So much of each stream is in the store. */
   readonly inlineBytes: number;
+  readonly recent = new RecentOutput();
 
   /**
    * @param directory of the files; null for none: then all is in the store
@@ -75,7 +79,7 @@ export class OutputStore {
     if (at < end) throw missing(attempt);
   }
 
-  /** As far as it is in the store and in files. */
+  /** As far as it is in memory, in the store and in files. */
   async *#readHere(
     attempt: AttemptKey,
     stream: AttemptStream,
@@ -83,6 +87,12 @@ export class OutputStore {
     end: number,
   ): AsyncGenerator<Uint8Array> {
     let at = offset;
+    while (at < end) {
+      const bytes = this.recent.at(attempt.attemptId, stream, at)?.subarray(0, Math.min(PIECE_BYTES, end - at));
+      if (bytes === undefined) break;
+      at += bytes.length;
+      yield bytes;
+    }
     while (at < Math.min(end, this.inlineBytes)) {
       const chunks = await this.#store.readInline(attempt, stream, at);
       if (chunks.length === 0) return;
@@ -243,7 +253,7 @@ export class OutputWriter implements AsyncDisposable {
       (await this.#hashOf(stream)).update(fresh[stream].bytes);
       this.#streams[stream].asked = ends[stream];
     }
-    const reported = this.#commit(sessionId, growth);
+    const reported = this.#commit(sessionId, growth, (stream) => fresh[stream].bytes);
     this.#lastCommit = reported.catch(() => undefined);
     return { reported };
   }
@@ -283,11 +293,20 @@ export class OutputWriter implements AsyncDisposable {
     if (ends.artifacts > artifactsBytes) throw tooLong('an archive of artifacts', artifactsBytes);
   }
 
-  async #commit(sessionId: string, growth: readonly OutputGrowth[]): Promise<Reported> {
+  /** @param bytesOf what each stream grows by */
+  async #commit(
+    sessionId: string,
+    growth: readonly OutputGrowth[],
+    bytesOf: (stream: AttemptStream) => Uint8Array,
+  ): Promise<Reported> {
     try {
       const reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
-      if (reported === 'recorded') for (const { stream, to } of growth) this.#streams[stream].committed = to;
-      else if (reported === 'stale') this.#staleSession = sessionId;
+      if (reported === 'recorded') {
+        for (const { stream, from, to } of growth) {
+          this.#streams[stream].committed = to;
+          this.#output.recent.add(this.#attempt.attemptId, stream, from, bytesOf(stream));
+        }
+      } else if (reported === 'stale') this.#staleSession = sessionId;
       else this.#hasFailed = true;
       return reported;
     } catch (error) {

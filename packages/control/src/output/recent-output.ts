@@ -1,0 +1,59 @@
+import type { AttemptStream } from '@cocore/protocol';
+
+/** Of all streams together. */
+const RECENT_BYTES = 16 * 1024 * 1024;
+
+interface Piece {
+  readonly key: string;
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * What was committed last, so that who follows it is given it from memory: it is read within moments, by as many as follow. Committed bytes never change,
+ * so what is here is right; what is not here is read from where it is kept.
+ */
+export class RecentOutput {
+  readonly #maxBytes: number;
+  /** In the order in which they came. */
+  readonly #pieces = new Set<Piece>();
+  readonly #byStream = new Map<string, Piece[]>();
+  #bytes = 0;
+
+  constructor(maxBytes = RECENT_BYTES) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Committed bytes; the array is not written to any more. */
+  add(attemptId: string, stream: AttemptStream, offset: number, bytes: Uint8Array): void {
+    const key = keyOf(attemptId, stream);
+    const piece = { key, offset, bytes };
+    const of = this.#byStream.get(key);
+    if (of === undefined) this.#byStream.set(key, [piece]);
+    else of.push(piece);
+    this.#pieces.add(piece);
+    this.#bytes += bytes.length;
+    for (const oldest of this.#pieces) {
+      if (this.#bytes <= this.#maxBytes) break;
+      this.#forget(oldest);
+    }
+  }
+
+  /** What is here from the offset on, in one piece; null when that byte is not. */
+  at(attemptId: string, stream: AttemptStream, offset: number): Uint8Array | null {
+    const piece = this.#byStream
+      .get(keyOf(attemptId, stream))
+      ?.findLast((one) => one.offset <= offset && offset < one.offset + one.bytes.length);
+    return piece === undefined ? null : piece.bytes.subarray(offset - piece.offset);
+  }
+
+  #forget(piece: Piece): void {
+    this.#pieces.delete(piece);
+    this.#bytes -= piece.bytes.length;
+    const of = this.#byStream.get(piece.key)!;
+    of.shift();
+    if (of.length === 0) this.#byStream.delete(piece.key);
+  }
+}
+
+const keyOf = (attemptId: string, stream: AttemptStream): string => `${attemptId}.${stream}`;
