@@ -13,6 +13,7 @@ import {
 } from '@cocore/protocol';
 import type { z } from 'zod';
 import { MAX_UNPROVEN } from '../src/gateway/gateway.ts';
+import { holdStore } from './support/broken-store.ts';
 import { ManualClock } from './support/manual-clock.ts';
 import { type ConnectOptions, Identity, type Message, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
@@ -570,5 +571,41 @@ describe('an attempt over the gateway', () => {
     worker.end(assign);
     await worker.next('AttemptEndedAck');
     assert.equal((await get(assign.task.code.digest, blobToken)).body.code, 'blob_not_found');
+  });
+});
+
+describe('a server that stops while its store is slow', () => {
+  test('a worker that dials then, it is turned away, and the server ends', async () => {
+    await using server = await TestServer.start();
+    const identity = new Identity();
+    const joinToken = await server.joinToken();
+    await using worker = await ScriptedWorker.connect(server, { identity, joinToken });
+    const held = holdStore(server);
+    // It cannot write down yet that the session has ended.
+    const restarted = server.restart();
+    await worker.closed;
+    assert.equal(await upgradeStatus(server, {}), 503);
+    held[Symbol.dispose]();
+    await restarted;
+    await using _again = await ScriptedWorker.connect(server, { identity });
+  });
+
+  test('a worker whose hello is being worked off, its session is given back, and the server ends', async () => {
+    await using server = await TestServer.start();
+    const identity = new Identity();
+    const joinToken = await server.joinToken();
+    await using known = await ScriptedWorker.connect(server, { identity, joinToken });
+    await known[Symbol.asyncDispose]();
+    const held = holdStore(server);
+    await using dialling = await ScriptedWorker.dial(server, { identity });
+    const restarted = server.restart();
+    await dialling.closed;
+    held[Symbol.dispose]();
+    await restarted;
+    const { workers } = (await server.call<{ workers: { state: string }[] }>('GET', '/v1/workers')).body;
+    assert.deepEqual(
+      workers.map(({ state }) => state),
+      ['offline'],
+    );
   });
 });

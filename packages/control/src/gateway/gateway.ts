@@ -52,7 +52,11 @@ export class Gateway implements SessionHandler, AsyncDisposable {
   readonly #persistedBeatMs = new Map<WorkerSession, number>();
   /** Who has a session, by key. */
   readonly #daemons = new Map<string, { readonly session: WorkerSession; readonly instance: string | null }>();
+  /** Handshakes under way. */
+  readonly #serving = new Set<Promise<void>>();
+  /** Sessions whose end is being written down. */
   readonly #closing = new Set<Promise<void>>();
+  #isClosing = false;
   readonly #beats: Beats;
   readonly #unproven = new UnprovenConnections(MAX_UNPROVEN);
 
@@ -87,13 +91,23 @@ export class Gateway implements SessionHandler, AsyncDisposable {
    * @param stream what the WebSocket writes to
    * @param address of the other end
    */
-  async serve(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
+  serve(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
+    const serving = this.#serve(socket, stream, address).finally(() => this.#serving.delete(serving));
+    this.#serving.add(serving);
+    return serving;
+  }
+
+  async #serve(socket: WebSocket, stream: Duplex, address: string): Promise<void> {
     const { log } = this.#parts;
     socket.on('error', (error) => log.info({ err: error }, 'a worker’s connection failed'));
     using _place = this.#unproven.add(socket, address);
     try {
-      this.#open(socket, stream, await shakeHands(socket, this.#parts, (hello) => this.#admit(hello)));
+      const shaken = await shakeHands(socket, this.#parts, (hello) => this.#admit(hello));
+      if (!this.#isClosing) return this.#open(socket, stream, shaken);
+      const { workerId, sessionId, openedAtMs } = shaken.facts;
+      await this.#parts.store.closeSession(workerId, sessionId, openedAtMs);
     } catch (error) {
+      if (this.#isClosing) return;
       const refusal =
         error instanceof CocoreError ? error : new CocoreError('internal', 'the hello failed', { cause: error });
       if (refusal.code === 'internal') log.error({ err: error }, 'a handshake failed');
@@ -187,15 +201,19 @@ export class Gateway implements SessionHandler, AsyncDisposable {
     this.#closing.add(written);
   }
 
+  /** Ends all sessions, and lets nobody in any more: what is open keeps the server from closing. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosing = true;
     for (const session of [...this.#blobTokenOf.keys()]) session.close(1001, 'the server stops');
     for (const socket of this.#sockets.clients) socket.terminate();
+    await Promise.all(this.#serving);
     await Promise.all(this.#closing);
     this.#sockets.close();
   }
 
   #refusalOf(request: IncomingMessage): { status: number; error: CocoreError } | null {
     const refuse = (status: number, error: CocoreError) => ({ status, error });
+    if (this.#isClosing) return refuse(503, new CocoreError('not_ready', 'the server stops'));
     if (!this.#parts.names.includes(request.headers.host ?? '')) {
       return refuse(421, new CocoreError('host_not_allowed', 'this server does not answer to that Host'));
     }
