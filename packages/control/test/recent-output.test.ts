@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { RecentOutput } from '../src/output/recent-output.ts';
 
 test('what was committed last is read from any byte of it on; of all streams together no more is kept than there may be', () => {
-  const recent = new RecentOutput(10);
+  const recent = new RecentOutput(10, 1);
   const read = (attempt: string, offset: number) => {
     const bytes = recent.at(attempt, 'stdout', offset);
     return bytes === null ? null : Buffer.from(bytes).toString();
@@ -17,4 +17,15 @@ test('what was committed last is read from any byte of it on; of all streams tog
   assert.deepEqual([read('a', 0), read('a', 4), read('b', 7), read('b', 6)], [null, '4567', 'b', null]);
   recent.add('b', 'stdout', 8, Buffer.from('more than all'));
   assert.deepEqual([read('a', 4), read('b', 7), read('b', 8)], [null, null, null]);
+});
+
+test('small pieces, each counts as what it costs, and holds on to nothing else', () => {
+  const recent = new RecentOutput(8 * 1024);
+  const chunk = Buffer.from('of the network');
+  for (const [at, name] of ['a', 'b', 'c'].entries()) recent.add(name, 'stdout', 0, chunk.subarray(at, at + 1));
+  assert.deepEqual(
+    ['a', 'b', 'c'].map((name) => recent.at(name, 'stdout', 0)?.length ?? 0),
+    [0, 1, 1],
+  );
+  assert.equal(recent.at('b', 'stdout', 0)!.buffer.byteLength, 1);
 });

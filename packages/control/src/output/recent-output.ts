@@ -2,11 +2,17 @@ import type { AttemptStream } from '@cocore/protocol';
 
 /** Of all streams together. */
 const RECENT_BYTES = 16 * 1024 * 1024;
+/** What a piece counts as at least: it costs more than its bytes. */
+const MIN_PIECE_BYTES = 4 * 1024;
+/** A smaller one may be a small part of what came over the network with it, which must not be kept for it. */
+const OWN_BYTES = 16 * 1024;
 
 interface Piece {
   readonly key: string;
   readonly offset: number;
   readonly bytes: Uint8Array;
+  /** What it counts as. */
+  readonly cost: number;
 }
 
 /**
@@ -15,26 +21,29 @@ interface Piece {
  */
 export class RecentOutput {
   readonly #maxBytes: number;
+  readonly #minPieceBytes: number;
   /** In the order in which they came. */
   readonly #pieces = new Set<Piece>();
   readonly #byStream = new Map<string, Piece[]>();
-  #bytes = 0;
+  #cost = 0;
 
-  constructor(maxBytes = RECENT_BYTES) {
+  constructor(maxBytes = RECENT_BYTES, minPieceBytes = MIN_PIECE_BYTES) {
     this.#maxBytes = maxBytes;
+    this.#minPieceBytes = minPieceBytes;
   }
 
   /** Committed bytes; the array is not written to any more. */
   add(attemptId: string, stream: AttemptStream, offset: number, bytes: Uint8Array): void {
     const key = keyOf(attemptId, stream);
-    const piece = { key, offset, bytes };
+    const own = bytes.length < OWN_BYTES ? Uint8Array.from(bytes) : bytes;
+    const piece = { key, offset, bytes: own, cost: Math.max(bytes.length, this.#minPieceBytes) };
     const of = this.#byStream.get(key);
     if (of === undefined) this.#byStream.set(key, [piece]);
     else of.push(piece);
     this.#pieces.add(piece);
-    this.#bytes += bytes.length;
+    this.#cost += piece.cost;
     for (const oldest of this.#pieces) {
-      if (this.#bytes <= this.#maxBytes) break;
+      if (this.#cost <= this.#maxBytes) break;
       this.#forget(oldest);
     }
   }
@@ -49,7 +58,7 @@ export class RecentOutput {
 
   #forget(piece: Piece): void {
     this.#pieces.delete(piece);
-    this.#bytes -= piece.bytes.length;
+    this.#cost -= piece.cost;
     const of = this.#byStream.get(piece.key)!;
     of.shift();
     if (of.length === 0) this.#byStream.delete(piece.key);
