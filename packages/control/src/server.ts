@@ -132,7 +132,10 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   await ensureOperatorKey(dataDir, store, clock);
 
   const backend = s3 === null ? new DiskBackend(dataDir.file('blobs')) : scope.use(new S3Backend(s3));
-  const blobs = new BlobStore(dataDir.file('blobs'), backend);
+  // A directory is one server's.
+  const isShared = cluster !== null && s3 !== null;
+  const spare = isShared ? (digest: string) => store.spareBlob(digest) : null;
+  const blobs = new BlobStore(dataDir.file('blobs'), backend, spare);
   await blobs.open(serverId);
   const builtInImages = new BuiltInImages(blobs, options.builtInImagePaths);
   const importer = scope.use(new ImageImporter({ directory: dataDir.file('images') }));
@@ -220,7 +223,7 @@ export async function startServer(options: ServerOptions): Promise<ControlServer
   });
   const { port } = app.server.address() as AddressInfo;
   names.port = port;
-  const blobSweeper = new BlobSweeper({ store, blobs, clock, log, hasOthers: () => cluster?.areThere ?? false });
+  const blobSweeper = new BlobSweeper({ store, blobs, clock, log, isShared });
   const recordSweeper = new RecordSweeper({
     store,
     output,

@@ -15,6 +15,11 @@ test('positions in a queue of thousands, they are what counting says', () => {
     // As many leave as come, of which most are the oldest.
     const [left] = waiting.splice(random.chance(0.7) ? 0 : random.int(0, waiting.length - 1), 1);
     positions.delete(left!.priority, left!.order);
+    // Some come back to their place.
+    if (random.chance(0.2)) {
+      positions.add(left!.priority, left!.order);
+      waiting.push(left!);
+    }
     const asked = random.pick(waiting);
     const before = waiting.filter(
       ({ priority, order: other }) => priority > asked.priority || (priority === asked.priority && other < asked.order),

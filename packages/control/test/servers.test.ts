@@ -191,6 +191,32 @@ test(
 const isIdle = ({ body }: { body: string }): boolean => /^cocore_attempts_live 0$/m.test(body);
 
 test(
+  'a second daemon with a worker’s key at another server, it is refused until the first has gone',
+  { skip },
+  async () => {
+    await using pair = await Pair.start();
+    const { one, two } = pair;
+    const identity = new Identity();
+    const first = { identity, joinToken: await one.joinToken(), change: () => ({ instance: 'first' }) };
+    const worker = await pair.worker(one, first);
+    const second = { identity, change: () => ({ instance: 'second' }) };
+    await using refused = await ScriptedWorker.dial(two, second);
+    assert.equal((await refused.next('ServerRefusal')).code, 'worker_duplicate');
+    // The same daemon may go where it likes.
+    const moved = await pair.worker(two, { identity, change: () => ({ instance: 'first' }) });
+    await worker.closed;
+    await moved[Symbol.asyncDispose]();
+    await until('the second is let in', async () => {
+      await using again = await ScriptedWorker.dial(one, second);
+      return await again.next('ServerWelcome').then(
+        () => true,
+        () => false,
+      );
+    });
+  },
+);
+
+test(
   'limits of a function and of a key, with two servers under load, never more have a worker at once',
   { skip },
   async () => {

@@ -1,6 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type BlobRef, CocoreError } from '@cocore/protocol';
 import { AdoptedFiles } from './adopted.ts';
 import type { BlobBackend, BlobReading, KeptBlob } from './backend.ts';
@@ -8,6 +9,11 @@ import { DigestLocks } from './digest-locks.ts';
 
 /** Writes down whose a blob is, once its bytes are kept: it throws when the project may not have it. */
 export type AdmitBlob = (blob: BlobRef) => Promise<void>;
+
+export type Spare = (digest: string) => Promise<boolean>;
+
+/** What another server removes now is waited for, and asked about again after this long. */
+const SPARE_AGAIN_MS = 200;
 
 /**
  * Bytes named by their SHA-256. What comes in goes to a file of this server's first, because its name is known at its end;
@@ -17,12 +23,17 @@ export class BlobStore {
   readonly #backend: BlobBackend;
   readonly #temporaryDirectory: string;
   readonly #adopted: AdoptedFiles;
+  readonly #spare: Spare | null;
   readonly #locks = new DigestLocks();
   /** Adopted for the server itself: whoever needs them next may have no row yet. */
   readonly #own = new Set<string>();
 
-  /** @param directory for what is under way; made when needed */
-  constructor(directory: string, backend: BlobBackend) {
+  /**
+   * @param directory for what is under way; made when needed
+   * @param spare where other servers remove blobs of the same place: says that one is about to be needed, and is false while it is being removed
+   */
+  constructor(directory: string, backend: BlobBackend, spare: Spare | null = null) {
+    this.#spare = spare;
     this.#backend = backend;
     this.#temporaryDirectory = join(directory, 'tmp');
     this.#adopted = new AdoptedFiles(join(directory, 'adopted'));
@@ -93,6 +104,11 @@ export class BlobStore {
     return this.#backend.list();
   }
 
+  /** What this server adopted for itself is needed as long as it lives. */
+  async spareOwn(): Promise<void> {
+    for (const digest of this.#own) await this.#spare?.(digest);
+  }
+
   /** Removes a blob unless somebody needs it, of which nothing changes meanwhile: who keeps the same bytes waits. */
   async removeUnless(digest: string, isNeeded: () => Promise<boolean>): Promise<boolean> {
     return this.#locks.hold(digest, async () => {
@@ -104,6 +120,7 @@ export class BlobStore {
 
   async #keep(path: string, blob: BlobRef, admit: AdmitBlob | undefined): Promise<void> {
     await this.#locks.hold(blob.digest, async () => {
+      while (this.#spare !== null && !(await this.#spare(blob.digest))) await sleep(SPARE_AGAIN_MS);
       const isNew = await this.#backend.keep(path, blob);
       try {
         await admit?.(blob);

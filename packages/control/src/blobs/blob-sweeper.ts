@@ -16,8 +16,8 @@ export interface BlobSweeperParts {
   readonly store: Store;
   readonly blobs: BlobStore;
   readonly clock: Clock;
-  /** Whether another server may be keeping the same bytes: then none are removed, because what holds a digest is this process's. */
-  readonly hasOthers?: () => boolean;
+  /** Whether other servers may keep and remove blobs in the same place; not so if not given. */
+  readonly isShared?: boolean;
   readonly log: Logger;
 }
 
@@ -40,14 +40,27 @@ export class BlobSweeper {
   }
 
   async sweep(signal: AbortSignal): Promise<void> {
-    const { store, blobs, clock, log, hasOthers = () => false } = this.#parts;
+    const { store, blobs, clock, log } = this.#parts;
+    // In time, before others would remove them.
+    await blobs.spareOwn();
     await store.forgetUnusedBlobs({ layersMs: UNUSED_LAYER_TTL_MS, blobsMs: UNUSED_BLOB_TTL_MS });
     let removed = 0;
     for await (const { digest, keptAtMs } of blobs.list()) {
-      if (signal.aborted || hasOthers()) return;
+      if (signal.aborted) return;
       if (keptAtMs > clock.nowMs() - ORPHAN_TTL_MS || (await store.isBlobNeeded(digest))) continue;
-      if (await blobs.removeUnless(digest, () => store.isBlobNeeded(digest))) removed += 1;
+      if (await this.#remove(digest)) removed += 1;
     }
     if (removed > 0) log.info({ removed }, 'blobs that nobody needs are removed');
+  }
+
+  async #remove(digest: string): Promise<boolean> {
+    const { store, blobs, isShared = false } = this.#parts;
+    if (!isShared) return blobs.removeUnless(digest, () => store.isBlobNeeded(digest));
+    if ((await store.condemnBlob(digest)) !== 'remove') return false;
+    try {
+      return await blobs.removeUnless(digest, () => Promise.resolve(false));
+    } finally {
+      await store.forgetCondemnedBlob(digest);
+    }
   }
 }

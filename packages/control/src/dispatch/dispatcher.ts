@@ -439,8 +439,9 @@ export class Dispatcher {
     const arrived = this.#window.add(link, queued.taskBytes);
     let task: AssignedTask | Capped | 'stale' | null = null;
     try {
-      const caps = this.#others === null ? null : queued;
-      task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId }, caps);
+      const isContended = this.#shared.has(attemptId) && this.#others?.areThere === true;
+      const shared = this.#others === null ? null : { caps: queued, isContended };
+      task = await this.#parts.store.assign(queued, { workerId, sessionId: link.sessionId }, shared);
     } finally {
       if (task === null || task === 'stale' || 'capped' in task) arrived();
     }

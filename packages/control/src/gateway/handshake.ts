@@ -89,10 +89,11 @@ async function openSession(
   blobToken: string,
   hello: WorkerHello,
 ): Promise<SessionOpened> {
-  const { publicKey, name, daemonVersion, platform, capabilities, joinToken } = hello;
+  const { publicKey, name, daemonVersion, platform, capabilities, joinToken, instance = null } = hello;
   const opened = await store.openSession({
     sessionId,
     serverId: life,
+    instance,
     blobTokenHash: life === null ? null : blobTokenHash(blobToken),
     publicKey,
     name,
@@ -107,6 +108,8 @@ async function openSession(
       return opened;
     case 'unknown_key':
       throw new CocoreError('worker_unknown', 'this worker is not known here, and it sent no join token');
+    case 'duplicate':
+      throw new CocoreError('worker_duplicate', 'another daemon has this worker’s key and is connected elsewhere');
     case 'token_invalid':
       throw new CocoreError('join_token_invalid', 'the join token was used before, has expired, or was never made');
   }

@@ -83,6 +83,15 @@ export interface ServersStore {
   listQueuedIds(after: string, limit: number): Promise<string[]>;
   /** Those of them that have not ended. */
   loadAttempts(attemptIds: readonly string[]): Promise<LiveAttemptRow[]>;
+  /**
+   * Nobody seems to need the blob. It may be removed (`remove`) when that has been so for hours, by who is told so, and nobody else; who keeps the same bytes
+   * waits until that is over.
+   */
+  condemnBlob(digest: string): Promise<'needed' | 'condemned' | 'remove'>;
+  /** The blob is about to be needed. False while it is being removed. */
+  spareBlob(digest: string): Promise<boolean>;
+  /** It is removed, or was not. */
+  forgetCondemnedBlob(digest: string): Promise<void>;
   /** Of attempts whose worker this server sees to, those that are to be stopped. */
   listCancelRequested(serverId: string): Promise<string[]>;
   /** Of workers that have something. */
@@ -161,6 +170,8 @@ export interface StoredWorker {
 export interface SessionHello {
   /** Who has the session, where there may be several servers. */
   readonly serverId?: string | null;
+  /** Of the daemon's process. */
+  readonly instance?: string | null;
   /** Of what it fetches blobs with, likewise. */
   readonly blobTokenHash?: string | null;
   readonly sessionId: string;
@@ -181,7 +192,8 @@ export interface InventoryItem {
 }
 
 export interface SessionRefused {
-  readonly kind: 'unknown_key' | 'token_invalid';
+  /** `duplicate`: another daemon with the worker's key has a session at another server. */
+  readonly kind: 'unknown_key' | 'token_invalid' | 'duplicate';
 }
 
 export interface SessionOpened {
@@ -471,6 +483,14 @@ export interface Capped {
   readonly capped: QueuedAttempt['function'];
 }
 
+/** Where several servers may assign. */
+export interface SharedAssign {
+  /** What limits the attempt, as the asker knows it. */
+  readonly caps: Pick<QueuedAttempt, 'function' | 'concurrency'>;
+  /** Another may be asking for the same attempt now: then nobody waits, and one of them is answered null. */
+  readonly isContended: boolean;
+}
+
 /** All that an assignment's task is made from. */
 export interface AssignedTask {
   readonly executionId: string;
@@ -535,14 +555,14 @@ export interface AttemptStore {
   readNext(ended: AttemptKey & { readonly executionId: string }): Promise<QueuedAttempt | null>;
   /**
    * Null when the attempt is not queued any more. `stale`: the session is not the worker's any more, or the worker is drained, and the attempt may
-   * still be queued. With `caps`, what limits the attempt as the asker knows it, limits are counted here, for all servers.
+   * still be queued. With `shared`, limits are counted here, for all servers.
    *
    * @throws when the worker's class is weaker than the function requires: whoever placed it there has a fault
    */
   assign(
     attempt: AttemptKey,
     worker: { workerId: string; sessionId: string },
-    caps?: Pick<QueuedAttempt, 'function' | 'concurrency'> | null,
+    shared?: SharedAssign | null,
   ): Promise<AssignedTask | Capped | 'stale' | null>;
   recordAccepted(
     attempt: AttemptKey,

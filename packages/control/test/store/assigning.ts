@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { FIRST_ALLOWANCE } from '../../src/scheduler/trust.ts';
+import type { QueuedAttempt } from '../../src/store/store.ts';
 import { type StoreScene } from './store-scene.ts';
 
 export function assigning(scene: StoreScene): void {
@@ -17,6 +18,39 @@ export function assigning(scene: StoreScene): void {
         ]);
         assert.equal(tasks.filter((task) => task !== null).length, 1);
       }
+    });
+
+    test('limits that are counted here, no more is assigned than they allow, whoever knew of them', async () => {
+      const { workerId } = await join('k1', 's1');
+      const worker = { workerId, sessionId: 's1' };
+      const assign = (attempt: QueuedAttempt) =>
+        scene.store.assign(attempt, worker, { caps: attempt, isContended: false });
+      const outcome = async (asked: Promise<Awaited<ReturnType<typeof assign>>>) => {
+        const task = await asked;
+        return task === null || task === 'stale' ? task : 'capped' in task ? task.capped : 'assigned';
+      };
+      const early = await create();
+      assert.equal(await outcome(assign(early)), 'assigned');
+      const before = await create();
+      const { id, version } = await deploy('add', scene.projectId, 'container', undefined, 2);
+      // Who asks has not heard of the limit, and of what to hold.
+      const capped = { id, version, limit: 2 };
+      assert.deepEqual(await outcome(assign(before)), capped);
+      assert.equal(await outcome(assign({ ...before, function: capped })), 'assigned');
+      const [third, keyed, other] = [
+        await create(),
+        await create({ concurrency: { key: 'k', limit: 1 } }),
+        await create({ concurrency: { key: 'k', limit: 1 } }),
+      ];
+      assert.deepEqual(await outcome(assign(third)), capped);
+      await scene.store.requestCancel(scene.projectId, early.executionId);
+      assert.equal(await outcome(assign(keyed)), 'assigned');
+      await deploy('add');
+      const unlimited = { id, version: version + 1, limit: null };
+      assert.deepEqual(await outcome(assign({ ...other, function: unlimited })), unlimited);
+      assert.equal(await outcome(assign({ ...third, function: unlimited })), 'assigned');
+      await scene.store.recordRefused(keyed, 's1');
+      assert.equal(await outcome(assign({ ...other, function: unlimited })), 'assigned');
     });
 
     test('a session that is not the worker’s any more, it gets nothing', async () => {

@@ -84,6 +84,7 @@ export class StoreScene {
     project = this.projectId,
     isolation: IsolationClass = 'container',
     image = BLOB,
+    maxConcurrent: number | null = null,
   ): Promise<FunctionRecord> =>
     this.store.createFunctionVersion(
       {
@@ -98,6 +99,7 @@ export class StoreScene {
         outputLimitBytes: 1000,
         env: {},
         isolation,
+        maxConcurrent,
       },
       DEFAULT_LIMITS,
     );

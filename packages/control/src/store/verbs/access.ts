@@ -149,12 +149,32 @@ export function* listWorkers({ db }: Context): Verb<StoredWorker[]> {
   }));
 }
 
+interface KnownRow {
+  readonly worker_id: string;
+  readonly session_id: string | null;
+  readonly server_id: string | null;
+  readonly instance: string | null;
+}
+
+/** Whether another daemon has a session at another server that is there. At the same server, that judges by whether it hears it. */
+function* isAnothers(
+  { db }: Context,
+  known: KnownRow,
+  { serverId = null, instance = null }: SessionHello,
+): Verb<boolean> {
+  const { server_id: other } = known;
+  if (known.session_id === null || other === null || other === serverId) return false;
+  if (instance === null || known.instance === null || known.instance === instance) return false;
+  return (yield* db.get('SELECT 1 FROM servers WHERE server_id = ?', other)) !== undefined;
+}
+
 export function* openSession(context: Context, hello: SessionHello): Verb<SessionOpened | SessionRefused> {
   const { db } = context;
-  const known = yield* db.get<{ worker_id: string }>(
-    'SELECT worker_id FROM workers WHERE public_key = ?',
+  const known = yield* db.get<KnownRow>(
+    'SELECT worker_id, session_id, server_id, instance FROM workers WHERE public_key = ?',
     hello.publicKey,
   );
+  if (known !== undefined && (yield* isAnothers(context, known, hello))) return { kind: 'duplicate' };
   const workerId = known?.worker_id ?? newId(context, 'worker');
   if (known === undefined) {
     if (hello.joinTokenHash === null) return { kind: 'unknown_key' };
@@ -188,7 +208,7 @@ function* updateWorker(context: Context, workerId: string, hello: SessionHello):
   const nowMs = context.now();
   yield* context.db.send(
     `UPDATE workers SET name = ?, driver = ?, isolation = ?, cpus = ?, memory_mib = ?, disk_mib = ?, sandbox_overhead_mib = ?, egress = ?,
-       daemon_version = ?, platform = ?, session_id = ?, server_id = ?, blob_token = ?, connected_at = ?, last_beat_at = ?
+       daemon_version = ?, platform = ?, session_id = ?, server_id = ?, blob_token = ?, instance = ?, connected_at = ?, last_beat_at = ?
      WHERE worker_id = ?`,
     hello.name,
     capabilities.driver,
@@ -203,6 +223,7 @@ function* updateWorker(context: Context, workerId: string, hello: SessionHello):
     hello.sessionId,
     hello.serverId ?? null,
     hello.blobTokenHash ?? null,
+    hello.instance ?? null,
     nowMs,
     nowMs,
     workerId,

@@ -1,6 +1,6 @@
 import { canRun, type IsolationClass, type TaskFile } from '@cocore/protocol';
-import type { AssignedTask, AttemptKey, Capped, FunctionProcess } from '../store.ts';
-import { type CapColumns, isCapped, type KnownCaps } from './caps.ts';
+import type { AssignedTask, AttemptKey, Capped, FunctionProcess, SharedAssign } from '../store.ts';
+import { type CapColumns, isCapped } from './caps.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { networkOf } from './network.ts';
@@ -37,11 +37,24 @@ const filesOf = (text: string | null): TaskFile[] => (text === null ? [] : (JSON
 export const fileBlobs = (text: string | null): string[] =>
   filesOf(text).flatMap((file) => ('digest' in file ? [file.digest] : []));
 
+const READ_TASK = `
+  SELECT e.execution_id, e.function_id, f.newest_version, f.max_concurrent, e.concurrency_key, e.concurrency_limit,
+    f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest, v.image_bytes,
+    v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus, e.timeout_ms,
+    e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation, v.network
+  FROM attempts a
+  JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
+  JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
+  JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
+  WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND (e.state = 'open' OR e.phase = 'requeued')`;
+/** Who holds it is about to have it, and is not waited for. Only PostgreSQL has several that ask. */
+const READ_TASK_ALONE = `${READ_TASK} FOR UPDATE OF a SKIP LOCKED`;
+
 export function* assign(
   context: Context,
   attempt: AttemptKey,
   worker: { workerId: string; sessionId: string },
-  caps: KnownCaps | null = null,
+  shared: SharedAssign | null = null,
 ): Verb<AssignedTask | Capped | 'stale' | null> {
   const { db } = context;
   const host = yield* db.get<{ owner_id: string; trust_class: string; isolation: IsolationClass; egress: 0 | 1 }>(
@@ -51,14 +64,7 @@ export function* assign(
   );
   if (host === undefined) return 'stale';
   const row = yield* db.get<TaskRow>(
-    `SELECT e.execution_id, e.function_id, f.newest_version, f.max_concurrent, e.concurrency_key, e.concurrency_limit, f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest,
-       v.image_bytes, v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus,
-       e.timeout_ms, e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation, v.network
-     FROM attempts a
-     JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
-     JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
-     JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
-     WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND (e.state = 'open' OR e.phase = 'requeued')`,
+    shared?.isContended === true ? READ_TASK_ALONE : READ_TASK,
     attempt.attemptId,
     attempt.projectId,
   );
@@ -69,7 +75,7 @@ export function* assign(
       `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${egress}`,
     );
   }
-  if (caps !== null && (yield* isCapped(context, attempt, caps, row))) {
+  if (shared !== null && (yield* isCapped(context, attempt, shared.caps, row))) {
     return { capped: { id: row.function_id, version: row.newest_version, limit: row.max_concurrent } };
   }
   yield* db.change(

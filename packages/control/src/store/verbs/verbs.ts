@@ -6,6 +6,7 @@ import * as batches from './batches.ts';
 import * as builds from './builds.ts';
 import { capLocks } from './caps.ts';
 import * as cancellations from './cancellations.ts';
+import * as condemned from './condemned-blobs.ts';
 import type { AttemptKey } from '../store.ts';
 import type { Context } from './context.ts';
 import * as drains from './drains.ts';
@@ -45,6 +46,9 @@ export const WRITE_VERBS = {
   createBuild: builds.createBuild,
   keepLayer: builds.keepLayer,
   useLayer: builds.useLayer,
+  condemnBlob: condemned.condemnBlob,
+  spareBlob: condemned.spareBlob,
+  forgetCondemnedBlob: condemned.forgetCondemnedBlob,
   forgetUnusedBlobs: unusedBlobs.forgetUnusedBlobs,
   createExecutions: executions.createExecutions,
   createBatch: batches.createBatch,
@@ -97,7 +101,7 @@ export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameter
  * their transactions.
  */
 export const LOCKS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameters<AskedWrites[Name]>) => string[] } = {
-  assign: (attempt, _worker, caps) => (caps === null || caps === undefined ? [] : capLocks(attempt, caps)),
+  assign: (attempt, _worker, shared) => (shared === null || shared === undefined ? [] : capLocks(attempt, shared.caps)),
 };
 
 function ofAttempt({ attemptId }: AttemptKey): string[] {
