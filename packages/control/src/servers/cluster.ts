@@ -59,6 +59,8 @@ export class Cluster implements Others, AsyncDisposable {
   /** Up to where the queue is looked through. */
   #lookedAt = '';
   #looks = 0;
+  /** Somebody may have gone since workers were claimed, also before the first look. */
+  #hasUnclaimed = true;
   /** What was heard and not worked off. */
   readonly #heardAttempts = new Map<string, 'queued' | 'look'>();
   #isHearing = false;
@@ -136,6 +138,7 @@ export class Cluster implements Others, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
     await this.#running;
+    await this.#looking?.catch(() => undefined);
     try {
       await this.#membership[Symbol.asyncDispose]();
       this.#news.announce();
@@ -179,13 +182,17 @@ export class Cluster implements Others, AsyncDisposable {
   }
 
   async #look(): Promise<void> {
+    // A beat would bring it back.
+    if (this.#stopping.signal.aborted) return;
     const { store, log } = this.#parts;
     const { gone, hasChanged } = await this.#membership.look();
+    this.#hasUnclaimed ||= gone.length > 0 || hasChanged;
     if (this.#dispatcher === null) return;
     if (gone.length > 0) log.warn({ servers: gone.map(({ serverId }) => serverId) }, 'servers say nothing any more');
-    if (gone.length > 0 || hasChanged) {
+    if (this.#hasUnclaimed) {
       const claimed = await store.claimWorkers(this.serverId, gone);
       this.#dispatcher.claimed(claimed);
+      this.#hasUnclaimed = false;
       // Their leases begin now.
       for (const { workerId } of claimed) this.#sweeper!.beat(workerId!);
       await this.lookAtAll();

@@ -13,8 +13,8 @@ const MIGRATING_LOCK = 4_930_202;
 const SERVING_LOCK = 4_930_203;
 
 /**
- * How a migration begins that servers must not meet which do not know it. All others only add: tables, indexes, columns that may be left out; so older
- * servers go on beside them.
+ * How a migration begins that servers must not meet which do not know it. All others only add: tables, indexes, columns that may be left out (an index that
+ * another replaces may go); so older servers go on beside them.
  */
 const EXCLUDES_OLDER = '-- Excludes older servers.';
 
