@@ -133,7 +133,7 @@ async function runBuild(
 function networkOf({ dispatcher }: HttpParts, { build, inputs }: BuildRequest, isolation: IsolationClass): Network {
   const wanted = build.network;
   if (wanted === undefined || wanted.unless.some((path) => inputs.nodes.has(path))) return NO_NETWORK;
-  if (!dispatcher.isGiven({ isolation, egress: true })) return NO_NETWORK;
+  if (!dispatcher.elsewhere.isGiven({ isolation, egress: true })) return NO_NETWORK;
   return { mode: 'egress', allow: wanted.allow, maxBytes: BUILD_EGRESS_BYTES };
 }
 

@@ -6,8 +6,6 @@ import {
   PREPARE_TIMEOUT_MS,
   type FunctionRecord,
   type Outcome,
-  type SandboxKind,
-  type Waiting,
 } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
@@ -15,7 +13,6 @@ import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputStore, StreamLimits } from '../output/output-store.ts';
 import { type Placement, Scheduler } from '../scheduler/scheduler.ts';
-import type { Why } from '../scheduler/waiting.ts';
 import type {
   AssignedTask,
   Capped,
@@ -25,14 +22,15 @@ import type {
   Readopted,
   SessionOpened,
   Store,
-  StoredWorker,
 } from '../store/store.ts';
-import type { Others } from '../servers/cluster.ts';
+import type { Others } from '../servers/others.ts';
 import { AssignmentWindow } from './assignment-window.ts';
 import { Cancellations } from './cancellations.ts';
 import { Drains } from './drains.ts';
+import { Elsewhere } from './elsewhere.ts';
 import { deadlineUptimeMs, type LiveAttempt, LiveAttempts, NOTHING_HEARD, type WorkerLink } from './live-attempt.ts';
 import { itemOf, placeableOf } from './placeable.ts';
+import { Reconciliation } from './reconciliation.ts';
 import { taskSpec } from './task.ts';
 import { WorkerTrust } from './worker-trust.ts';
 
@@ -40,17 +38,6 @@ import { WorkerTrust } from './worker-trust.ts';
 export const MAX_UNANSWERED = 5;
 /** A worker that refused for want of room is asked again after this long, if nothing it had ended before. */
 export const REFUSAL_PAUSE_MS = 1_000;
-
-/** Why an attempt waits that a worker of another server could run all the same. */
-const LACKS: ReadonlySet<Waiting['code']> = new Set(['no_worker', 'isolation', 'network', 'too_large']);
-
-/** What is held of workers at one time. */
-export interface SessionsNow {
-  readonly links: ReadonlyMap<string, WorkerLink>;
-  /** By worker. */
-  readonly unlinked: ReadonlyMap<string, readonly { readonly attempt: LiveAttempt; readonly sessionId: string }[]>;
-  readonly drains: number;
-}
 
 export interface DispatcherParts {
   readonly store: Store;
@@ -75,6 +62,10 @@ export class Dispatcher {
   readonly trust: WorkerTrust;
   readonly drains: Drains;
   readonly cancellations: Cancellations;
+  /** What workers of other servers change in what is said of attempts. */
+  readonly elsewhere: Elsewhere;
+  /** Follows what other servers change. */
+  readonly reconciliation: Reconciliation;
   readonly #parts: DispatcherParts;
   readonly #others: Others | null;
   readonly #links = new Map<string, WorkerLink>();
@@ -106,6 +97,18 @@ export class Dispatcher {
     const onWithdrawn = this.withdrawn.bind(this);
     const onElsewhere = (attemptId: string) => others?.tell(['look', attemptId]);
     this.cancellations = new Cancellations({ store, live, hub, clock, onWithdrawn, onElsewhere });
+    const queued: ReadonlyMap<string, QueuedAttempt> = this.#queued;
+    this.elsewhere = new Elsewhere({ scheduler, queued, others });
+    this.reconciliation = new Reconciliation({
+      ...{ store, clock, live, queued, links: this.#links, drains: this.drains, trust: this.trust },
+      onWaits: (row) => {
+        this.#enqueue(row);
+        this.#shared.add(row.attemptId);
+      },
+      onWaitsNoMore: (attemptId) => this.#dequeue(attemptId),
+      onElsewhere: (attempt) => this.letGo(attempt),
+      onChanged: () => this.pump(),
+    });
   }
 
   /**
@@ -288,109 +291,9 @@ export class Dispatcher {
     this.pump();
   }
 
-  isWaiting(attemptId: string): boolean {
-    return this.#queued.has(attemptId);
-  }
-
-  isKnown(attemptId: string): boolean {
-    return this.#queued.has(attemptId) || this.live.get(attemptId) !== undefined;
-  }
-
-  waitingIds(): ReadonlySet<string> {
-    return new Set(this.#queued.keys());
-  }
-
-  /** Another server says that it does not wait any more. */
-  taken(attemptId: string): void {
-    if (this.#queued.has(attemptId)) this.#dequeue(attemptId);
-  }
-
   /** Workers that have these are this server's to see to. */
   claimed(rows: readonly LiveAttemptRow[]): void {
     for (const row of rows) if (this.live.get(row.attemptId) === undefined) this.#adopt(row, null);
-  }
-
-  /** Brings what is held of attempts in line with the store, where another server may have changed something. */
-  async lookAt(attemptIds: readonly string[]): Promise<void> {
-    const before = new Map(
-      attemptIds.map((id) => {
-        const attempt = this.live.get(id);
-        return [id, { attempt, sessionId: attempt?.sessionId, isWaiting: this.#queued.has(id) }];
-      }),
-    );
-    const rows = new Map((await this.#parts.store.loadAttempts(attemptIds)).map((row) => [row.attemptId, row]));
-    for (const [attemptId, { attempt, sessionId, isWaiting }] of before) {
-      const row = rows.get(attemptId);
-      const live = this.live.get(attemptId);
-      if (live !== undefined) {
-        // What has come since is newer than what was read.
-        if (live === attempt && live.sessionId === sessionId) this.#compare(live, row);
-      } else if (isWaiting && row?.state !== 'queued') this.#dequeue(attemptId);
-      else if (!this.#queued.has(attemptId) && row?.state === 'queued') {
-        this.#enqueue(row);
-        this.#shared.add(attemptId);
-      }
-    }
-    this.pump();
-  }
-
-  /** What is held now, to be judged by what is read from now on. */
-  sessionsNow(): SessionsNow {
-    const unlinked = new Map<string, { attempt: LiveAttempt; sessionId: string }[]>();
-    for (const attempt of this.live) {
-      if (attempt.link !== null) continue;
-      const { workerId, sessionId } = attempt;
-      const ofWorker = unlinked.get(workerId) ?? [];
-      unlinked.set(workerId, ofWorker);
-      ofWorker.push({ attempt, sessionId });
-    }
-    return { links: new Map(this.#links), unlinked, drains: this.drains.changes };
-  }
-
-  /** What the store says of workers, some of which are another server's now. @returns whether a session was closed for it */
-  learn(workers: readonly StoredWorker[], before: SessionsNow, serverId: string): boolean {
-    let hasClosed = false;
-    for (const { workerId, sessionId, serverId: owner, drainedAtMs, allowance } of workers) {
-      if (before.drains === this.drains.changes) this.drains.learn(workerId, drainedAtMs);
-      const link = this.#links.get(workerId);
-      if (link !== undefined) {
-        if (before.links.get(workerId) !== link || link.sessionId === sessionId) continue;
-        link.close(4001, 'session_replaced');
-        hasClosed = true;
-        continue;
-      }
-      this.trust.know(workerId, allowance);
-      if (owner === serverId) continue;
-      for (const { attempt, sessionId: known } of before.unlinked.get(workerId) ?? []) {
-        if (!attempt.over && attempt.link === null && attempt.sessionId === known) this.letGo(attempt);
-      }
-    }
-    return hasClosed;
-  }
-
-  /** Why no worker that is online anywhere could run the attempt; null as the scheduler says it. */
-  async misfit(attemptId: string): Promise<Why | null> {
-    const why = this.scheduler.misfit(attemptId);
-    if (why === null || this.#others?.areThere !== true) return why;
-    await this.#others.lookAtWorkers();
-    return this.#fitsElsewhere(attemptId) ? null : this.scheduler.misfit(attemptId);
-  }
-
-  /** Why nothing takes the attempt now, as far as this server knows; null when it is not queued, or about to be placed. */
-  why(attemptId: string): Waiting | null {
-    const waiting = this.scheduler.why(attemptId);
-    if (waiting === null || !LACKS.has(waiting.code) || !this.#fitsElsewhere(attemptId)) return waiting;
-    return { ...waiting, code: 'busy', message: 'workers of other servers could run it; none has taken it yet' };
-  }
-
-  /** Whether a worker that is online has sandboxes such as these. */
-  isGiven(required: SandboxKind): boolean {
-    return this.scheduler.isGiven(required) || this.#others?.isGiven(required) === true;
-  }
-
-  /** The worker has a session at another server. */
-  isElsewhere(worker: StoredWorker): boolean {
-    return this.#others?.has(worker) === true;
   }
 
   /** Places what can be placed, once what is under way in this turn of the event loop is done. */
@@ -500,24 +403,6 @@ export class Dispatcher {
 
   #enqueueAt(queued: QueuedAttempt, order: number | undefined): void {
     this.scheduler.apply({ type: 'queued', ...itemOf(queued), ...(order === undefined ? {} : { order }) });
-  }
-
-  /** @param row as the store has it; undefined when it has ended */
-  #compare(attempt: LiveAttempt, row: LiveAttemptRow | undefined): void {
-    const { attemptId, link, state } = attempt;
-    if (row === undefined) {
-      // One that was accepted ends by its server alone, which may be about to hear of it.
-      if (state === 'assigned' && attempt.underWay === 0) this.letGo(attempt);
-    } else if (row.sessionId !== attempt.sessionId) this.letGo(attempt);
-    else if (row.cancelRequestedAtMs !== null && attempt.cancelRequestedUptimeMs === null) {
-      attempt.cancelRequestedUptimeMs = this.#parts.clock.uptimeMs();
-      link?.send({ type: 'AttemptCancel', attemptId });
-    }
-  }
-
-  #fitsElsewhere(attemptId: string): boolean {
-    const queued = this.#queued.get(attemptId);
-    return queued !== undefined && this.#others?.couldRun(itemOf(queued)) === true;
   }
 
   #assigned(queued: QueuedAttempt, link: WorkerLink, task: AssignedTask, arrived: () => void): void {

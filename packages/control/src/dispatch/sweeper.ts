@@ -238,7 +238,7 @@ export class Sweeper {
   /** Asks once more: a worker that fits may have come since the sweep looked. */
   async #endMisfit(attemptId: string): Promise<void> {
     const { store, dispatcher } = this.#parts;
-    const misfit = await dispatcher.misfit(attemptId);
+    const misfit = await dispatcher.elsewhere.misfit(attemptId);
     const queued = dispatcher.queuedAttempt(attemptId);
     if (misfit === null || queued === undefined) return;
     if (await store.endUnplaceable(queued, misfit.message)) dispatcher.withdrawn(queued.executionId, attemptId);

@@ -138,7 +138,7 @@ function asOfNow({ dispatcher }: HttpParts, record: ExecutionRecord): ExecutionR
 function waitingOf(dispatcher: Dispatcher, { id, state, notBefore }: AttemptRecord): Waiting | null {
   const attempt = dispatcher.live.get(id);
   if (attempt !== undefined) return fetchingOf(attempt);
-  const waiting = dispatcher.why(id);
+  const waiting = dispatcher.elsewhere.why(id);
   if (waiting !== null || state !== 'queued' || notBefore === null) return waiting;
   return { code: 'backoff', message: `it is tried again at ${notBefore}`, position: null };
 }

@@ -70,7 +70,7 @@ async function setDrained(parts: HttpParts, workerId: string, drained: boolean):
 
 /** What workers have that are online at other servers. */
 async function loadsElsewhere(parts: HttpParts, workers: readonly StoredWorker[]): Promise<Map<string, WorkerLoad>> {
-  if (!workers.some((worker) => parts.dispatcher.isElsewhere(worker))) return new Map();
+  if (!workers.some((worker) => parts.dispatcher.elsewhere.has(worker))) return new Map();
   return new Map((await parts.store.listWorkerLoads()).map((load) => [load.workerId, load]));
 }
 
@@ -108,7 +108,7 @@ function workerRecord(
 ): WorkerRecord {
   const { capabilities } = worker;
   const link = dispatcher.link(worker.workerId);
-  const isElsewhere = link === undefined && dispatcher.isElsewhere(worker);
+  const isElsewhere = link === undefined && dispatcher.elsewhere.has(worker);
   const elsewhere: Elsewhere = isElsewhere ? (loads.get(worker.workerId) ?? NOTHING) : null;
   const usage = elsewhere ?? dispatcher.scheduler.usage(worker.workerId);
   const lastBeatAtMs = link?.lastBeatAtMs ?? worker.lastBeatAtMs;

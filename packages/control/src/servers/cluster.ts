@@ -9,27 +9,12 @@ import { Bulletin } from '../store/postgres/bulletin.ts';
 import type { ServerFacts, Store, StoredWorker } from '../store/store.ts';
 import { BEAT_MS, Membership } from './membership.ts';
 import { heardOf, News, type NewsItem } from './news.ts';
+import type { Others } from './others.ts';
 
 /** So many of those that wait are looked through at once. */
 const QUEUE_PAGE = 1_000;
 /** Workers, cancellations and followers are looked after at each so-manieth look. */
 const THOROUGH_LOOKS = 2;
-
-/** What the rest of a server knows of the others. */
-export interface Others {
-  /** Whether there are any. */
-  readonly areThere: boolean;
-  tell(item: NewsItem): void;
-  /** Something that this server holds of workers is not so any more. */
-  lookAtWorkers(): Promise<void>;
-  /** Whether one that is online at another server could run it, were it empty. */
-  couldRun(need: Need): boolean;
-  isGiven(required: SandboxKind): boolean;
-  /** How many workers are online at other servers. */
-  readonly onlineCount: number;
-  /** Whether the worker is online at another server. */
-  has(worker: StoredWorker): boolean;
-}
 
 export interface ClusterParts {
   readonly store: Store;
@@ -225,13 +210,13 @@ export class Cluster implements Others, AsyncDisposable {
         this.#parts.hub.hear(item[1], item[0]);
         return;
       case 'queued':
-        if (!dispatcher.isWaiting(item[1])) this.#heardOfAttempt(item[1], 'queued');
+        if (!dispatcher.reconciliation.isWaiting(item[1])) this.#heardOfAttempt(item[1], 'queued');
         return;
       case 'taken':
-        dispatcher.taken(item[1]);
+        dispatcher.reconciliation.taken(item[1]);
         return;
       case 'look':
-        if (dispatcher.isKnown(item[1])) this.#heardOfAttempt(item[1], 'look');
+        if (dispatcher.reconciliation.isKnown(item[1])) this.#heardOfAttempt(item[1], 'look');
         return;
       case 'worker':
         this.#quietly(this.lookAtWorkers());
@@ -267,21 +252,21 @@ export class Cluster implements Others, AsyncDisposable {
     while (this.#heardAttempts.size > 0) {
       const attemptIds = [...this.#heardAttempts.keys()];
       this.#heardAttempts.clear();
-      await this.#dispatcher!.lookAt(attemptIds);
+      await this.#dispatcher!.reconciliation.lookAt(attemptIds);
     }
   }
 
   async #lookAtQueue(): Promise<void> {
     const dispatcher = this.#dispatcher!;
     const after = this.#lookedAt;
-    const known = dispatcher.waitingIds();
+    const known = dispatcher.reconciliation.waitingIds();
     const page = await this.#parts.store.listQueuedIds(after, QUEUE_PAGE);
     const last = page.length === QUEUE_PAGE ? page.at(-1)! : null;
     const waiting = new Set(page);
     const over = [...known].filter((id) => id > after && (last === null || id <= last) && !waiting.has(id));
-    const unknown = page.filter((id) => !dispatcher.isWaiting(id));
+    const unknown = page.filter((id) => !dispatcher.reconciliation.isWaiting(id));
     this.#lookedAt = last ?? '';
-    if (over.length + unknown.length > 0) await dispatcher.lookAt([...over, ...unknown]);
+    if (over.length + unknown.length > 0) await dispatcher.reconciliation.lookAt([...over, ...unknown]);
   }
 
   async #lookThoroughly(): Promise<void> {
@@ -289,7 +274,7 @@ export class Cluster implements Others, AsyncDisposable {
     hub.look();
     await this.lookAtWorkers();
     const cancelled = await store.listCancelRequested(this.serverId);
-    if (cancelled.length > 0) await this.#dispatcher!.lookAt(cancelled);
+    if (cancelled.length > 0) await this.#dispatcher!.reconciliation.lookAt(cancelled);
     await this.#news.check();
   }
 
@@ -298,11 +283,11 @@ export class Cluster implements Others, AsyncDisposable {
     const dispatcher = this.#dispatcher!;
     while (this.#looksAgain) {
       this.#looksAgain = false;
-      const before = dispatcher.sessionsNow();
+      const before = dispatcher.reconciliation.sessionsNow();
       const workers = await store.listWorkers();
       this.#elsewhere = workers.filter((worker) => this.has(worker));
       // What a session that is closed by it had, is let go of at the next look.
-      if (dispatcher.learn(workers, before, this.serverId)) this.#looksAgain = true;
+      if (dispatcher.reconciliation.learn(workers, before, this.serverId)) this.#looksAgain = true;
     }
   }
 
