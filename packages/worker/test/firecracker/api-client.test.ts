@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { rename } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, test } from 'node:test';
+import { promisify } from 'node:util';
 import { ApiClient, type ApiClientOptions } from '../../src/sandbox/firecracker/api-client.ts';
 import {
   BOOT_ARGS,
@@ -142,6 +145,23 @@ describe('answers of Firecracker', () => {
     const abort = new AbortController();
     await using server = await listen(() => abort.abort(new Error('the monitor ended')), { signal: abort.signal });
     await assert.rejects(server.api.act('InstanceStart'), /the monitor ended/);
+  });
+
+  test('a socket that is there before anybody listens at it, the call waits for that, at most until its deadline', async () => {
+    await using space = await workspace();
+    const [socketPath, listening] = [join(space.path, 'api.sock'), join(space.path, 'listening.sock')];
+    const bind = 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])';
+    await promisify(execFile)('/usr/bin/python3', ['-c', bind, socketPath]);
+    using late = new ApiClient({ socketPath, deadlineMs: 50 });
+    await assert.rejects(late.act('InstanceStart'), /did not answer PUT \/actions: not within 50 ms/);
+    using api = new ApiClient({ socketPath });
+    const called = api.act('InstanceStart');
+    const server = createServer((_request, response) => response.writeHead(204).end());
+    await new Promise<void>((resolve) => server.listen(listening, resolve));
+    await rename(listening, socketPath);
+    await called;
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
   });
 
   test('nobody at the socket, the error says so', async () => {

@@ -1,4 +1,5 @@
 import { Agent, type IncomingMessage, request } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import type {
   Action,
@@ -18,6 +19,8 @@ import type {
 
 /** Nothing that is asked for is longer; a longer answer is no answer of Firecracker. */
 const MAX_ANSWER_BYTES = 64 * 1024;
+/** Between two looks whether the monitor listens. */
+const LISTEN_AGAIN_MS = 5;
 
 const Fault = z.object({ fault_message: z.string() });
 const Version = z.object({ firecracker_version: z.string() });
@@ -142,19 +145,26 @@ export class ApiClient implements Disposable {
     const signal = AbortSignal.any([this.#signal, due]);
     const headers =
       body === null ? {} : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) };
-    try {
-      const response = await new Promise<IncomingMessage>((resolve, reject) => {
-        const options = { socketPath: this.#socketPath, agent: this.#agent, signal, method, path };
-        const sent = request({ ...options, headers: { Accept: 'application/json', ...headers } });
-        sent.once('response', resolve).once('error', reject).end(body);
-      });
-      return { status: response.statusCode ?? 0, text: await boundedText(response) };
-    } catch (cause) {
-      this.#signal.throwIfAborted();
-      if (due.aborted)
-        throw new Error(`Firecracker did not answer ${method} ${path}: not within ${this.#deadlineMs} ms`);
-      const message = `Firecracker did not answer ${method} ${path}: ${messageOf(cause)}`;
-      throw isBroken(cause) ? new ConnectionBroken(message, { cause }) : new Error(message, { cause });
+    for (;;) {
+      try {
+        const response = await new Promise<IncomingMessage>((resolve, reject) => {
+          const options = { socketPath: this.#socketPath, agent: this.#agent, signal, method, path };
+          const sent = request({ ...options, headers: { Accept: 'application/json', ...headers } });
+          sent.once('response', resolve).once('error', reject).end(body);
+        });
+        return { status: response.statusCode ?? 0, text: await boundedText(response) };
+      } catch (cause) {
+        this.#signal.throwIfAborted();
+        if (due.aborted)
+          throw new Error(`Firecracker did not answer ${method} ${path}: not within ${this.#deadlineMs} ms`);
+        if (codeOf(cause) === 'ECONNREFUSED') {
+          // Its socket is there before it listens, and after it has died; then the signal says so.
+          await sleep(LISTEN_AGAIN_MS);
+          continue;
+        }
+        const message = `Firecracker did not answer ${method} ${path}: ${messageOf(cause)}`;
+        throw isBroken(cause) ? new ConnectionBroken(message, { cause }) : new Error(message, { cause });
+      }
     }
   }
 }
@@ -185,7 +195,7 @@ function refusal(method: string, path: string, status: number, text: string): Er
   return new Error(`Firecracker refused ${method} ${path} with ${status}: ${why.slice(0, 1000)}`);
 }
 
-const isBroken = (error: unknown) =>
-  ['ECONNRESET', 'ECONNREFUSED', 'EPIPE'].includes(String((error as NodeJS.ErrnoException).code));
+const codeOf = (error: unknown) => String((error as NodeJS.ErrnoException).code);
+const isBroken = (error: unknown) => ['ECONNRESET', 'EPIPE'].includes(codeOf(error));
 
 const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));
