@@ -155,12 +155,15 @@ static void started(struct task *task)
   say("started");
 }
 
-/* The runtime has ended: when it leaves containers running that is the start, else it is the end. */
+/*
+ * The runtime has ended: when it leaves containers running that is the start, else it is the end. One that was killed was so by its container, which sees it
+ * until then, and so has started.
+ */
 static void runtime_ended(struct task *task, int status)
 {
   task->runs = 0;
   bool well = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  if (task->runtime->kill == NULL && well) {
+  if (task->runtime->kill == NULL && (well || (WIFSIGNALED(status) && runtime_container() > 0))) {
     task->container = runtime_container();
     hide();
     return started(task);
