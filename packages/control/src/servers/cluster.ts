@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { canRun, type SandboxKind } from '@cocore/protocol';
 import type { Logger } from 'pino';
 import type { Clock } from '../clock.ts';
@@ -136,15 +137,7 @@ export class Cluster implements Others, AsyncDisposable {
 
   async #run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      await new Promise<void>((resolve) => {
-        const done = () => {
-          clearTimeout(timer);
-          signal.removeEventListener('abort', done);
-          resolve();
-        };
-        const timer = setTimeout(done, BEAT_MS);
-        signal.addEventListener('abort', done);
-      });
+      await sleep(BEAT_MS, undefined, { signal, ref: false }).catch(() => undefined);
       if (signal.aborted) return;
       await this.look().catch((error: unknown) =>
         this.#parts.log.error({ err: error }, 'other servers could not be looked for'),
