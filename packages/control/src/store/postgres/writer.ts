@@ -4,7 +4,15 @@ import { IdMaker } from '@cocore/protocol';
 import { pooledRandom } from '../pooled-random.ts';
 import type { Context } from '../verbs/context.ts';
 import { STATEMENTS } from '../verbs/statements.ts';
-import { type AnyVerb, type AskedWrites, KEYS_OF, LOCKS_OF, WRITE_VERBS, type WriteVerb } from '../verbs/verbs.ts';
+import {
+  type AnyVerb,
+  askedBy,
+  type AskedWrites,
+  KEYS_OF,
+  LOCKS_OF,
+  WRITE_VERBS,
+  type WriteVerb,
+} from '../verbs/verbs.ts';
 import type { Connection } from './connection.ts';
 import { DatabaseFailure, isLost, storeError } from './errors.ts';
 import { type Member, runGroup, UnknownCommit } from './group.ts';
@@ -51,12 +59,7 @@ export class Writer {
     this.#connection = first;
     this.#connect = connect;
     this.#now = now;
-    this.verbs = Object.fromEntries(
-      Object.keys(WRITE_VERBS).map((verb) => [
-        verb,
-        (...parameters: unknown[]) => this.#ask(verb as WriteVerb, parameters),
-      ]),
-    ) as AskedWrites;
+    this.verbs = askedBy((verb, parameters) => this.#ask(verb, parameters));
   }
 
   /** Commits what was asked for, then ends the connection. */

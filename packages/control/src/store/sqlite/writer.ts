@@ -1,7 +1,7 @@
 import { Worker } from 'node:worker_threads';
 import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import { DiskFailure } from '../../disk-failure.ts';
-import { type AskedWrites, WRITE_VERBS, type WriteVerb } from '../verbs/verbs.ts';
+import { askedBy, type AskedWrites, type WriteVerb } from '../verbs/verbs.ts';
 
 /** What goes to the writer's thread. The time is the asker's: threads share no clock that a test could move. */
 export interface WriteRequest {
@@ -52,12 +52,7 @@ export class Writer {
   private constructor(thread: Worker, now: () => number) {
     this.#thread = thread;
     this.#now = now;
-    this.verbs = Object.fromEntries(
-      Object.keys(WRITE_VERBS).map((verb) => [
-        verb,
-        (...parameters: unknown[]) => this.#ask(verb as WriteVerb, parameters),
-      ]),
-    ) as AskedWrites;
+    this.verbs = askedBy((verb, parameters) => this.#ask(verb, parameters));
     thread.on('message', (message: FromThread) => {
       if (message.kind === 'replies') for (const reply of message.replies) this.#settle(reply);
     });

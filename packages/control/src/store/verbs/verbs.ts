@@ -154,3 +154,12 @@ type Asked<Called> = Called extends (context: Context, ...rest: infer Rest) => V
   : never;
 export type AskedWrites = { [Name in WriteVerb]: Asked<(typeof WRITE_VERBS)[Name]> };
 export type AskedReads = { [Name in ReadVerb]: Asked<(typeof READ_VERBS)[Name]> };
+
+/** The writing verbs, each of which is asked for by its name. */
+export const askedBy = (ask: (verb: WriteVerb, parameters: readonly unknown[]) => Promise<unknown>): AskedWrites =>
+  Object.fromEntries(
+    Object.keys(WRITE_VERBS).map((verb) => [
+      verb,
+      (...parameters: readonly unknown[]) => ask(verb as WriteVerb, parameters),
+    ]),
+  ) as AskedWrites;
