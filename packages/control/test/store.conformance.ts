@@ -9,6 +9,7 @@ import { creating } from './store/creating.ts';
 import { deliveries } from './store/deliveries.ts';
 import { queueing } from './store/queueing.ts';
 import { lateWorkers } from './store/late-workers.ts';
+import { lives } from './store/lives.ts';
 import { reports } from './store/reports.ts';
 import { retention } from './store/retention.ts';
 import { sessions } from './store/sessions.ts';
@@ -31,6 +32,7 @@ export function storeConformance(
       batches,
       assigning,
       reports,
+      lives,
       cancelling,
       deliveries,
       queueing,

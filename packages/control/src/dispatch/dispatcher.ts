@@ -252,18 +252,25 @@ export class Dispatcher {
     this.enqueue({ ...placeableOf(attempt), queuedAtMs: this.#parts.clock.nowMs(), notBeforeMs: null });
   }
 
-  /** Its end is committed. What follows it, if anything does, is queued. @param outcome as its worker says, if that said it */
+  /**
+   * Its end is committed. What follows it, if anything does, is queued.
+   *
+   * @param outcome as its worker says, if that said it
+   * @param mayGoOn whether another attempt may follow
+   */
   async ended(
     attempt: AttemptKey & { readonly executionId: string },
     by: 'worker' | 'control',
     outcome: Outcome | null = null,
+    mayGoOn = true,
   ): Promise<void> {
     const live = this.live.get(attempt.attemptId);
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
     if (live !== undefined) this.trust.ended(live, outcome);
     this.#parts.metrics.attemptsEnded.inc({ by });
-    await this.#follow(attempt);
+    if (mayGoOn) await this.#follow(attempt);
+    else this.#followed(attempt.executionId, null);
   }
 
   /** Its acceptance is committed. */
@@ -522,7 +529,7 @@ export class Dispatcher {
   }
 
   async #follow(attempt: AttemptKey & { executionId: string }): Promise<void> {
-    const { store, hub, log } = this.#parts;
+    const { store, log } = this.#parts;
     let next: QueuedAttempt | null;
     try {
       next = await store.readNext(attempt);
@@ -533,8 +540,12 @@ export class Dispatcher {
     }
     // Its worker came back meanwhile: it goes on itself.
     if (this.live.get(attempt.attemptId) !== undefined) return;
+    this.#followed(attempt.executionId, next);
+  }
+
+  #followed(executionId: string, next: QueuedAttempt | null): void {
     if (next !== null && !this.#queued.has(next.attemptId)) this.enqueue(next);
-    hub.publish(attempt.executionId, next === null ? 'ended' : 'changed');
+    this.#parts.hub.publish(executionId, next === null ? 'ended' : 'changed');
     this.pump();
   }
 

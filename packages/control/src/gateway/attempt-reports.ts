@@ -5,7 +5,9 @@ import {
   CocoreError,
   endStatement,
   isAtLeast,
+  type OfStreams,
   ofStreams,
+  type Outcome,
   type OutputFrame,
   type ParsedResult,
   parseResult,
@@ -18,9 +20,10 @@ import { deadlineUptimeMs, type LiveAttempt } from '../dispatch/live-attempt.ts'
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputWriter } from '../output/output-store.ts';
-import type { Reported, Store } from '../store/store.ts';
+import type { OutputGrowth, Reported, ReportedEnd, ReportedLifeAs, Store } from '../store/store.ts';
 import { isSignedBy } from './identity.ts';
-import { endsByItself, judge } from './judgement.ts';
+import { endsByItself, judge, type Judgement } from './judgement.ts';
+import { type Life, lifeOf, type ReportOf, resultBytesOf } from './life.ts';
 import type { AttemptReport, WorkerSession } from './session.ts';
 
 /** Output frames that wait together are committed together, up to this. */
@@ -61,6 +64,8 @@ interface Inbox {
   isWorking: boolean;
   /** The store was asked to record that the attempt is accepted. */
   isAccepting: boolean;
+  /** It could not be committed as a whole: it is asked for piece by piece. */
+  isPiecemeal: boolean;
 }
 
 /**
@@ -107,7 +112,7 @@ export class AttemptReports {
     attempt.underWay += 1;
     let inbox = this.#inboxes.get(attempt);
     if (inbox === undefined) {
-      inbox = { waiting: [], again: [], asking: 0, isWorking: false, isAccepting: false };
+      inbox = { waiting: [], again: [], asking: 0, isWorking: false, isAccepting: false, isPiecemeal: false };
       this.#inboxes.set(attempt, inbox);
     }
     inbox.waiting.push(item);
@@ -123,27 +128,43 @@ export class AttemptReports {
     // All that was received in one piece is here then; and with its end checked, a whole life is asked for at once, and committed at once.
     await CHECKED;
     const end = inbox.waiting.findLast((item) => 'checked' in item && item.checked !== CHECKED);
-    if (end !== undefined && 'checked' in end) await end.checked.catch(() => undefined);
+    if (end !== undefined && 'checked' in end) {
+      const isChecked = await end.checked.then(
+        () => true,
+        () => false,
+      );
+      const life = isChecked ? this.#wholeLife(attempt, inbox) : null;
+      if (life !== null) await this.#askFor(attempt, inbox, inbox.waiting.splice(0), this.#life.bind(this, life));
+    }
     while (inbox.waiting.length > 0 && inbox.again.length === 0) {
-      const items = takeNext(inbox.waiting);
-      const [first] = items;
-      const done = () => {
-        for (const item of items) item.done();
-        this.#settled(attempt, inbox, items);
-      };
-      const failed = (error: unknown) => this.#failed(attempt, inbox, items, error);
-      inbox.asking += 1;
-      try {
-        const asked = this.#isCurrent(attempt, first!.session)
-          ? await this.#ask(first!, attempt, inbox, items)
-          : DROPPED;
-        asked.committed.then(done, failed);
-      } catch (error) {
-        failed(error);
-      }
+      await this.#askFor(attempt, inbox, takeNext(inbox.waiting), this.#ask.bind(this));
     }
     inbox.isWorking = false;
     this.#next(attempt, inbox);
+  }
+
+  /** All that waits, when it is all that there is to say of the attempt. */
+  #wholeLife(attempt: LiveAttempt, { waiting, again, asking, isAccepting, isPiecemeal }: Inbox): Life | null {
+    if (attempt.state !== 'assigned' || attempt.revokedUptimeMs !== null) return null;
+    if (isPiecemeal || isAccepting || asking > 0 || again.length > 0) return null;
+    const { session } = waiting[0]!;
+    return waiting.every((item) => item.session === session) ? lifeOf(waiting, attempt.isolation) : null;
+  }
+
+  async #askFor(attempt: LiveAttempt, inbox: Inbox, items: readonly Item[], ask: Ask): Promise<void> {
+    const [first] = items;
+    const done = () => {
+      for (const item of items) item.done();
+      this.#settled(attempt, inbox, items);
+    };
+    const failed = (error: unknown) => this.#failed(attempt, inbox, items, error);
+    inbox.asking += 1;
+    try {
+      const asked = this.#isCurrent(attempt, first!.session) ? await ask(first!, attempt, inbox, items) : DROPPED;
+      asked.committed.then(done, failed);
+    } catch (error) {
+      failed(error);
+    }
   }
 
   /** What the disk or the store would not do is asked for again, in order, with all that came after it; the worker waits for its acknowledgement. */
@@ -222,6 +243,37 @@ export class AttemptReports {
     }
   }
 
+  async #life(life: Life, { session }: Item, attempt: LiveAttempt, inbox: Inbox): Promise<Asked> {
+    const { accepted, isStarted, frames, ended } = life;
+    inbox.isPiecemeal = true;
+    const result = parsedResult(ended, () => resultBytesOf(life));
+    const judgement = judge(ended, await result);
+    const { store, dispatcher, metrics, hub } = this.#parts;
+    let reported: ReportedLifeAs = 'untold';
+    const record = async (growth: readonly OutputGrowth[]): Promise<Reported> => {
+      const end = reportedEnd(attempt, ended, judgement, await digestsOf(attempt.writer, ended));
+      reported = await store.recordLife(attempt, session.sessionId, { sandbox: accepted, isStarted, growth, end });
+      if (reported === 'untold') throw new Error(UNTOLD);
+      return reported === 'stale' ? 'stale' : 'recorded';
+    };
+    const append =
+      frames.length === 0 ? { reported: record([]) } : await attempt.writer.append(frames, session.sessionId, record);
+    const settle = async (): Promise<void> => {
+      const appended = await append.reported;
+      if (appended === 'stale' || reported === 'stale') return;
+      // Output that is none was not asked to be recorded, and its end neither.
+      if (reported === 'untold') throw new Error(UNTOLD);
+      dispatcher.accepted(attempt.attemptId);
+      if (frames.length > 0) {
+        metrics.outputBytes.inc(bytesOf(frames));
+        metrics.outputCommits.inc();
+        hub.publish(attempt.executionId, 'output');
+      }
+      await this.#over(session, attempt, judgement.outcome, reported);
+    };
+    return { committed: settle() };
+  }
+
   async #appended(
     session: WorkerSession,
     attempt: LiveAttempt,
@@ -243,7 +295,7 @@ export class AttemptReports {
       }
     }
     if (reported === 'repeated') return;
-    this.#parts.metrics.outputBytes.inc(frames.reduce((sum, frame) => sum + frame.data.length, 0));
+    this.#parts.metrics.outputBytes.inc(bytesOf(frames));
     this.#parts.metrics.outputCommits.inc();
     this.#parts.hub.publish(attempt.executionId, 'output');
   }
@@ -299,21 +351,13 @@ export class AttemptReports {
 
   async #ended(session: WorkerSession, attempt: LiveAttempt, report: ReportOf<'AttemptEnded'>): Promise<Asked> {
     if (report.outcome.kind === 'raised') throw violation('what a result says is not the worker’s to tell');
-    const [result, { digests, isIntact }] = await Promise.all([
-      resultOf(attempt, report),
+    const [result, digests] = await Promise.all([
+      parsedResult(report, () => attempt.writer.readAll('result')),
       digestsOf(attempt.writer, report),
     ]);
     const judgement = judge(report, result);
-    const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, {
-      ...judgement,
-      streams: ofStreams((stream) => ({ ...report[stream], sha256: digests[stream] })),
-      artifactFiles: report.artifactFiles,
-      usage: report.usage,
-      signature: report.signature,
-      final: report.final === true || attempt.incompleteEnds > 0,
-      intact: isIntact,
-      beat: attempt.beat,
-    });
+    const end = reportedEnd(attempt, report, judgement, digests);
+    const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, end);
     const settle = async (): Promise<void> => {
       const reported = await recorded;
       if (reported === 'incomplete') {
@@ -321,12 +365,25 @@ export class AttemptReports {
         this.#incomplete(session, attempt);
         return;
       }
+      if (reported === 'recorded' || reported === 'goes_on') {
+        await this.#over(session, attempt, judgement.outcome, reported);
+        return;
+      }
       check(reported, report);
-      if (reported !== 'recorded') return;
-      session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
-      if (!attempt.over) await this.#parts.dispatcher.ended(attempt, 'worker', judgement.outcome);
     };
     return { committed: settle() };
+  }
+
+  /** Its end is committed. */
+  async #over(
+    session: WorkerSession,
+    attempt: LiveAttempt,
+    outcome: Outcome,
+    reported: 'recorded' | 'goes_on',
+  ): Promise<void> {
+    session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
+    if (attempt.over) return;
+    await this.#parts.dispatcher.ended(attempt, 'worker', outcome, reported === 'goes_on');
   }
 
   /**
@@ -379,10 +436,13 @@ export class AttemptReports {
   }
 }
 
-type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport, { type: Type }>;
+interface Digests {
+  readonly digests: OfStreams<string>;
+  readonly isIntact: boolean;
+}
 
 /** Of the whole streams; and whether what came is what the worker had, as far as it knows that itself. */
-async function digestsOf(writer: OutputWriter, report: ReportOf<'AttemptEnded'>) {
+async function digestsOf(writer: OutputWriter, report: ReportOf<'AttemptEnded'>): Promise<Digests> {
   const digests = ofStreams(() => '');
   let isIntact = true;
   for (const stream of ATTEMPT_STREAMS) {
@@ -400,10 +460,29 @@ async function checkSignature(session: WorkerSession, report: ReportOf<'AttemptE
 }
 
 /** What the function wrote as its result, as far as it has come; an attempt that was stopped has none. */
-async function resultOf(attempt: LiveAttempt, { outcome, result }: ReportOf<'AttemptEnded'>): Promise<ParsedResult> {
+async function parsedResult(
+  { outcome, result }: ReportOf<'AttemptEnded'>,
+  read: () => Uint8Array | Promise<Uint8Array>,
+): Promise<ParsedResult> {
   if (result.bytes === 0 || !endsByItself(outcome)) return { kind: 'none' };
-  return parseResult(await attempt.writer.readAll('result'), outcome.kind === 'exited' && outcome.code !== 0);
+  return parseResult(await read(), outcome.kind === 'exited' && outcome.code !== 0);
 }
+
+const reportedEnd = (
+  attempt: LiveAttempt,
+  report: ReportOf<'AttemptEnded'>,
+  judgement: Judgement,
+  { digests, isIntact }: Digests,
+): ReportedEnd => ({
+  ...judgement,
+  streams: ofStreams((stream) => ({ ...report[stream], sha256: digests[stream] })),
+  artifactFiles: report.artifactFiles,
+  usage: report.usage,
+  signature: report.signature,
+  final: report.final === true || attempt.incompleteEnds > 0,
+  intact: isIntact,
+  beat: attempt.beat,
+});
 
 /** Something that the store was asked for. */
 interface Asked {
@@ -411,8 +490,12 @@ interface Asked {
   readonly committed: Promise<void>;
 }
 
+type Ask = (first: Item, attempt: LiveAttempt, inbox: Inbox, items: readonly Item[]) => Promise<Asked>;
+
 /** Of what needs no check. */
 const CHECKED = Promise.resolve();
+
+const UNTOLD = 'the whole life of an attempt could not be recorded at once';
 
 const DROPPED: Asked = { committed: Promise.resolve() };
 
@@ -432,6 +515,7 @@ function takeNext(inbox: Item[]): Item[] {
   return inbox.splice(0, count);
 }
 
+const bytesOf = (frames: readonly OutputFrame[]): number => frames.reduce((sum, frame) => sum + frame.data.length, 0);
 const violation = (message: string) => new CocoreError('protocol_violation', message);
 const revokeOf = (attemptId: string) =>
   ({ type: 'AttemptRevoke', attemptId, why: 'it is not this session’s' }) as const;

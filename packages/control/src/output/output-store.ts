@@ -159,6 +159,8 @@ interface StreamState {
   file: FileHandle | null;
 }
 
+type Record = (growth: readonly OutputGrowth[]) => Promise<Reported>;
+
 /** Output that the store was asked to commit. */
 export interface Append {
   readonly reported: Promise<Reported>;
@@ -213,13 +215,18 @@ export class OutputWriter implements AsyncDisposable {
   /**
    * Makes the frames durable, in order, in one commit. Bytes that were sent before must be the same bytes again.
    *
+   * @param record asks the store to commit them
    * @throws CocoreError `protocol_violation` for a gap, an overlap with other bytes, too many repeated ones, or more than the output limit
    */
-  async append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
+  async append(
+    frames: readonly OutputFrame[],
+    sessionId: string,
+    record: Record = (growth) => this.#store.recordOutput(this.#attempt, sessionId, growth),
+  ): Promise<Append> {
     if (sessionId === this.#staleSession) return { reported: Promise.resolve('stale') };
     if (this.#hasFailed && sessionId === this.#lastSession) throw new Error('output before this could not be kept');
     try {
-      return await this.#append(frames, sessionId);
+      return await this.#append(frames, sessionId, record);
     } catch (error) {
       // What it was held against may have turned out meanwhile not to count.
       if (sessionId === this.#staleSession) return { reported: Promise.resolve('stale') };
@@ -228,7 +235,7 @@ export class OutputWriter implements AsyncDisposable {
     }
   }
 
-  async #append(frames: readonly OutputFrame[], sessionId: string): Promise<Append> {
+  async #append(frames: readonly OutputFrame[], sessionId: string, record: Record): Promise<Append> {
     if (sessionId !== this.#lastSession) {
       // What an earlier session sent and was not committed does not count: the new one begins at what is.
       await this.#lastCommit;
@@ -253,7 +260,7 @@ export class OutputWriter implements AsyncDisposable {
       (await this.#hashOf(stream)).update(fresh[stream].bytes);
       this.#streams[stream].asked = ends[stream];
     }
-    const reported = this.#commit(sessionId, growth, (stream) => fresh[stream].bytes);
+    const reported = this.#commit(sessionId, growth, (stream) => fresh[stream].bytes, record);
     this.#lastCommit = reported.catch(() => undefined);
     return { reported };
   }
@@ -298,9 +305,10 @@ export class OutputWriter implements AsyncDisposable {
     sessionId: string,
     growth: readonly OutputGrowth[],
     bytesOf: (stream: AttemptStream) => Uint8Array,
+    record: Record,
   ): Promise<Reported> {
     try {
-      const reported = await this.#store.recordOutput(this.#attempt, sessionId, growth);
+      const reported = await record(growth);
       if (reported === 'recorded') {
         for (const { stream, from, to } of growth) {
           this.#streams[stream].committed = to;

@@ -478,6 +478,9 @@ export interface CancelRequested {
 /** What a report came to. `conflict`: it contradicts what is recorded, and the first stays. */
 export type Reported = 'recorded' | 'repeated' | 'stale' | 'conflict';
 
+/** What an end came to. `incomplete`: output of it is still to be committed. `goes_on`: it is recorded, and another attempt follows it. */
+export type ReportedAtEnd = Reported | 'incomplete' | 'goes_on';
+
 /** As many have a worker as may, of the function, which is as told here, or of the concurrency key. */
 export interface Capped {
   readonly capped: QueuedAttempt['function'];
@@ -540,6 +543,18 @@ export interface ReportedEnd {
   readonly beat: Beat | null;
 }
 
+/** What a whole life came to. `untold`: it cannot be told at once. */
+export type ReportedLifeAs = 'recorded' | 'goes_on' | 'stale' | 'untold';
+
+/** All that a worker has to say of an attempt, from its acceptance on, told at once. */
+export interface ReportedLife {
+  readonly sandbox: { readonly driver: string; readonly isolation: IsolationClass };
+  /** Its process was started. */
+  readonly isStarted: boolean;
+  readonly growth: readonly OutputGrowth[];
+  readonly end: ReportedEnd;
+}
+
 export interface OutputGrowth {
   readonly stream: AttemptStream;
   readonly from: number;
@@ -582,7 +597,9 @@ export interface AttemptStore {
    * Terminal, unless output is still to be committed: then it is `incomplete`, and changes nothing. An end that more output cannot make true, or
    * that is final, is recorded as `output_lost`.
    */
-  recordEnd(attempt: AttemptKey, sessionId: string, end: ReportedEnd): Promise<Reported | 'incomplete'>;
+  recordEnd(attempt: AttemptKey, sessionId: string, end: ReportedEnd): Promise<ReportedAtEnd>;
+  /** As `recordAccepted`, `recordStarted`, `recordOutput` and `recordEnd`, at once. Where it is `untold`, nothing is changed. */
+  recordLife(attempt: AttemptKey, sessionId: string, life: ReportedLife): Promise<ReportedLifeAs>;
   /** What a worker hears that tells the end of an attempt which is not live any more. `late`: it ended without its worker, whose word is missing. */
   compareEnd(attemptId: string, workerId: string, signature: string): Promise<Exclude<Reported, 'recorded'> | 'late'>;
   /** Keeps that word, once: evidence, which changes nothing else. */

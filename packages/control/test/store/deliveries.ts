@@ -65,7 +65,7 @@ export function deliveries(scene: StoreScene): void {
       const stream = { bytes: 9, sha256: EMPTY, truncated: false };
       const outcome = { kind: 'lost', cause: 'host_reclaimed' } as const;
       const end = reportedEnd({ outcome, streams: ofStreams(() => stream), final: true });
-      assert.equal(await scene.store.recordEnd(attempt, 's1', end), 'recorded');
+      assert.equal(await scene.store.recordEnd(attempt, 's1', end), 'goes_on');
       const record = await read(attempt);
       assert.deepEqual([record.phase, record.attempts[0]?.outcome], ['requeued', outcome]);
     });
@@ -87,7 +87,7 @@ export function deliveries(scene: StoreScene): void {
         final: true,
       });
       let { attempt, workerId } = await running();
-      assert.equal(await scene.store.recordEnd(attempt, 's1', gone), 'recorded');
+      assert.equal(await scene.store.recordEnd(attempt, 's1', gone), 'goes_on');
       ({ attempt, workerId } = await again(attempt, 's2', 'k2'));
       await scene.store.recordLost(attempt, workerId, null);
       ({ attempt, workerId } = await again(attempt, 's3', 'k3'));
@@ -121,7 +121,7 @@ export function deliveries(scene: StoreScene): void {
       await scene.store.recordAccepted(queued, 's1', SANDBOX);
       let attempt: QueuedAttempt = queued;
       for (const longestMs of [1000, 2000]) {
-        assert.equal(await scene.store.recordEnd(attempt, 's1', failed), 'recorded');
+        assert.equal(await scene.store.recordEnd(attempt, 's1', failed), 'goes_on');
         const record = await read(attempt);
         assert.deepEqual([record.state, record.phase, record.exitCode], ['running', 'requeued', null]);
         const next = (await scene.store.readNext(attempt))!;

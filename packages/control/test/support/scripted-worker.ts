@@ -1,5 +1,6 @@
 import { createHash, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { once } from 'node:events';
+import type { Duplex } from 'node:stream';
 import {
   type AttemptAssign,
   type AttemptStream,
@@ -219,6 +220,14 @@ export class ScriptedWorker implements AsyncDisposable {
     this.accept(assign);
     this.started(assign);
     return assign;
+  }
+
+  /** Leaves in one piece, as when a worker has all of it to say. */
+  atOnce(say: () => void): void {
+    const { _socket: stream } = this.socket as unknown as { readonly _socket: Duplex };
+    stream.cork();
+    say();
+    stream.uncork();
   }
 
   /** Takes every assignment, and ends it at once with its arguments as output. */

@@ -1,7 +1,7 @@
 import { afterAttempt, type Outcome, type RetryPolicy } from '@cocore/protocol';
 import { type Context, newId } from './context.ts';
 import type { Verb } from './statements.ts';
-import { applyEvent, type StatusRow } from './lifecycle.ts';
+import { applySteps, type StatusRow, type Step } from './lifecycle.ts';
 
 /** What decides how an execution goes on. */
 export interface DeliveryColumns {
@@ -14,8 +14,15 @@ export interface DeliveryColumns {
 
 /**
  * Whether the execution goes on after an attempt that ended so, which is ended already; then its next attempt is queued. The queue's time begins anew.
+ *
+ * @param before what happened to it first, and is not written yet
  */
-export function* goesOn(context: Context, row: StatusRow & DeliveryColumns, outcome: Outcome): Verb<boolean> {
+export function* goesOn(
+  context: Context,
+  row: StatusRow & DeliveryColumns,
+  outcome: Outcome,
+  before: readonly Step[],
+): Verb<boolean> {
   const { db } = context;
   const { project_id, execution_id, cancel_requested_at } = row;
   const delivery = afterAttempt(
@@ -39,7 +46,7 @@ export function* goesOn(context: Context, row: StatusRow & DeliveryColumns, outc
     project_id,
     execution_id,
   );
-  yield* applyEvent(context, row, { type: 'attempt_requeued' }, {});
+  yield* applySteps(context, row, [...before, { event: { type: 'attempt_requeued' }, facts: {} }]);
   yield* db.send(
     `UPDATE executions SET deadline_at = NULL, queue_expires_at = ? + queue_ttl_ms, retries_used = retries_used + ?,
        redeliveries_used = redeliveries_used + ? WHERE project_id = ? AND execution_id = ?`,

@@ -8,8 +8,18 @@ import {
   type OfStreams,
   ofStreams,
   type Outcome,
+  PREPARE_TIMEOUT_MS,
 } from '@cocore/protocol';
-import type { AttemptKey, Beat, ControlEnd, Reported, ReportedEnd } from '../store.ts';
+import type {
+  AttemptKey,
+  Beat,
+  ControlEnd,
+  Reported,
+  ReportedAtEnd,
+  ReportedEnd,
+  ReportedLife,
+  ReportedLifeAs,
+} from '../store.ts';
 import { requeue } from './assignments.ts';
 import { committedBytes, find, type FoundRow, ofSession } from './attempt-rows.ts';
 import type { Context } from './context.ts';
@@ -18,8 +28,9 @@ import { goesOn } from './deliveries.ts';
 import { endAttempts } from './executions.ts';
 import { count } from './counters.ts';
 import { noteLargeOutput } from './large-outputs.ts';
-import { applyEvent } from './lifecycle.ts';
+import { applyEvent, applySteps, type Step } from './lifecycle.ts';
 import { optionalText, timestamp } from './records.ts';
+import { grown, keepInline } from './reports.ts';
 
 const OUTPUT_LOST: Outcome = { kind: 'lost', cause: 'output_lost' };
 
@@ -28,19 +39,70 @@ export function* recordEnd(
   attempt: AttemptKey,
   sessionId: string,
   end: ReportedEnd,
-): Verb<Reported | 'incomplete'> {
+): Verb<ReportedAtEnd> {
   const row = yield* ofSession(context, attempt, sessionId);
   if (row === null) return 'stale';
   if (row.attempt_state === 'assigned') return 'conflict';
-  const committed = committedBytes(row);
-  const isMissing = ATTEMPT_STREAMS.some((stream) => committed[stream] < end.streams[stream].bytes);
-  if (isMissing && !end.final) return 'incomplete';
-  const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === committed[stream]);
+  if (isIncomplete(committedBytes(row), end)) return 'incomplete';
+  return yield* endAsReported(context, row, end, asRecorded(row));
+}
+
+export function* recordLife(
+  context: Context,
+  attempt: AttemptKey,
+  sessionId: string,
+  { sandbox, isStarted, growth, end }: ReportedLife,
+): Verb<ReportedLifeAs> {
+  const row = yield* ofSession(context, attempt, sessionId);
+  if (row === null) return 'stale';
+  if (row.attempt_state !== 'assigned') return 'untold';
+  const bytes = grown(committedBytes(row), growth);
+  if (bytes === null || isIncomplete(bytes, end)) return 'untold';
+  yield* keepInline(context, row, growth);
+  const nowMs = context.now();
+  const prepared = { acceptedAtMs: nowMs, deadlineAtMs: nowMs + PREPARE_TIMEOUT_MS };
+  const steps: Step[] = [{ event: { type: 'attempt_accepted' }, facts: prepared }];
+  // No time has passed here since it was accepted.
+  const startedAtMs = isStarted ? nowMs : null;
+  if (isStarted) {
+    const started = { startedAtMs: nowMs, deadlineAtMs: nowMs + row.timeout_ms };
+    steps.push({ event: { type: 'attempt_started' }, facts: started });
+  }
+  return yield* endAsReported(context, row, end, { ...sandbox, acceptedAtMs: nowMs, startedAtMs, bytes, steps });
+}
+
+/** Whether output of the end is still to come. */
+const isIncomplete = (committed: OfStreams<number>, end: ReportedEnd): boolean =>
+  !end.final && ATTEMPT_STREAMS.some((stream) => committed[stream] < end.streams[stream].bytes);
+
+/** What an attempt has come to before its end. */
+interface Past {
+  readonly driver: string | null;
+  readonly isolation: string | null;
+  readonly acceptedAtMs: number | null;
+  readonly startedAtMs: number | null;
+  readonly bytes: OfStreams<number>;
+  /** What its execution does not know of it yet. */
+  readonly steps: readonly Step[];
+}
+
+const asRecorded = (row: FoundRow): Past => ({
+  driver: row.driver,
+  isolation: row.isolation,
+  acceptedAtMs: row.attempt_accepted_at,
+  startedAtMs: row.attempt_started_at,
+  bytes: committedBytes(row),
+  steps: [],
+});
+
+function* endAsReported(context: Context, row: FoundRow, end: ReportedEnd, past: Past): Verb<'recorded' | 'goes_on'> {
+  const { bytes } = past;
+  const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === bytes[stream]);
   // An attempt that its host lost has no output that anybody waits for.
   const stands = whole || end.outcome.kind === 'lost';
   const outcome: Outcome = stands ? end.outcome : OUTPUT_LOST;
   const message = stands ? end.message : 'the committed output is not what the worker reported';
-  yield* endAttempt(context, row, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
+  const goesOn = yield* endAttempt(context, row, past, { type: 'attempt_ended', outcome }, outcome, message, end.beat, {
     streams: whole ? end.streams : ofStreams((stream) => ({ ...end.streams[stream], sha256: null })),
     artifactFiles: end.artifactFiles,
     result: whole ? end.result : null,
@@ -48,7 +110,7 @@ export function* recordEnd(
     usage: end.usage,
     signature: end.signature,
   });
-  return 'recorded';
+  return goesOn ? 'goes_on' : 'recorded';
 }
 
 /** What is known of an end only when the worker reported it. */
@@ -70,26 +132,36 @@ const NOTHING_REPORTED: ReportedFacts = {
   signature: null,
 };
 
-/** Ends an accepted attempt and, by the event, its execution, unless that goes on with another attempt. */
+/** Ends an accepted attempt and, by the event, its execution, unless that goes on with another attempt. @returns whether it does */
 function* endAttempt(
   context: Context,
   row: FoundRow,
+  past: Past,
   event: ExecutionEvent,
   outcome: Outcome,
   message: string | null,
   beat: Beat | null,
   facts: ReportedFacts = NOTHING_REPORTED,
-): Verb<void> {
+): Verb<boolean> {
   const nowMs = context.now();
   const { streams } = facts;
-  const bytes = committedBytes(row);
+  const { bytes, steps } = past;
   const outputBytes = ATTEMPT_STREAMS.reduce((sum, stream) => sum + bytes[stream], 0);
-  const wallMs = row.attempt_accepted_at === null ? null : Math.max(0, nowMs - row.attempt_accepted_at);
+  const wallMs = past.acceptedAtMs === null ? null : Math.max(0, nowMs - past.acceptedAtMs);
   yield* context.db.change(
-    `UPDATE attempts SET state = 'ended', ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
+    `UPDATE attempts SET state = 'ended', driver = ?, isolation = ?, accepted_at = ?, started_at = ?, stdout_bytes = ?, stderr_bytes = ?,
+       result_bytes = ?, artifacts_bytes = ?, ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
        stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, result_digest = ?, artifacts_digest = ?,
        artifact_files = ?, usage_host = ?, usage_guest = ?, usage_egress = ?, worker_signature = ?
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
+    past.driver,
+    past.isolation,
+    past.acceptedAtMs,
+    past.startedAtMs,
+    bytes.stdout,
+    bytes.stderr,
+    bytes.result,
+    bytes.artifacts,
     nowMs,
     JSON.stringify(outcome),
     optionalText(wallMs === null ? null : { cpuMs: null, memoryPeakBytes: null, wallMs }),
@@ -111,16 +183,12 @@ function* endAttempt(
     row.attempt_id,
   );
   if (outputBytes > 0) yield* count(context, row, { outputBytes });
-  yield* noteLargeOutput(context, row);
-  if (yield* goesOn(context, row, outcome)) return;
+  yield* noteLargeOutput(context, row, bytes);
+  if (yield* goesOn(context, row, outcome, steps)) return true;
   const { result, error } = facts;
-  yield* applyEvent(context, row, event, {
-    decidingAttempt: row.attempt_id,
-    message,
-    outcome,
-    result,
-    error: optionalText(error),
-  });
+  const ended = { decidingAttempt: row.attempt_id, message, outcome, result, error: optionalText(error) };
+  yield* applySteps(context, row, [...steps, { event, facts: ended }]);
+  return false;
 }
 
 export function* compareEnd(
@@ -175,7 +243,7 @@ export function* giveUp(context: Context, attempt: AttemptKey, beat: Beat | null
     yield* requeue(context, row);
     return 'requeued';
   }
-  yield* endAttempt(context, row, { type: 'attempt_lost', cause: 'host_lost' }, outcome, null, beat);
+  yield* endAttempt(context, row, asRecorded(row), { type: 'attempt_lost', cause: 'host_lost' }, outcome, null, beat);
   return 'ended';
 }
 
@@ -205,13 +273,14 @@ export function* endByControl(
   if (why === 'output_lost' || why === 'protocol') {
     const lost: Outcome = { kind: 'lost', cause: why };
     const message = why === 'protocol' ? 'its worker broke the protocol' : 'its output was not delivered';
-    yield* endAttempt(context, row, { type: 'attempt_ended', outcome: lost }, lost, message, beat);
+    yield* endAttempt(context, row, asRecorded(row), { type: 'attempt_ended', outcome: lost }, lost, message, beat);
     return true;
   }
   const outcome: Outcome = { kind: 'timed_out', clock: why === 'run_deadline' ? 'run' : 'prepare' };
   const isRunTimeout = endOf(outcome).state === 'timeout' || row.cancel_requested_at !== null;
   const event: ExecutionEvent = isRunTimeout ? { type: 'deadline_passed' } : { type: 'attempt_ended', outcome };
-  yield* endAttempt(context, row, event, outcome, 'ended by the control server: its worker did not', beat);
+  const message = 'ended by the control server: its worker did not';
+  yield* endAttempt(context, row, asRecorded(row), event, outcome, message, beat);
   return true;
 }
 

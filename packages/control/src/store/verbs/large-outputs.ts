@@ -1,12 +1,11 @@
-import { ATTEMPT_STREAMS } from '@cocore/protocol';
+import { ATTEMPT_STREAMS, type OfStreams } from '@cocore/protocol';
 import { INLINE_OUTPUT_BYTES, type AttemptKey, type LargeOutput } from '../store.ts';
-import { committedBytes, type JoinedRow } from './attempt-rows.ts';
+import type { JoinedRow } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 
 /** Of an attempt whose output is more than the store keeps by itself. */
-export function* noteLargeOutput({ db }: Context, row: JoinedRow): Verb<void> {
-  const bytes = committedBytes(row);
+export function* noteLargeOutput({ db }: Context, row: JoinedRow, bytes: OfStreams<number>): Verb<void> {
   if (ATTEMPT_STREAMS.every((stream) => bytes[stream] <= INLINE_OUTPUT_BYTES)) return;
   yield* db.send(
     'INSERT INTO large_outputs (attempt_id, project_id, execution_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING',

@@ -2,6 +2,7 @@ import {
   type ExecutionEvent,
   type ExecutionPhase,
   type ExecutionState,
+  type ExecutionStatus,
   isTerminal,
   type Outcome,
   type Reason,
@@ -47,24 +48,36 @@ const UPDATE = `
 const isQueued = ({ state, phase }: Pick<StatusRow, 'state' | 'phase'>): boolean =>
   state === 'open' || phase === 'requeued';
 
-/**
- * The one place that writes an execution's state: asks the protocol's table, and writes what it says, guarded by the
- * status it was asked about.
- */
-export function* applyEvent(
+/** Something that happened to an execution, and what becomes true with it. */
+export interface Step {
+  readonly event: ExecutionEvent;
+  readonly facts: EventFacts;
+}
+
+export const applyEvent = (
   context: Context,
   row: StatusRow,
   event: ExecutionEvent,
   facts: EventFacts,
-): Verb<Transition> {
-  const result = transition(
-    { state: row.state, phase: row.phase, reason: row.reason, cancelRequested: row.cancel_requested_at !== null },
-    event,
-  );
-  if (result.kind !== 'changed') return result;
+): Verb<Transition> => applySteps(context, row, [{ event, facts }]);
+
+/**
+ * The one place that writes an execution's state: asks the protocol's table, step by step, and writes what it comes to at once, guarded by the
+ * status it was asked about. When a step changes nothing, nothing is written, and what the table says of that step is the answer.
+ */
+export function* applySteps(context: Context, row: StatusRow, steps: readonly Step[]): Verb<Transition> {
+  const { state, phase, reason, cancel_requested_at } = row;
+  let result: Transition = { kind: 'unchanged', why: 'already_so' };
+  let next: ExecutionStatus = { state, phase, reason, cancelRequested: cancel_requested_at !== null };
+  let facts: EventFacts = {};
+  for (const step of steps) {
+    result = transition(next, step.event);
+    if (result.kind !== 'changed') return result;
+    next = result.next;
+    facts = { ...facts, ...step.facts };
+  }
   const { db } = context;
   const nowMs = context.now();
-  const { next } = result;
   const ended = isTerminal(next.state);
   yield* db.change(
     UPDATE,

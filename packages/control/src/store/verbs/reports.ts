@@ -1,7 +1,7 @@
-import { type AttemptStream, type IsolationClass, PREPARE_TIMEOUT_MS } from '@cocore/protocol';
+import { type AttemptStream, type IsolationClass, type OfStreams, PREPARE_TIMEOUT_MS } from '@cocore/protocol';
 import type { AttemptKey, OutputGrowth, Reported } from '../store.ts';
 import { requeue } from './assignments.ts';
-import { committedBytes, ofSession } from './attempt-rows.ts';
+import { committedBytes, type FoundRow, ofSession } from './attempt-rows.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { applyEvent } from './lifecycle.ts';
@@ -87,28 +87,44 @@ const MAX_CHUNK_BYTES = 64 * 1024;
 const INSERT_CHUNK =
   'INSERT INTO output_chunks (project_id, attempt_id, stream, "offset", data) VALUES (?, ?, ?, ?, ?)';
 
+/** The lengths with what each stream grows by; null when that does not go on where they are. */
+export function grown(lengths: OfStreams<number>, growth: readonly OutputGrowth[]): OfStreams<number> | null {
+  const after = { ...lengths };
+  for (const { stream, from, to } of growth) {
+    if (after[stream] !== from) return null;
+    after[stream] = to;
+  }
+  return after;
+}
+
+/** Keeps what belongs into the store itself. */
+export function* keepInline(
+  { db }: Context,
+  { project_id, attempt_id }: FoundRow,
+  growth: readonly OutputGrowth[],
+): Verb<void> {
+  for (const { stream, from, inline } of growth) {
+    if (inline === null) continue;
+    for (let at = 0; at < inline.length; at += MAX_CHUNK_BYTES) {
+      const data = inline.subarray(at, at + MAX_CHUNK_BYTES);
+      yield* db.send(INSERT_CHUNK, project_id, attempt_id, stream, from + at, data);
+    }
+  }
+}
+
 export function* recordOutput(
   context: Context,
   attempt: AttemptKey,
   sessionId: string,
   growth: readonly OutputGrowth[],
 ): Verb<Reported> {
-  const { db } = context;
   const row = yield* ofSession(context, attempt, sessionId);
   if (row === null) return 'stale';
   if (row.attempt_state === 'assigned') return 'conflict';
-  const lengths = committedBytes(row);
-  for (const { stream, from, to, inline } of growth) {
-    if (lengths[stream] !== from) return 'conflict';
-    lengths[stream] = to;
-    if (inline !== null) {
-      for (let at = 0; at < inline.length; at += MAX_CHUNK_BYTES) {
-        const data = inline.subarray(at, at + MAX_CHUNK_BYTES);
-        yield* db.send(INSERT_CHUNK, row.project_id, row.attempt_id, stream, from + at, data);
-      }
-    }
-  }
-  yield* db.change(
+  const lengths = grown(committedBytes(row), growth);
+  if (lengths === null) return 'conflict';
+  yield* keepInline(context, row, growth);
+  yield* context.db.change(
     `UPDATE attempts SET stdout_bytes = ?, stderr_bytes = ?, result_bytes = ?, artifacts_bytes = ?
      WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND session_id = ? AND ended_at IS NULL`,
     lengths.stdout,

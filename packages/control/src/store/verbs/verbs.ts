@@ -66,6 +66,7 @@ export const WRITE_VERBS = {
   recordStarted: reports.recordStarted,
   recordOutput: reports.recordOutput,
   recordEnd: ends.recordEnd,
+  recordLife: ends.recordLife,
   recordLateEnd: ends.recordLateEnd,
   recordLost: ends.recordLost,
   endByControl: ends.endByControl,
@@ -94,6 +95,7 @@ export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameter
   recordStarted: ofAttempt,
   recordOutput: ofAttempt,
   recordEnd: ofAttempt,
+  recordLife: ofAttempt,
 };
 
 /**

@@ -1,0 +1,95 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { breakStore } from './support/broken-store.ts';
+import { type Message, ScriptedWorker } from './support/scripted-worker.ts';
+import { TestServer } from './support/test-server.ts';
+
+const EXITED = { kind: 'exited', code: 0 } as const;
+
+async function assigned(
+  server: TestServer,
+  change: object = {},
+): Promise<{ worker: ScriptedWorker; id: string; assign: Message<'AttemptAssign'> }> {
+  const worker = await ScriptedWorker.connect(server);
+  await server.deploy('short', change);
+  const { id } = await server.run('short');
+  return { worker, id, assign: await worker.next('AttemptAssign') };
+}
+
+describe('an attempt whose worker tells all of it at once', () => {
+  test('its output, result and end are there with one commit: nothing but its end is acknowledged', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server);
+    await using _worker = worker;
+    worker.atOnce(() => {
+      worker.accept(assign);
+      worker.output(assign.channel, 'stdout', 0, 'hel');
+      worker.started(assign);
+      worker.output(assign.channel, 'stdout', 3, 'lo');
+      worker.output(assign.channel, 'result', 0, '[1]');
+      worker.end(assign, EXITED, { stdout: 'hello', result: '[1]' });
+    });
+    const { state, stdout, result, attempts } = await server.execution(id, '10s');
+    assert.deepEqual([state, stdout?.data, result], ['success', 'hello', { value: [1] }]);
+    assert.ok(attempts[0]?.acceptedAt !== null && attempts[0]?.startedAt !== null);
+    await worker.next('AttemptEndedAck');
+    assert.ok(worker.received.every(({ type }) => type !== 'OutputAck'));
+  });
+
+  test('a failure with a retry, it is tried again', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server, { retries: { max: 1, backoffMs: 1 } });
+    await using _worker = worker;
+    const end = (of: Message<'AttemptAssign'>, code: number) =>
+      worker.atOnce(() => {
+        worker.accept(of);
+        worker.started(of);
+        worker.end(of, { kind: 'exited', code });
+      });
+    end(assign, 3);
+    end(await worker.next('AttemptAssign'), 0);
+    const { state, attempts } = await server.execution(id, '10s');
+    assert.deepEqual([state, attempts.length], ['success', 2]);
+  });
+
+  test('the store does not take it so, it is recorded piece by piece', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server);
+    await using _worker = worker;
+    using _broken = breakStore(server, ['UPDATE ON attempts'], "OLD.state = 'assigned' AND NEW.state = 'ended'");
+    worker.atOnce(() => {
+      worker.accept(assign);
+      worker.started(assign);
+      worker.output(assign.channel, 'stdout', 0, 'hello');
+      worker.end(assign, EXITED, { stdout: 'hello' });
+    });
+    const { state, stdout } = await server.execution(id, '20s');
+    assert.deepEqual([state, stdout?.data], ['success', 'hello']);
+  });
+
+  test('an end of which not all output came, its worker is asked for it in a new session', async () => {
+    await using server = await TestServer.start();
+    const { worker, assign } = await assigned(server);
+    await using _worker = worker;
+    worker.atOnce(() => {
+      worker.accept(assign);
+      worker.started(assign);
+      worker.output(assign.channel, 'stdout', 0, 'hel');
+      worker.end(assign, EXITED, { stdout: 'hello' });
+    });
+    assert.equal((await worker.closed).code, 4003);
+  });
+
+  test('a signature that is not its own, the session is closed and nothing is recorded', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server);
+    await using _worker = worker;
+    worker.atOnce(() => {
+      worker.accept(assign);
+      worker.started(assign);
+      worker.end(assign, EXITED, {}, { signature: 'A'.repeat(86) });
+    });
+    assert.match((await worker.closed).reason, /signature_invalid/);
+    assert.notEqual((await server.execution(id)).state, 'success');
+  });
+});
