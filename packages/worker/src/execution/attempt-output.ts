@@ -6,7 +6,7 @@ import {
   STREAM_WINDOW_BYTES,
   type StreamEnd,
 } from '@cocore/protocol';
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
 import { ByteWindow } from './byte-window.ts';
 
 /** Bytes of one stream that are ready to be sent. */
@@ -16,10 +16,13 @@ export interface OutputPiece {
   readonly data: Buffer;
 }
 
+const EMPTY_SHA256 = createHash('sha256').digest('hex');
+
 /** One stream: kept bytes from what the server acknowledged on, and how far the guest may be told that it is kept. */
 class OutputStream {
   readonly window: ByteWindow;
-  readonly hash = createHash('sha256');
+  /** Most streams stay empty: null until the first byte. */
+  #hash: Hash | null = null;
   sent: number;
   /** Bytes that came after the limit: counted, not kept. */
   discarded = 0;
@@ -39,8 +42,14 @@ class OutputStream {
     return start === end ? end + this.discarded : start;
   }
 
+  push(bytes: Uint8Array): void {
+    this.window.push(bytes);
+    this.#hash ??= createHash('sha256');
+    this.#hash.update(bytes);
+  }
+
   end(): StreamEnd {
-    this.digest ??= `sha256:${this.hash.digest('hex')}`;
+    this.digest ??= `sha256:${this.#hash?.digest('hex') ?? EMPTY_SHA256}`;
     const end = { bytes: this.window.end, sha256: this.digest, truncated: this.discarded > 0 };
     return this.#start === 0 ? end : { ...end, hashFrom: this.#start };
   }
@@ -100,8 +109,7 @@ export class AttemptOutput {
     if (isOutput) this.#leftBytes -= kept.length;
     stream.discarded += data.length - kept.length;
     if (kept.length > 0) {
-      stream.window.push(kept);
-      stream.hash.update(kept);
+      stream.push(kept);
       this.#onReady();
     }
     if (kept.length < data.length) this.#onCredit(name, stream.credit);

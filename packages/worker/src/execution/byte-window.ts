@@ -1,10 +1,12 @@
+const NOTHING = Buffer.alloc(0);
+
 /**
  * The bytes of a stream between two moving offsets, in a ring that grows to at most `capacity`: what a stream holds does
  * not depend on how it was cut into pieces.
  */
 export class ByteWindow {
   readonly #capacity: number;
-  #ring = Buffer.alloc(0);
+  #ring = NOTHING;
   #start: number;
   #end: number;
 
@@ -54,7 +56,7 @@ export class ByteWindow {
   forget(offset: number): void {
     if (offset > this.#end) throw new RangeError(`the window ends before ${offset}`);
     this.#start = Math.max(this.#start, offset);
-    if (this.#start === this.#end) this.#ring = Buffer.alloc(0);
+    if (this.#start === this.#end) this.#ring = NOTHING;
   }
 
   #grow(needed: number): void {

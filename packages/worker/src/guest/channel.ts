@@ -103,8 +103,9 @@ export class GuestChannel implements Disposable {
 
   /** Stops listening. The stream stays the sandbox's. */
   [Symbol.dispose](): void {
+    // An error costs more than a look whether anybody waits for it.
+    if (this.#isGreeting) this.#greeted.reject(new Error('the conversation was given up'));
     if (this.#state !== 'ended') this.#state = 'failed';
-    this.#greeted.reject(new Error('the conversation was given up'));
     this.#stream.off('data', this.#onData).off('drain', this.#onDrain);
     this.#stream.off('end', this.#onClosed).off('close', this.#onClosed);
     // The handler for 'error' stays: a stream that breaks later must not end the daemon.
@@ -297,15 +298,19 @@ export class GuestChannel implements Disposable {
     if (end > heard) this.#listener.output(stream, data.subarray(Math.max(0, heard - offset)));
   }
 
+  get #isGreeting(): boolean {
+    return this.#state === 'new' || this.#state === 'greeting';
+  }
+
   #expect(condition: boolean, otherwise: string): void {
     if (!condition) throw new Error(`the agent sent ${otherwise}`);
   }
 
   #fail(kind: ChannelFailure['kind'], message: string): void {
     if (this.#state === 'failed' || this.#state === 'ended') return;
-    const greeting = this.#state === 'greeting' || this.#state === 'new';
+    const isGreeting = this.#isGreeting;
     this.#state = 'failed';
-    if (greeting) this.#greeted.reject(new Error(message));
+    if (isGreeting) this.#greeted.reject(new Error(message));
     else this.#listener.failed({ kind, message });
   }
 

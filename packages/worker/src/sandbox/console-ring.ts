@@ -1,13 +1,17 @@
-/** The last bytes of a console: what a guest prints costs at most `capacity` bytes, however much it is. */
+const FIRST_BYTES = 1024;
+
+/** The last bytes of a console: what a guest prints costs at most `capacity` bytes, however much it is, and little when it is little. */
 export class ConsoleRing {
-  readonly #ring: Buffer;
+  readonly #capacity: number;
+  #ring = Buffer.alloc(0);
   #written = 0;
 
   constructor(capacity = 64 * 1024) {
-    this.#ring = Buffer.alloc(capacity);
+    this.#capacity = capacity;
   }
 
   push(bytes: Uint8Array): void {
+    this.#grow(this.#written + bytes.length);
     const kept = bytes.subarray(Math.max(0, bytes.length - this.#ring.length));
     let at = (this.#written + bytes.length - kept.length) % this.#ring.length;
     for (let from = 0; from < kept.length;) {
@@ -19,11 +23,19 @@ export class ConsoleRing {
     this.#written += bytes.length;
   }
 
+  /** Before it has its capacity, it begins with the first byte. */
+  #grow(needed: number): void {
+    if (needed <= this.#ring.length || this.#ring.length === this.#capacity) return;
+    const before = this.#ring;
+    this.#ring = Buffer.alloc(Math.min(this.#capacity, Math.max(FIRST_BYTES, 2 * before.length, needed)));
+    this.#ring.set(before);
+  }
+
   /** Printable ASCII and newlines; everything else is a dot, so that it is safe in logs and on terminals. */
   text(): string {
-    const end = this.#written % this.#ring.length;
+    const end = this.#written % this.#capacity;
     const bytes =
-      this.#written <= this.#ring.length
+      this.#written <= this.#capacity
         ? this.#ring.subarray(0, this.#written)
         : Buffer.concat([this.#ring.subarray(end), this.#ring.subarray(0, end)]);
     return bytes
