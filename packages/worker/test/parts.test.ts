@@ -95,6 +95,23 @@ test('a clock that jumps, as after a suspend, the deadline is seen within its lo
   await eventually('the deadline', () => passed, 1_500);
 });
 
+test('the uptime, it goes on between two looks at the file, counts a suspend from the next one on, and never goes back', async () => {
+  await using directory = await workspace();
+  const path = join(directory.path, 'uptime');
+  let awakeMs = 5;
+  await writeFile(path, '100.00 0.00\n');
+  const uptime = uptimeClock(path, () => awakeMs);
+  assert.equal(uptime(), 100_000);
+  awakeMs = 24;
+  await writeFile(path, '100.01 0.00\n');
+  assert.equal(uptime(), 100_019);
+  await writeFile(path, '3700.02 0.00\n');
+  awakeMs = 33;
+  assert.equal(uptime(), 100_028);
+  awakeMs = 34;
+  assert.equal(uptime(), 3_700_020);
+});
+
 test('a deadline that is disposed of, it does not pass', async () => {
   let passed = false;
   deadline(10, () => (passed = true))[Symbol.dispose]();

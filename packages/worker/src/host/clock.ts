@@ -3,22 +3,39 @@ import { openSync, readSync } from 'node:fs';
 /** Milliseconds since an arbitrary moment, never going back. */
 export type Clock = () => number;
 
-/** By path. Kept open: a look at the clock is one call of the system then, not four. */
-const uptimeFiles = new Map<string, number>();
-const digits = Buffer.alloc(64);
-
-/** Counts the time that the host was suspended; 10 ms fine. Node's own monotonic clock does not. */
-export function uptimeClock(path = '/proc/uptime'): Clock {
-  const file = uptimeFiles.get(path) ?? openSync(path, 'r');
-  uptimeFiles.set(path, file);
-  return () => {
-    const length = readSync(file, digits, 0, digits.length, 0);
-    return Number.parseFloat(digits.toString('latin1', 0, length)) * 1000;
-  };
-}
-
 /** Stands still while the host is suspended: for what only runs while the host runs, such as a guest. */
 export const awakeClock: Clock = () => performance.now();
+
+/** The file is that fine. */
+const UPTIME_STEP_MS = 10;
+const digits = Buffer.alloc(64);
+/** By path, so that all see the same time. */
+const uptimeClocks = new Map<string, Clock>();
+
+/**
+ * Counts the time that the host was suspended; 10 ms fine. Node's own monotonic clock does not, and goes at the same rate otherwise. So the file is
+ * read for what is between the two, which is at most 10 ms of wakefulness old: a suspend is seen no later than by who looks that much later.
+ */
+export function uptimeClock(path = '/proc/uptime', awake: Clock = awakeClock): Clock {
+  const known = uptimeClocks.get(path);
+  if (known !== undefined) return known;
+  const file = openSync(path, 'r');
+  let suspendedMs = -Infinity;
+  let readAtMs = -Infinity;
+  const clock = () => {
+    let awakeMs = awake();
+    if (awakeMs - readAtMs >= UPTIME_STEP_MS) {
+      const length = readSync(file, digits, 0, digits.length, 0);
+      const uptimeMs = Number.parseFloat(digits.toString('latin1', 0, length)) * 1000;
+      // After the file, so that what passes between the two is not counted twice. The file is up to a step behind.
+      awakeMs = readAtMs = awake();
+      suspendedMs = Math.max(suspendedMs, uptimeMs - awakeMs);
+    }
+    return awakeMs + suspendedMs;
+  };
+  uptimeClocks.set(path, clock);
+  return clock;
+}
 
 /** As `awakeClock`, from the same moment for all processes of one life of the host. */
 export const hostClock: Clock = () => Number(process.hrtime.bigint()) / 1e6;
