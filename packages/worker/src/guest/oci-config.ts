@@ -52,16 +52,55 @@ const MASKED_PATHS = [
 ];
 const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
 
-const SECCOMP = seccompProfile();
-const SECCOMP_TEXT = JSON.stringify(SECCOMP);
+/** What is the same for every function. */
+const FIXED = {
+  ociVersion: '1.0.2',
+  root: { path: '/run/fn/rootfs', readonly: false },
+  mounts: [
+    { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+    {
+      destination: '/dev',
+      type: 'tmpfs',
+      source: 'tmpfs',
+      options: ['nosuid', 'strictatime', 'mode=755', 'size=64k'],
+    },
+    {
+      destination: '/dev/pts',
+      type: 'devpts',
+      source: 'devpts',
+      options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620'],
+    },
+    {
+      destination: '/dev/shm',
+      type: 'tmpfs',
+      source: 'shm',
+      options: ['nosuid', 'noexec', 'nodev', 'mode=1777', `size=${SHM_BYTES}`],
+    },
+    { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
+    { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
+    { destination: '/function', type: 'bind', source: '/run/fn/code', options: ['bind', 'ro', 'nosuid', 'nodev'] },
+    {
+      destination: EXCHANGE_DIRECTORY,
+      type: 'bind',
+      source: '/run/fn/scratch/exchange',
+      options: ['bind', 'rw', 'nosuid', 'nodev'],
+    },
+  ],
+};
+const FIXED_OF_LINUX = {
+  cgroupsPath: '/fn/task',
+  maskedPaths: MASKED_PATHS,
+  readonlyPaths: READONLY_PATHS,
+  seccomp: seccompProfile(),
+};
+const FIXED_TEXT = JSON.stringify(FIXED);
+const FIXED_OF_LINUX_TEXT = JSON.stringify(FIXED_OF_LINUX);
 
-/** The OCI runtime configuration (version 1.0) that the agent gives to `crun`. */
-export function ociConfig(spec: ContainerSpec) {
+function ownOf(spec: ContainerSpec) {
   const { uid } = spec.user;
   // As Docker: another user than root has none, and gets none by starting a program.
   const effective = uid === 0 ? CAPABILITIES : [];
   return {
-    ociVersion: '1.0.2',
     process: {
       terminal: false,
       user: spec.user,
@@ -76,66 +115,40 @@ export function ociConfig(spec: ContainerSpec) {
       noNewPrivileges: true,
       oomScoreAdj: 500,
     },
-    root: { path: '/run/fn/rootfs', readonly: false },
     hostname: spec.hostname,
-    mounts: [
-      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
-      {
-        destination: '/dev',
-        type: 'tmpfs',
-        source: 'tmpfs',
-        options: ['nosuid', 'strictatime', 'mode=755', 'size=64k'],
-      },
-      {
-        destination: '/dev/pts',
-        type: 'devpts',
-        source: 'devpts',
-        options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620'],
-      },
-      {
-        destination: '/dev/shm',
-        type: 'tmpfs',
-        source: 'shm',
-        options: ['nosuid', 'noexec', 'nodev', 'mode=1777', `size=${SHM_BYTES}`],
-      },
-      { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
-      { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['nosuid', 'noexec', 'nodev', 'ro'] },
-      { destination: '/function', type: 'bind', source: '/run/fn/code', options: ['bind', 'ro', 'nosuid', 'nodev'] },
-      {
-        destination: EXCHANGE_DIRECTORY,
-        type: 'bind',
-        source: '/run/fn/scratch/exchange',
-        options: ['bind', 'rw', 'nosuid', 'nodev'],
-      },
+  };
+}
+
+function ownOfLinux({ hasNetwork, memoryMiB }: ContainerSpec) {
+  return {
+    namespaces: [
+      { type: 'user', path: '/run/fn/ns/user' },
+      { type: 'pid', path: '/run/fn/ns/pid' },
+      { type: 'mount' },
+      { type: 'ipc' },
+      { type: 'uts' },
+      // A new one has a loopback alone.
+      hasNetwork ? { type: 'network', path: '/run/fn/ns/net' } : { type: 'network' },
+      { type: 'cgroup' },
     ],
-    linux: {
-      namespaces: [
-        { type: 'user', path: '/run/fn/ns/user' },
-        { type: 'pid', path: '/run/fn/ns/pid' },
-        { type: 'mount' },
-        { type: 'ipc' },
-        { type: 'uts' },
-        // A new one has a loopback alone.
-        spec.hasNetwork ? { type: 'network', path: '/run/fn/ns/net' } : { type: 'network' },
-        { type: 'cgroup' },
-      ],
-      cgroupsPath: '/fn/task',
-      resources: {
-        memory: { limit: spec.memoryMiB * 2 ** 20, swap: spec.memoryMiB * 2 ** 20 },
-        pids: { limit: MAX_PROCESSES },
-        unified: { 'memory.oom.group': '1' },
-      },
-      maskedPaths: MASKED_PATHS,
-      readonlyPaths: READONLY_PATHS,
-      seccomp: SECCOMP,
+    resources: {
+      memory: { limit: memoryMiB * 2 ** 20, swap: memoryMiB * 2 ** 20 },
+      pids: { limit: MAX_PROCESSES },
+      unified: { 'memory.oom.group': '1' },
     },
   };
 }
 
-/** The same as JSON. The profile of system calls is most of it, and always the same: it is made into text once. */
-export function ociConfigText(spec: ContainerSpec): string {
-  const { linux, ...rest } = ociConfig(spec);
-  const { seccomp: _seccomp, ...others } = linux;
-  const text = JSON.stringify({ ...rest, linux: others });
-  return `${text.slice(0, -'}}'.length)},"seccomp":${SECCOMP_TEXT}}}`;
+/** The OCI runtime configuration (version 1.0) that the agent gives to `crun`. */
+export function ociConfig(spec: ContainerSpec) {
+  return { ...ownOf(spec), ...FIXED, linux: { ...ownOfLinux(spec), ...FIXED_OF_LINUX } };
 }
+
+/** The same as JSON. What never changes is most of it, the profile of system calls above all: it is made into text once. */
+export function ociConfigText(spec: ContainerSpec): string {
+  const linux = joined(JSON.stringify(ownOfLinux(spec)), FIXED_OF_LINUX_TEXT);
+  return joined(joined(JSON.stringify(ownOf(spec)), FIXED_TEXT), `{"linux":${linux}}`);
+}
+
+/** Two objects as one, as JSON; neither is empty. */
+const joined = (one: string, other: string): string => `${one.slice(0, -1)},${other.slice(1)}`;
