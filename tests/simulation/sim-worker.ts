@@ -117,7 +117,7 @@ export class SimWorker {
         },
         log,
         sign: signs,
-        onNews: () => link.wake(),
+        onNews: (attempt) => link.tell(attempt),
         onBootRetry: () => undefined,
         uptime: world.uptimeMs,
       },
@@ -189,7 +189,7 @@ export class SimWorker {
     this.#world.within(life, () => {
       void (async () => {
         await attempts.reclaim();
-        link.wake();
+        link.tellStopping();
         for (let waited = 0; waited < 4_000 && attempts.list().length > 0 && link.connected; waited += 20)
           await after(20);
         await link[Symbol.asyncDispose]();

@@ -9,6 +9,7 @@ import { leaseOf } from './capacity/lease.ts';
 import { CapacityLedger, type Share } from './capacity/ledger.ts';
 import type { WorkerConfig } from './config.ts';
 import { type ChosenDriver, driverNamed, strongestDriver } from './drivers.ts';
+import type { Attempt } from './execution/attempt.ts';
 import { AttemptRecords } from './execution/attempt-records.ts';
 import { Attempts } from './execution/attempts.ts';
 import { EndJournal } from './execution/end-journal.ts';
@@ -117,7 +118,7 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     records,
     log,
     sign: (statement: string) => identity.sign(statement),
-    onNews: () => link.wake(),
+    onNews: (attempt: Attempt) => link.tell(attempt),
     onBootRetry: () => {
       bootRetries += 1;
       log.warn({ bootRetries }, 'boots repeated since the start');
@@ -135,9 +136,8 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   scope.use(link);
   scope.defer(async () => {
     const reclaimed = attempts.reclaim();
-    link.wake();
+    link.tellStopping();
     await reclaimed;
-    link.wake();
     const due = performance.now() + LAST_REPORTS_MS;
     while (attempts.list().length > 0 && link.connected && performance.now() < due) await sleep(20);
   });
@@ -150,7 +150,7 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     ended,
     drain: () => {
       const drained = attempts.drain();
-      link.wake();
+      link.tellStopping();
       return drained;
     },
     [Symbol.asyncDispose]: () => owned.disposeAsync(),

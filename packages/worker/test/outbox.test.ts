@@ -36,10 +36,14 @@ describe('what a session sends', () => {
     count();
     const what = (data: string | Uint8Array) =>
       typeof data === 'string' ? (JSON.parse(data) as { type: string }).type : 'output';
-    outbox = new Outbox({ bufferedAmount: 0, send: (data) => sent.push({ what: what(data), turn }) });
+    outbox = new Outbox({
+      bufferedAmount: 0,
+      send: (data) => sent.push({ what: what(data), turn }),
+      flush: () => undefined,
+    });
     output = new AttemptOutput(
       1000,
-      () => outbox.wake(),
+      () => outbox.wake(1),
       () => undefined,
     );
   });

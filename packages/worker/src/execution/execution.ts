@@ -44,8 +44,8 @@ export interface ExecutionParts {
   readonly journal: Pick<EndJournal, 'write'>;
   /** For sandboxes that outlive the daemon; without it none is taken up by a later life. */
   readonly records?: Pick<AttemptRecords, 'bootId' | 'write' | 'remove'>;
-  /** Something is ready to be reported or sent. */
-  readonly onNews: () => void;
+  /** Something of the attempt is ready to be reported or sent. */
+  readonly onNews: (attempt: Attempt) => void;
   /** A sandbox did not answer by its deadline and is started once more. */
   readonly onBootRetry: () => void;
   readonly uptime?: Clock;
@@ -113,8 +113,10 @@ export class Execution implements Attempt {
     this.#resumed = 'task' in work ? null : Promise.withResolvers();
     this.#parts = parts;
     this.#uptime = parts.uptime ?? uptimeClock();
-    this.output = new AttemptOutput(this.#task.outputLimitBytes, parts.onNews, (stream, offset) =>
-      this.#channel?.acknowledge(stream, offset),
+    this.output = new AttemptOutput(
+      this.#task.outputLimitBytes,
+      () => parts.onNews(this),
+      (stream, offset) => this.#channel?.acknowledge(stream, offset),
     );
     this.done = this.#run((scope) =>
       'task' in work ? this.#prepare(scope, work.task) : this.#takeUp(scope, work.begun, work.sandbox),
@@ -233,7 +235,7 @@ export class Execution implements Attempt {
     });
     await this.#forgetRecord();
     if (!this.#isRevoked()) this.#ended = ended;
-    this.#parts.onNews();
+    this.#parts.onNews(this);
   }
 
   /** Everything until the task is the agent's; from then on the conversation and the clocks decide. */
@@ -340,7 +342,7 @@ export class Execution implements Attempt {
     const { blobs, onNews } = this.#parts;
     const tell = (fetching: BlobRef | null) => {
       this.#fetching = fetching;
-      onNews();
+      onNews(this);
     };
     try {
       return await blobs.use(ref, this.#stop.signal, () => tell(ref));
@@ -414,7 +416,7 @@ export class Execution implements Attempt {
     this.#runningSinceMs = awakeClock() - agoMs;
     const late = () => this.#decide({ kind: 'timed_out', clock: 'run' });
     scope.use(deadline(Math.max(0, this.#task.runTimeoutMs - agoMs), late, this.#uptime));
-    this.#parts.onNews();
+    this.#parts.onNews(this);
   }
 
   #endedBy(frame: EndFrame): void {

@@ -3,6 +3,7 @@ import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SourceAway } from '../blobs/download.ts';
+import type { Attempt } from '../execution/attempt.ts';
 import { Session, type SessionParts } from './session.ts';
 
 export interface LinkParts extends Omit<SessionParts, 'attempts' | 'instance' | 'isUnknown'> {
@@ -53,9 +54,14 @@ export class Link implements AsyncDisposable {
     return (this.#session?.blobToken ?? null) !== null;
   }
 
-  /** Something of an attempt is new. */
-  wake(): void {
-    this.#session?.wake();
+  /** Something of the attempt is new. */
+  tell(attempt: Attempt): void {
+    this.#session?.tell(attempt);
+  }
+
+  /** Nothing more is taken. */
+  tellStopping(): void {
+    this.#session?.tellStopping();
   }
 
   /** Large blobs have come or gone. */

@@ -4,7 +4,9 @@ import type { AttemptOutput } from '../execution/attempt-output.ts';
 /** The part of a WebSocket that is written to. */
 export interface MessageSink {
   readonly bufferedAmount: number;
+  /** What is sent waits for `flush`. */
   send(data: string | Uint8Array, written: (error?: Error | null) => void): void;
+  flush(): void;
 }
 
 /** Output is held back while this much waits in the socket, so that a control message never waits behind more. */
@@ -22,12 +24,17 @@ interface Source {
 }
 
 /**
- * What one session sends. Control messages go at once; output goes in turn over the attempts, as the socket takes it; the end of
- * an attempt goes after the last of its output. The first facts of an attempt wait for its output or its end, for a moment.
+ * What one session sends. Control messages go in their turn of the event loop; output goes in turn over the attempts, as the socket takes it; the end of
+ * an attempt goes after the last of its output. The first facts of an attempt wait for its output or its end, for a moment. What is sent in one turn
+ * leaves in one write.
  */
 export class Outbox {
   readonly #sink: MessageSink;
   readonly #sources = new Map<number, Source>();
+  /** Those that may have something to send. */
+  readonly #ready = new Set<Source>();
+  /** The socket has enough, so that something waits. */
+  #isHeldUp = false;
   #closed = false;
   #scheduled = false;
   #timer: NodeJS.Timeout | null = null;
@@ -47,7 +54,7 @@ export class Outbox {
     this.#sources.set(channel, { channel, output, held: isUrgent ? null : [first], atEnd: null });
     if (isUrgent) this.#send(first);
     else this.#timer ??= setTimeout(() => this.#releaseAll(), HOLD_MS);
-    this.wake();
+    this.wake(channel);
   }
 
   /** A fact about the channel's attempt, after those before. */
@@ -62,35 +69,54 @@ export class Outbox {
     const source = this.#sources.get(channel);
     if (source === undefined || source.atEnd !== null) return;
     source.atEnd = message;
-    this.wake();
+    this.wake(channel);
   }
 
   remove(channel: number): void {
     const source = this.#sources.get(channel);
-    if (source !== undefined) this.#release(source);
-    this.#sources.delete(channel);
+    if (source !== undefined) this.#remove(source);
   }
 
   close(): void {
     this.#closed = true;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#sources.clear();
+    this.#ready.clear();
+    this.#sink.flush();
   }
 
-  /** There may be something to send. Work is put off to the end of the turn, so that pieces that come together go together. */
-  wake(): void {
+  /** The channel may have something to send. Work is put off to the end of the turn, so that pieces that come together go together. */
+  wake(channel: number): void {
+    const source = this.#sources.get(channel);
+    if (source === undefined) return;
+    this.#ready.add(source);
+    this.#schedule();
+  }
+
+  #schedule(): void {
     if (this.#scheduled || this.#closed) return;
     this.#scheduled = true;
     setImmediate(() => {
-      this.#scheduled = false;
       this.#pump();
+      this.#sink.flush();
+      this.#scheduled = false;
     });
   }
 
-  readonly #written = () => this.wake();
+  readonly #written = () => {
+    if (this.#isHeldUp) this.#schedule();
+  };
 
   #send(message: WorkerMessage): void {
-    if (!this.#closed) this.#sink.send(JSON.stringify(message), this.#written);
+    if (this.#closed) return;
+    this.#sink.send(JSON.stringify(message), this.#written);
+    this.#schedule();
+  }
+
+  #remove(source: Source): void {
+    this.#sources.delete(source.channel);
+    this.#ready.delete(source);
+    this.#release(source);
   }
 
   #release(source: Source): void {
@@ -107,18 +133,20 @@ export class Outbox {
   }
 
   #pump(): void {
+    this.#isHeldUp = false;
     // A source that was served goes to the end of the line.
-    for (const [channel, source] of this.#sources) {
-      if (this.#closed || this.#sink.bufferedAmount > MAX_BUFFERED_BYTES) return;
+    for (const source of this.#ready) {
+      this.#isHeldUp = this.#sink.bufferedAmount > MAX_BUFFERED_BYTES;
+      if (this.#closed || this.#isHeldUp) return;
+      const { channel } = source;
       const piece = source.output.take(MAX_OUTPUT_FRAME_DATA_BYTES);
+      this.#ready.delete(source);
       if (piece !== null) {
         this.#release(source);
         this.#sink.send(encodeOutputFrame({ channel, ...piece }), this.#written);
-        this.#sources.delete(channel);
-        this.#sources.set(channel, source);
+        this.#ready.add(source);
       } else if (source.atEnd !== null) {
-        this.#sources.delete(channel);
-        this.#release(source);
+        this.#remove(source);
         this.#send(source.atEnd);
       }
     }

@@ -56,6 +56,13 @@ const HANDSHAKE_TIMEOUT_MS = 10_000;
 /** How long a connection that is closed may wait for the other end to close it too. */
 const CLOSE_MS = 1_000;
 
+/** An attempt that has a channel, and what was told of it. */
+interface Bound {
+  readonly channel: number;
+  isStartedTold: boolean;
+  fetchingTold: BlobRef | null;
+}
+
 /**
  * One connection to the control server, from dialling to its end. It says hello, resumes what goes on, and from then on carries
  * facts, output, and beats. It owns its socket and timers; the attempts outlive it.
@@ -77,10 +84,9 @@ export class Session {
   readonly #silenceMs: number;
   readonly #welcomed = Promise.withResolvers<string>();
   readonly #closing = Promise.withResolvers<Error>();
+  readonly #bound = new Map<string, Bound>();
+  /** The attempt of each channel. */
   readonly #channels = new Map<number, string>();
-  readonly #startedTold = new Set<string>();
-  /** What each attempt that fetches was last told to fetch. */
-  readonly #fetchingTold = new Map<string, BlobRef>();
   /** Whose end is only evidence, and whether it is told. No beat names them: they are nobody's. */
   readonly #givenUp = new Map<string, boolean>();
   #blobsTold = new Set<string>();
@@ -121,20 +127,16 @@ export class Session {
     this.#timers.push(handshake);
   }
 
-  /** Something of an attempt is new: facts that can be told now are told. */
-  wake(): void {
-    if (this.#welcome === null || this.#ended) return;
-    this.#tellStopping();
-    for (const [channel, attemptId] of this.#channels) {
-      const attempt = this.#parts.attempts.get(attemptId);
-      if (attempt === undefined) this.#unbind(channel);
-      else this.#tell(channel, attempt);
-    }
-    this.#tellGivenUp();
-    this.#outbox.wake();
+  /** Something of the attempt is new: facts that can be told now are told, and its output is sent. */
+  tell(attempt: Attempt): void {
+    const { attemptId } = attempt;
+    const bound = this.#bound.get(attemptId);
+    if (bound !== undefined) {
+      this.#tell(bound, attempt);
+      this.#outbox.wake(bound.channel);
+    } else if (this.#givenUp.has(attemptId)) this.#tellGivenUp(attemptId);
   }
 
-  /** The socket; what is sent in one turn of the event loop leaves in one write. */
   #corked(): MessageSink {
     const socket = this.#socket;
     return {
@@ -142,24 +144,20 @@ export class Session {
         return socket.bufferedAmount;
       },
       send: (data, written) => {
-        this.#cork();
+        if (!this.#isCorked) this.#stream?.cork();
+        this.#isCorked = this.#stream !== null;
         socket.send(data, written);
+      },
+      flush: () => {
+        if (this.#isCorked) this.#stream?.uncork();
+        this.#isCorked = false;
       },
     };
   }
 
-  #cork(): void {
-    const stream = this.#stream;
-    if (this.#isCorked || stream === null) return;
-    this.#isCorked = true;
-    stream.cork();
-    setImmediate(() => {
-      this.#isCorked = false;
-      stream.uncork();
-    });
-  }
-
-  #tellStopping(): void {
+  /** Nothing more is taken. */
+  tellStopping(): void {
+    if (this.#welcome === null || this.#ended) return;
     const how = this.#parts.attempts.stopping;
     if (how === null || how === this.#stoppingTold) return;
     this.#stoppingTold = how;
@@ -228,7 +226,9 @@ export class Session {
       case 'AttemptAcceptedAck':
         return attempts.acceptanceCommitted(message.attemptId);
       case 'AttemptEndedAck':
-        return attempts.forget(message.attemptId);
+        attempts.forget(message.attemptId);
+        if (attempts.get(message.attemptId) === undefined) this.#unbind(message.attemptId);
+        return;
       case 'OutputAck': {
         const attempt = attempts.get(this.#channels.get(message.channel) ?? '');
         return attempt?.output.acknowledge(message.stream, message.offset);
@@ -260,6 +260,7 @@ export class Session {
   #revoke(attemptId: string, why: string): void {
     this.#log.warn({ attemptId, why }, 'an attempt was taken back');
     this.#parts.attempts.stop(attemptId, 'revoked');
+    this.#unbind(attemptId);
   }
 
   #hello(challenge: Challenge): void {
@@ -333,7 +334,7 @@ export class Session {
       this.#open(channel, attempt);
     }
     this.tellBlobs();
-    this.#tellStopping();
+    this.tellStopping();
     this.#heardAtMs = this.#uptime();
     this.#beat();
     this.#timers.push(setInterval(() => this.#beat(), welcome.heartbeatMs));
@@ -366,50 +367,52 @@ export class Session {
 
   /** Binds an attempt to this session's channel and tells what is known of it, again or for the first time. */
   #open(channel: number, attempt: Attempt): void {
-    this.#channels.set(channel, attempt.attemptId);
-    const accepted: WorkerMessage = { type: 'AttemptAccepted', attemptId: attempt.attemptId, ...attempt.acceptance };
+    const { attemptId } = attempt;
+    const bound: Bound = { channel, isStartedTold: false, fetchingTold: null };
+    this.#unbind(attemptId);
+    this.#bound.set(attemptId, bound);
+    this.#channels.set(channel, attemptId);
+    const accepted: WorkerMessage = { type: 'AttemptAccepted', attemptId, ...attempt.acceptance };
     this.#outbox.add(channel, attempt.output, accepted, attempt.hasNetwork);
-    this.#tell(channel, attempt);
+    this.#tell(bound, attempt);
   }
 
   /** The control server has ended it without us: what is said of it now is how it ended here, as evidence. */
   #giveUp(attemptId: string): void {
-    for (const [channel, bound] of this.#channels) if (bound === attemptId) this.#unbind(channel);
+    this.#unbind(attemptId);
     this.#log.warn({ attemptId }, 'an attempt was given up without us');
     this.#givenUp.set(attemptId, false);
     this.#parts.attempts.stop(attemptId, 'given_up');
-    this.#tellGivenUp();
+    this.#tellGivenUp(attemptId);
   }
 
-  #tellGivenUp(): void {
-    for (const [attemptId, isTold] of this.#givenUp) {
-      const ended = this.#parts.attempts.get(attemptId)?.ended ?? null;
-      if (ended === null || isTold) continue;
-      this.#givenUp.set(attemptId, true);
-      this.#outbox.send(ended);
+  #tellGivenUp(attemptId: string): void {
+    const ended = this.#parts.attempts.get(attemptId)?.ended ?? null;
+    if (ended === null || this.#givenUp.get(attemptId) === true) return;
+    this.#givenUp.set(attemptId, true);
+    this.#outbox.send(ended);
+  }
+
+  #unbind(attemptId: string): void {
+    const bound = this.#bound.get(attemptId);
+    if (bound === undefined) return;
+    this.#bound.delete(attemptId);
+    this.#channels.delete(bound.channel);
+    this.#outbox.remove(bound.channel);
+  }
+
+  #tell(bound: Bound, { attemptId, fetching, startedAtMs, ended }: Attempt): void {
+    const { channel } = bound;
+    if (fetching !== bound.fetchingTold) {
+      bound.fetchingTold = fetching;
+      this.#outbox.tell(channel, { type: 'AttemptPreparing', attemptId, fetching });
     }
-  }
-
-  #unbind(channel: number): void {
-    this.#channels.delete(channel);
-    this.#outbox.remove(channel);
-  }
-
-  #tell(channel: number, { attemptId, fetching, startedAtMs, ended }: Attempt): void {
-    this.#tellFetching(channel, attemptId, fetching);
-    if (startedAtMs !== null && !this.#startedTold.has(attemptId)) {
-      this.#startedTold.add(attemptId);
+    if (startedAtMs !== null && !bound.isStartedTold) {
+      bound.isStartedTold = true;
       const agoMs = Math.max(0, this.#uptime() - startedAtMs);
       this.#outbox.tell(channel, { type: 'AttemptStarted', attemptId, agoMs });
     }
     if (ended !== null) this.#outbox.finish(channel, ended);
-  }
-
-  #tellFetching(channel: number, attemptId: string, fetching: BlobRef | null): void {
-    if (fetching === (this.#fetchingTold.get(attemptId) ?? null)) return;
-    if (fetching === null) this.#fetchingTold.delete(attemptId);
-    else this.#fetchingTold.set(attemptId, fetching);
-    this.#outbox.tell(channel, { type: 'AttemptPreparing', attemptId, fetching });
   }
 
   #beat(): void {
