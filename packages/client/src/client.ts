@@ -1,3 +1,4 @@
+import { platformTransport } from '#transport';
 import {
   type BatchEntryInput,
   BatchRecord,
@@ -25,7 +26,8 @@ import {
 } from '@cocore/protocol';
 import { deploy, type DeployOptions } from './deploy.ts';
 import { follow } from './follow.ts';
-import { type Fetch, Http, type Query } from './http.ts';
+import { type Fetch, fetchTransport } from './fetch-transport.ts';
+import { Http, type Query } from './http.ts';
 import { waitForBatch } from './wait.ts';
 
 export interface ClientOptions {
@@ -33,7 +35,7 @@ export interface ClientOptions {
   readonly url: string;
   /** The secret of a key; it decides the project. */
   readonly apiKey: string;
-  /** The default is the platform's own. */
+  /** What requests are sent with, in place of what the platform has: `node:http` in Node, `fetch` elsewhere. */
   readonly fetch?: Fetch;
 }
 
@@ -56,7 +58,9 @@ export class CocoreClient {
   readonly #http: Http;
 
   constructor(options: ClientOptions) {
-    this.#http = new Http({ fetch: globalThis.fetch, ...options });
+    const { url, apiKey, fetch } = options;
+    const transport = fetch === undefined ? platformTransport(url) : fetchTransport(url, fetch);
+    this.#http = new Http({ url, apiKey, transport });
   }
 
   readonly runtimes = {
@@ -95,12 +99,12 @@ export class CocoreClient {
     /** What is committed of a stream, from an offset on. */
     output: async (id: string, stream: StreamName, offset = 0) => {
       const path = `/v1/executions/${part(id)}/output/${stream}`;
-      return (await this.#http.request('GET', path, { query: { offset } })).body!;
+      return (await this.#http.request('GET', path, { query: { offset } })).stream();
     },
     outputBytes: async (id: string, stream: StreamName) =>
       new Uint8Array(await new Response(await this.executions.output(id, stream)).arrayBuffer()),
     /** What it left in `$COCORE_OUT`: a tar archive, whose entries are hostile. */
-    artifacts: async (id: string) => (await this.#http.request('GET', `/v1/executions/${part(id)}/artifacts`)).body!,
+    artifacts: async (id: string) => (await this.#http.request('GET', `/v1/executions/${part(id)}/artifacts`)).stream(),
     /** Its record at once and at each change, its output as it is committed, and its end. */
     follow: (id: string, signal?: AbortSignal): AsyncGenerator<FollowEvent> =>
       follow(this.#http, `/v1/executions/${part(id)}/events`, signal),
@@ -120,11 +124,11 @@ export class CocoreClient {
 
   readonly blobs = {
     upload: async (bytes: Uint8Array<ArrayBuffer>) => {
-      const response = await this.#http.request('POST', '/v1/blobs', {
+      const answer = await this.#http.request('POST', '/v1/blobs', {
         body: bytes,
         headers: { 'content-type': 'application/octet-stream' },
       });
-      return BlobRecord.parse(await response.json());
+      return BlobRecord.parse(JSON.parse(await answer.text()));
     },
   };
 
@@ -145,7 +149,7 @@ export class CocoreClient {
       this.#http.json('POST', '/v1/keys', KeyCreated, { body: input }),
     list: async () => (await this.#http.json('GET', '/v1/keys', KeyList)).keys,
     revoke: async (id: string): Promise<void> => {
-      await (await this.#http.request('DELETE', `/v1/keys/${part(id)}`)).body?.cancel();
+      await (await this.#http.request('DELETE', `/v1/keys/${part(id)}`)).text();
     },
   };
 

@@ -37,7 +37,7 @@ export async function deploy(http: Http, input: FunctionDeployInput, options: De
   const parser = new SseParser();
   const decoder = new TextDecoder();
   try {
-    for await (const bytes of response.body ?? []) {
+    for await (const bytes of response.body) {
       for (const raw of parser.push(decoder.decode(bytes, { stream: true }))) {
         const event = DeployEventSchema.parse({ event: raw.event, data: JSON.parse(raw.data) as unknown });
         if (event.event === 'deployed') return event.data;

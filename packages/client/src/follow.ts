@@ -39,7 +39,7 @@ export async function* follow(http: Http, path: string, signal?: AbortSignal): A
       });
       const parser = new SseParser();
       const decoder = new TextDecoder();
-      for await (const bytes of response.body ?? []) {
+      for await (const bytes of response.body) {
         lostAtMs = null;
         for (const raw of parser.push(decoder.decode(bytes, { stream: true }))) {
           const event = eventOf(raw);

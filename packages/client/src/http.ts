@@ -1,16 +1,18 @@
 import { CocoreError, errorOfProblem, Problem } from '@cocore/protocol';
 import type { z } from 'zod';
-
-export type Fetch = typeof globalThis.fetch;
+import type { Answer, Outgoing, Transport } from './transport.ts';
 
 export interface HttpOptions {
   /** `http(s)://host:port`, without a path. */
   readonly url: string;
   readonly apiKey: string;
-  readonly fetch: Fetch;
+  /** To that server. */
+  readonly transport: Transport;
 }
 
 export type Query = Record<string, string | number | undefined>;
+
+export type RequestOptions = Partial<Pick<Outgoing, 'headers' | 'body' | 'signal'>> & { readonly query?: Query };
 
 const RETRY_DELAYS_MS = [100, 300, 1_000, 2_000];
 
@@ -34,42 +36,41 @@ export class Http {
   }
 
   /**
-   * The answer's response when it is a success.
+   * The answer when it is a success.
    *
    * @throws CocoreError the problem's own, or `server_unreachable`
    */
-  async request(method: string, path: string, init: RequestInit & { query?: Query } = {}): Promise<Response> {
-    const { query, ...rest } = init;
-    const url = new URL(path, this.#options.url);
-    for (const [name, value] of Object.entries(query ?? {})) {
-      if (value !== undefined) url.searchParams.set(name, String(value));
-    }
-    const headers = new Headers(rest.headers);
-    headers.set('authorization', `Bearer ${this.#options.apiKey}`);
-    let response: Response;
+  async request(method: string, path: string, options: RequestOptions = {}): Promise<Answer> {
+    const { query, headers, ...rest } = options;
+    const { url, apiKey, transport } = this.#options;
+    let answer: Answer;
     try {
-      // A redirect would carry the key to another place.
-      response = await this.#options.fetch(url, { ...rest, method, headers, redirect: 'error' });
+      answer = await transport.send({
+        ...rest,
+        method,
+        path: withQuery(path, query),
+        headers: { ...headers, authorization: `Bearer ${apiKey}` },
+      });
     } catch (cause) {
       if (rest.signal?.aborted === true) throw cause;
-      throw unreachable(this.#options.url, cause);
+      throw unreachable(url, cause);
     }
-    if (!response.ok) throw await problemOf(response);
-    return response;
+    if (answer.status < 200 || answer.status > 299) throw await problemOf(answer);
+    return answer;
   }
 
   async json<T>(
     method: string,
     path: string,
     schema: z.ZodType<T>,
-    init: { query?: Query; body?: unknown; signal?: AbortSignal } = {},
+    options: { query?: Query; body?: unknown; signal?: AbortSignal } = {},
   ): Promise<T> {
-    const { body, ...rest } = init;
-    const response = await this.request(method, path, {
+    const { body, ...rest } = options;
+    const answer = await this.request(method, path, {
       ...rest,
       ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
     });
-    return parse(schema, await this.#textOf(response));
+    return parse(schema, await this.#textOf(answer));
   }
 
   /** A request that is safe to send again: tried anew while the server cannot be reached or says that it is not ready. */
@@ -85,13 +86,21 @@ export class Http {
     return send();
   }
 
-  async #textOf(response: Response): Promise<string> {
+  async #textOf(answer: Answer): Promise<string> {
     try {
-      return await response.text();
+      return await answer.text();
     } catch (cause) {
       throw unreachable(this.#options.url, cause);
     }
   }
+}
+
+function withQuery(path: string, query: Query = {}): string {
+  const parts: string[] = [];
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== undefined) parts.push(`${name}=${encodeURIComponent(value)}`);
+  }
+  return parts.length === 0 ? path : `${path}?${parts.join('&')}`;
 }
 
 function parse<T>(schema: z.ZodType<T>, text: string): T {
@@ -104,17 +113,20 @@ function parse<T>(schema: z.ZodType<T>, text: string): T {
 
 export function unreachable(url: string, cause: unknown): CocoreError {
   const reasons: string[] = [];
-  for (let at = cause; at instanceof Error; at = at.cause) reasons.push(at.message);
+  // Where a name has several addresses, there is an error for each.
+  for (let at = cause; at instanceof Error; at = at instanceof AggregateError ? at.errors[0] : at.cause) {
+    reasons.push(at.message);
+  }
   return new CocoreError('server_unreachable', `${url} cannot be reached: ${reasons.at(-1) ?? String(cause)}`, {
     cause,
   });
 }
 
-async function problemOf(response: Response): Promise<CocoreError> {
-  const text = await response.text().catch(() => '');
+async function problemOf(answer: Answer): Promise<CocoreError> {
+  const text = await answer.text().catch(() => '');
   try {
     return errorOfProblem(Problem.parse(JSON.parse(text)));
   } catch {
-    return new CocoreError('internal', `the answer is ${response.status} without a problem document`);
+    return new CocoreError('internal', `the answer is ${answer.status} without a problem document`);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * The typed client of CoCore's HTTP API, for Node and browsers: `fetch` and `@cocore/protocol` only.
+ * The typed client of CoCore's HTTP API, for Node and browsers: `@cocore/protocol`, and `node:http` or `fetch`, only.
  *
  * @module
  */

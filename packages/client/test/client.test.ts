@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { test } from 'node:test';
+import { suite, test } from 'node:test';
 import { type BatchRecord, CocoreError, type ExecutionRecord, fromBase64, makeId, toBase64 } from '@cocore/protocol';
-import { CocoreClient } from '../src/index.ts';
+import { type ClientOptions, CocoreClient } from '../src/index.ts';
 
 const id = (kind: 'execution' | 'function' | 'attempt') => makeId(kind, 1, new Uint8Array(10));
 const sha256 = `sha256:${'0'.repeat(64)}`;
@@ -51,7 +51,10 @@ const record: ExecutionRecord = {
 };
 
 /** A server that does what networks do: each test scripts its answers. */
-async function serve(answer: (request: IncomingMessage, response: ServerResponse, body: string) => void) {
+async function serve(
+  options: Partial<ClientOptions>,
+  answer: (request: IncomingMessage, response: ServerResponse, body: string) => void,
+) {
   const server = createServer((request, response) => {
     let body = '';
     request.setEncoding('utf8').on('data', (text: string) => (body += text));
@@ -60,7 +63,7 @@ async function serve(answer: (request: IncomingMessage, response: ServerResponse
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   return {
-    client: new CocoreClient({ url, apiKey: 'secret' }),
+    client: new CocoreClient({ url, apiKey: 'secret', ...options }),
     [Symbol.asyncDispose]: async () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
@@ -68,119 +71,127 @@ async function serve(answer: (request: IncomingMessage, response: ServerResponse
   };
 }
 
-test('an answer that is lost, the request goes again with the same idempotency key', async () => {
-  const keys: unknown[] = [];
-  await using server = await serve((request, response, body) => {
-    keys.push((JSON.parse(body) as { idempotencyKey: unknown }).idempotencyKey);
-    assert.equal(request.headers.authorization, 'Bearer secret');
-    if (keys.length < 3) response.destroy();
-    else response.end(JSON.stringify(record));
-  });
-  assert.equal((await server.client.executions.create('f', {})).id, record.id);
-  assert.equal(keys.length, 3);
-  assert.equal(new Set(keys).size, 1);
-  assert.equal(typeof keys[0], 'string');
-});
+for (const [transport, options] of [
+  ['node:http', {}],
+  ['fetch', { fetch: globalThis.fetch }],
+] as const) {
+  suite(`over ${transport}`, () => {
+    test('an answer that is lost, the request goes again with the same idempotency key', async () => {
+      const keys: unknown[] = [];
+      await using server = await serve(options, (request, response, body) => {
+        keys.push((JSON.parse(body) as { idempotencyKey: unknown }).idempotencyKey);
+        assert.equal(request.headers.authorization, 'Bearer secret');
+        if (keys.length < 3) response.destroy();
+        else response.end(JSON.stringify(record));
+      });
+      assert.equal((await server.client.executions.create('f', {})).id, record.id);
+      assert.equal(keys.length, 3);
+      assert.equal(new Set(keys).size, 1);
+      assert.equal(typeof keys[0], 'string');
+    });
 
-test('a problem document, is thrown with its code and never sent again', async () => {
-  let requests = 0;
-  await using server = await serve((_, response) => {
-    requests += 1;
-    const problem = {
-      type: 'x',
-      title: 'x',
-      status: 404,
-      code: 'function_not_found',
-      detail: 'no f',
-      remedy: 'r',
-      retryable: false,
-    };
-    response.writeHead(404, { 'content-type': 'application/problem+json' }).end(JSON.stringify(problem));
-  });
-  await assert.rejects(
-    server.client.executions.create('f', {}),
-    (error) => error instanceof CocoreError && error.code === 'function_not_found' && error.message === 'no f',
-  );
-  assert.equal(requests, 1);
-});
+    test('a problem document, is thrown with its code and never sent again', async () => {
+      let requests = 0;
+      await using server = await serve(options, (_, response) => {
+        requests += 1;
+        const problem = {
+          type: 'x',
+          title: 'x',
+          status: 404,
+          code: 'function_not_found',
+          detail: 'no f',
+          remedy: 'r',
+          retryable: false,
+        };
+        response.writeHead(404, { 'content-type': 'application/problem+json' }).end(JSON.stringify(problem));
+      });
+      await assert.rejects(
+        server.client.executions.create('f', {}),
+        (error) => error instanceof CocoreError && error.code === 'function_not_found' && error.message === 'no f',
+      );
+      assert.equal(requests, 1);
+    });
 
-test('a redirect, is not followed with the key', async () => {
-  let followed = false;
-  await using server = await serve((request, response) => {
-    if (request.url === '/elsewhere') followed = true;
-    response.writeHead(307, { location: '/elsewhere' }).end();
-  });
-  await assert.rejects(server.client.functions.list());
-  assert.equal(followed, false);
-});
+    test('a redirect, is not followed with the key', async () => {
+      let followed = false;
+      await using server = await serve(options, (request, response) => {
+        if (request.url === '/elsewhere') followed = true;
+        response.writeHead(307, { location: '/elsewhere' }).end();
+      });
+      await assert.rejects(server.client.functions.list());
+      assert.equal(followed, false);
+    });
 
-test('a follower that is cut off in mid-event, goes on where it was, without a byte lost or doubled', async () => {
-  const text = 'abcdefghij';
-  const seen: (string | undefined)[] = [];
-  await using server = await serve((request, response) => {
-    const lastId = request.headers['last-event-id'] as string | undefined;
-    seen.push(lastId);
-    response.writeHead(200, { 'content-type': 'text/event-stream' });
-    const from = lastId === undefined ? 0 : Number(lastId);
-    const event = (offset: number) => {
-      const base64 = toBase64(new TextEncoder().encode(text[offset]));
-      const data = { attemptId: id('attempt'), stream: 'stdout', offset, base64 };
-      return `event: output\nid: ${offset + 1}\ndata: ${JSON.stringify(data)}\n\n`;
-    };
-    for (let offset = from; offset < Math.min(from + 3, text.length); offset += 1) response.write(event(offset));
-    if (from + 3 >= text.length) response.end(`event: end\nid: ${text.length}\ndata: ${JSON.stringify(record)}\n\n`);
-    // A piece of an event, then the wire is cut.
-    else response.write(event(from + 3).slice(0, 30), () => response.destroy());
-  });
-  let received = '';
-  for await (const event of server.client.executions.follow(record.id)) {
-    if (event.event === 'output') received += new TextDecoder().decode(fromBase64(event.data.base64));
-  }
-  assert.equal(received, text);
-  assert.deepEqual(seen, [undefined, '3', '6', '9']);
-});
+    test('a follower that is cut off in mid-event, goes on where it was, without a byte lost or doubled', async () => {
+      const text = 'abcdefghij';
+      const seen: (string | undefined)[] = [];
+      await using server = await serve(options, (request, response) => {
+        const lastId = request.headers['last-event-id'] as string | undefined;
+        seen.push(lastId);
+        response.writeHead(200, { 'content-type': 'text/event-stream' });
+        const from = lastId === undefined ? 0 : Number(lastId);
+        const event = (offset: number) => {
+          const base64 = toBase64(new TextEncoder().encode(text[offset]));
+          const data = { attemptId: id('attempt'), stream: 'stdout', offset, base64 };
+          return `event: output\nid: ${offset + 1}\ndata: ${JSON.stringify(data)}\n\n`;
+        };
+        for (let offset = from; offset < Math.min(from + 3, text.length); offset += 1) response.write(event(offset));
+        if (from + 3 >= text.length)
+          response.end(`event: end\nid: ${text.length}\ndata: ${JSON.stringify(record)}\n\n`);
+        // A piece of an event, then the wire is cut.
+        else response.write(event(from + 3).slice(0, 30), () => response.destroy());
+      });
+      let received = '';
+      for await (const event of server.client.executions.follow(record.id)) {
+        if (event.event === 'output') received += new TextDecoder().decode(fromBase64(event.data.base64));
+      }
+      assert.equal(received, text);
+      assert.deepEqual(seen, [undefined, '3', '6', '9']);
+    });
 
-test('nobody listens, the error names the address', async () => {
-  const client = new CocoreClient({ url: 'http://127.0.0.1:1', apiKey: 'x' });
-  await assert.rejects(
-    client.functions.list(),
-    (error) =>
-      error instanceof CocoreError && error.code === 'server_unreachable' && /127\.0\.0\.1:1/.test(error.message),
-  );
-});
+    test('nobody listens, the error names the address', async () => {
+      const client = new CocoreClient({ url: 'http://127.0.0.1:1', apiKey: 'x', ...options });
+      await assert.rejects(
+        client.functions.list(),
+        (error) =>
+          error instanceof CocoreError && error.code === 'server_unreachable' && /127\.0\.0\.1:1/.test(error.message),
+      );
+    });
 
-test('a name of dots, or none, it is refused before it could lead to another path', async () => {
-  const paths: (string | undefined)[] = [];
-  await using server = await serve((request, response) => {
-    paths.push(request.url);
-    response.writeHead(500).end();
-  });
-  for (const name of ['', '.', '..']) {
-    await assert.rejects(server.client.executions.get(name), { code: 'invalid_request' });
-    await assert.rejects(server.client.keys.revoke(name), { code: 'invalid_request' });
-  }
-  assert.deepEqual(paths, []);
-});
+    test('a name of dots, or none, it is refused before it could lead to another path', async () => {
+      const paths: (string | undefined)[] = [];
+      await using server = await serve(options, (request, response) => {
+        paths.push(request.url);
+        response.writeHead(500).end();
+      });
+      for (const name of ['', '.', '..']) {
+        await assert.rejects(server.client.executions.get(name), { code: 'invalid_request' });
+        await assert.rejects(server.client.keys.revoke(name), { code: 'invalid_request' });
+      }
+      assert.deepEqual(paths, []);
+    });
 
-test('a batch, it is asked for once however often, and waited for over a server that is away', async () => {
-  const batch: BatchRecord = {
-    id: makeId('batch', 1, new Uint8Array(10)),
-    createdAt: record.createdAt,
-    endedAt: null,
-    counts: { open: 1, running: 0, success: 0, failure: 0, timeout: 0, cancelled: 0 },
-    executionIds: [record.id],
-  };
-  const asked: string[] = [];
-  const keys = new Set<unknown>();
-  await using server = await serve((request, response, body) => {
-    asked.push(`${request.method} ${request.url}`);
-    if (request.method === 'POST') keys.add((JSON.parse(body) as { idempotencyKey: unknown }).idempotencyKey);
-    if (asked.length === 1 || asked.length === 4) response.destroy();
-    else response.end(JSON.stringify({ ...batch, endedAt: asked.length < 5 ? null : record.createdAt }));
+    test('a batch, it is asked for once however often, and waited for over a server that is away', async () => {
+      const batch: BatchRecord = {
+        id: makeId('batch', 1, new Uint8Array(10)),
+        createdAt: record.createdAt,
+        endedAt: null,
+        counts: { open: 1, running: 0, success: 0, failure: 0, timeout: 0, cancelled: 0 },
+        executionIds: [record.id],
+      };
+      const asked: string[] = [];
+      const keys = new Set<unknown>();
+      await using server = await serve(options, (request, response, body) => {
+        asked.push(`${request.method} ${request.url}`);
+        if (request.method === 'POST') keys.add((JSON.parse(body) as { idempotencyKey: unknown }).idempotencyKey);
+        if (asked.length === 1 || asked.length === 4) response.destroy();
+        else response.end(JSON.stringify({ ...batch, endedAt: asked.length < 5 ? null : record.createdAt }));
+      });
+      const { id } = await server.client.batches.create([{ function: 'f' }]);
+      assert.equal((await server.client.batches.end(id)).endedAt, record.createdAt);
+      assert.equal(keys.size, 1);
+      const waited = `GET /v1/batches/${id}?wait=60000ms`;
+      assert.deepEqual(asked, ['POST /v1/batches', 'POST /v1/batches', waited, waited, waited]);
+    });
   });
-  const { id } = await server.client.batches.create([{ function: 'f' }]);
-  assert.equal((await server.client.batches.end(id)).endedAt, record.createdAt);
-  assert.equal(keys.size, 1);
-  const waited = `GET /v1/batches/${id}?wait=60000ms`;
-  assert.deepEqual(asked, ['POST /v1/batches', 'POST /v1/batches', waited, waited, waited]);
-});
+}
