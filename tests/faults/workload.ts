@@ -127,7 +127,7 @@ async function wait(run: JobRun, client: CocoreClient, id: string, giveUp: Abort
 /** As the SDK follows: a connection that is cut is made again, and not a byte may be missing or come twice. */
 async function follow(run: JobRun, client: CocoreClient, id: string, giveUp: AbortSignal): Promise<void> {
   await persist(run, giveUp, async () => {
-    const pieces: Buffer[] = [];
+    const pieces: Uint8Array[] = [];
     let length = 0;
     for await (const { event, data } of client.executions.follow(id, giveUp)) {
       if (event === 'end') {
@@ -136,7 +136,7 @@ async function follow(run: JobRun, client: CocoreClient, id: string, giveUp: Abo
         return;
       }
       if (event !== 'output' || data.stream !== 'stdout') continue;
-      const bytes = Buffer.from(data.base64, 'base64');
+      const { bytes } = data;
       if (data.offset !== length) run.faults.push(`a follower at ${length} was sent bytes from ${data.offset} on`);
       pieces.push(bytes);
       length += bytes.length;

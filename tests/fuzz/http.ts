@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { ERRORS, isErrorCode, Problem } from '@cocore/protocol';
+import { ERRORS, EVENT_FRAMES_TYPE, isErrorCode, Problem } from '@cocore/protocol';
 import { ScriptedWorker } from '../../packages/control/test/support/scripted-worker.ts';
 import { TestServer } from '../../packages/control/test/support/test-server.ts';
 import type { Random } from '../faults/random.ts';
@@ -150,7 +150,7 @@ function makeRequest(random: Random, { method, path }: Operation): Request {
     query: random.chance(0.4) ? damaged(random.pick(QUERIES[path] ?? ['', 'x=1']), 0.4) : '',
     headers: {
       ...(random.chance(0.1) ? { 'last-event-id': random.pick(['1', '-1', '{}', 'x'.repeat(300)]) } : {}),
-      ...(random.chance(0.1) ? { accept: 'text/event-stream' } : {}),
+      ...(random.chance(0.1) ? { accept: random.pick(['text/event-stream', EVENT_FRAMES_TYPE]) } : {}),
       ...(random.chance(0.05) ? { authorization: random.pick(['', 'Bearer', 'Bearer x', 'Basic eDp4']) } : {}),
       ...(random.chance(0.05) ? { range: random.pick(['bytes=0-', 'bytes=-1', 'bytes=5-2', 'x']) } : {}),
     },
@@ -191,7 +191,7 @@ async function answered(server: TestServer, names: Names, request: Request): Pro
     throw error;
   }
   // An answer that goes on is read up to its first bytes.
-  const isStream = /event-stream/.test(response.headers.get('content-type') ?? '');
+  const isStream = ['text/event-stream', EVENT_FRAMES_TYPE].includes(response.headers.get('content-type') ?? '');
   const text = isStream ? '' : await response.text();
   if (isStream) await response.body?.cancel();
   judgeAnswer(response.status, response.headers.get('content-type') ?? '', method === 'HEAD' ? '' : text);

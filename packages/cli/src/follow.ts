@@ -13,7 +13,7 @@ export async function followOutput(client: CocoreClient, id: string, sinks: Sink
         break;
       case 'output': {
         const sink = sinks[event.data.stream];
-        if (sink !== undefined && !sink.write(Buffer.from(event.data.base64, 'base64'))) await once(sink, 'drain');
+        if (sink !== undefined && !sink.write(event.data.bytes)) await once(sink, 'drain');
         break;
       }
       case 'restart':

@@ -10,7 +10,6 @@ import {
   ExecutionAnswer,
   type ExecutionCreateInput,
   ExecutionList,
-  type FollowEvent,
   type FunctionDeployInput,
   FunctionList,
   FunctionRecord,
@@ -25,7 +24,7 @@ import {
   WorkerRecord,
 } from '@cocore/protocol';
 import { deploy, type DeployOptions } from './deploy.ts';
-import { follow } from './follow.ts';
+import { type ExecutionEvent, follow } from './follow.ts';
 import { type Fetch, fetchTransport } from './fetch-transport.ts';
 import { Http, type Query } from './http.ts';
 import { waitForBatch } from './wait.ts';
@@ -106,7 +105,7 @@ export class CocoreClient {
     /** What it left in `$COCORE_OUT`: a tar archive, whose entries are hostile. */
     artifacts: async (id: string) => (await this.#http.request('GET', `/v1/executions/${part(id)}/artifacts`)).stream(),
     /** Its record at once and at each change, its output as it is committed, and its end. */
-    follow: (id: string, signal?: AbortSignal): AsyncGenerator<FollowEvent> =>
+    follow: (id: string, signal?: AbortSignal): AsyncGenerator<ExecutionEvent> =>
       follow(this.#http, `/v1/executions/${part(id)}/events`, signal),
   };
 

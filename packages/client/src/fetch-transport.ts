@@ -15,6 +15,7 @@ function answerOf(response: Response): Answer {
   const stream = () => response.body ?? new Blob([]).stream();
   return {
     status: response.status,
+    mediaType: response.headers.get('content-type'),
     get body() {
       return stream();
     },

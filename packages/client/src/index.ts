@@ -5,3 +5,4 @@
  */
 export type { DeployOptions } from './deploy.ts';
 export { CocoreClient, type ClientOptions } from './client.ts';
+export type { ExecutionEvent } from './follow.ts';

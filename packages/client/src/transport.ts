@@ -11,6 +11,7 @@ export interface Outgoing {
 /** What came back, of any status but a redirect. It is read once, in one of three ways; who leaves a loop over the body gives up the rest of it. */
 export interface Answer {
   readonly status: number;
+  readonly mediaType: string | null;
   readonly body: AsyncIterable<Uint8Array>;
   stream(): ReadableStream<Uint8Array<ArrayBuffer>>;
   text(): Promise<string>;

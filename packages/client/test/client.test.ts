@@ -2,7 +2,16 @@ import assert from 'node:assert/strict';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { suite, test } from 'node:test';
-import { type BatchRecord, CocoreError, type ExecutionRecord, fromBase64, makeId, toBase64 } from '@cocore/protocol';
+import {
+  type BatchRecord,
+  CocoreError,
+  encodeEventHead,
+  EVENT_FRAMES_TYPE,
+  type ExecutionRecord,
+  IDLE_FRAME,
+  makeId,
+  toBase64,
+} from '@cocore/protocol';
 import { type ClientOptions, CocoreClient } from '../src/index.ts';
 
 const id = (kind: 'execution' | 'function' | 'attempt') => makeId(kind, 1, new Uint8Array(10));
@@ -143,10 +152,51 @@ for (const [transport, options] of [
       });
       let received = '';
       for await (const event of server.client.executions.follow(record.id)) {
-        if (event.event === 'output') received += new TextDecoder().decode(fromBase64(event.data.base64));
+        if (event.event === 'output') received += new TextDecoder().decode(event.data.bytes);
       }
       assert.equal(received, text);
       assert.deepEqual(seen, [undefined, '3', '6', '9']);
+    });
+
+    test('a follower of frames that is cut off in mid-frame, goes on where it was, without a byte lost or doubled', async () => {
+      const text = 'abcdefghij';
+      const seen: (string | undefined)[] = [];
+      const accepted = new Set<string | undefined>();
+      await using server = await serve(options, (request, response) => {
+        const lastId = request.headers['last-event-id'] as string | undefined;
+        seen.push(lastId);
+        accepted.add(request.headers.accept);
+        response.writeHead(200, { 'content-type': EVENT_FRAMES_TYPE });
+        const from = lastId === undefined ? 0 : Number(lastId);
+        const frame = (offset: number) => {
+          const data = { attemptId: id('attempt'), stream: 'stdout', offset };
+          const bytes = Buffer.from(text.slice(offset, offset + 2));
+          const head = encodeEventHead({ event: 'output', id: String(offset + bytes.length), data }, bytes.length);
+          return Buffer.concat([IDLE_FRAME, head, bytes]);
+        };
+        response.write(frame(from));
+        if (from + 2 >= text.length) response.end(encodeEventHead({ event: 'end', id: '10', data: record }, 0));
+        // All but the last byte of a frame, then the wire is cut.
+        else response.write(frame(from + 2).subarray(0, -1), () => response.destroy());
+      });
+      let received = '';
+      for await (const event of server.client.executions.follow(record.id)) {
+        if (event.event === 'output') received += new TextDecoder().decode(event.data.bytes);
+      }
+      assert.equal(received, text);
+      assert.deepEqual(seen, [undefined, '2', '4', '6', '8']);
+      // An older server takes the one that it knows.
+      assert.deepEqual([...accepted], [`${EVENT_FRAMES_TYPE}, text/event-stream`]);
+    });
+
+    test('a frame that no server sends, the follower says so', async () => {
+      await using server = await serve(options, (_request, response) => {
+        response.writeHead(200, { 'content-type': EVENT_FRAMES_TYPE }).end(Buffer.alloc(64, 0xff));
+      });
+      await assert.rejects(server.client.executions.follow(record.id).next(), {
+        code: 'internal',
+        message: /the head of an event is 4294967295 bytes long/,
+      });
     });
 
     test('nobody listens, the error names the address', async () => {

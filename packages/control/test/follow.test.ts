@@ -5,92 +5,137 @@ import { rmSync } from 'node:fs';
 import { get, type IncomingMessage } from 'node:http';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import type { ExecutionRecord } from '@cocore/protocol';
+import { EVENT_FRAMES_TYPE, type ExecutionRecord } from '@cocore/protocol';
 import fastify from 'fastify';
 import { EventHub } from '../src/events.ts';
 import { follow } from '../src/http/follow.ts';
 import type { OutputStore } from '../src/output/output-store.ts';
-import { EventStream } from './support/event-stream.ts';
+import { EventStream, FORMS } from './support/event-stream.ts';
 import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
 
-test('output while it runs, the follower has each piece before the next is written, and the end comes last', async () => {
-  await using server = await TestServer.start();
-  await using worker = await ScriptedWorker.connect(server);
-  await server.deploy('live');
-  const { id } = await server.run('live');
-  await using events = await EventStream.open(server, id);
-  assert.equal((await events.next())?.event, 'execution');
-  const assign = await worker.startNext();
-  const seen: string[] = [];
-  for (const [stream, offset, text] of [
-    ['stdout', 0, 'one'],
-    ['stderr', 0, 'two'],
-    ['stdout', 3, 'three'],
-  ] as const) {
-    worker.output(assign.channel, stream, offset, text);
-    const { data } = await events.nextOf('output');
-    assert.deepEqual([data.stream, data.offset], [stream, offset]);
-    seen.push(Buffer.from(data.base64, 'base64').toString());
-  }
-  assert.deepEqual(seen, ['one', 'two', 'three']);
-  worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'onethree', stderr: 'two' });
-  const rest = await events.rest();
-  assert.equal(rest.at(-1)?.event, 'end');
-  assert.equal(rest.filter(({ event }) => event === 'output').length, 0);
-});
-
-test('a follower that comes back with the last id, it gets what it has not had', async () => {
-  await using server = await TestServer.start();
-  await using worker = await ScriptedWorker.connect(server);
-  await server.deploy('again');
-  const { id } = await server.run('again');
-  const assign = await worker.startNext();
-  worker.output(assign.channel, 'stdout', 0, 'first ');
-  let lastId: string;
-  {
-    await using events = await EventStream.open(server, id);
-    lastId = (await events.nextOf('output')).id;
-  }
-  worker.output(assign.channel, 'stdout', 6, 'second');
-  worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'first second' });
-  await server.execution(id, '10s');
-  await using events = await EventStream.open(server, id, lastId);
-  const pieces = (await events.rest()).flatMap((one) => (one.event === 'output' ? [one.data] : []));
-  assert.deepEqual(
-    pieces.map(({ offset, base64 }) => [offset, Buffer.from(base64, 'base64').toString()]),
-    [[6, 'second']],
-  );
-});
-
-test('rule 11: a follower over a redelivery, it goes on where the new output begins as the old one did, else it restarts', async () => {
-  for (const [second, expected] of [
-    ['same and more', ['output 0 same', 'output 4  and more', 'end']],
-    ['other', ['output 0 same', 'restart', 'output 0 other', 'end']],
-    ['sam', ['output 0 same', 'restart', 'output 0 sam', 'end']],
-  ] as const) {
+for (const form of FORMS) {
+  test(`${form}: output while it runs, the follower has each piece before the next is written, and the end comes last`, async () => {
     await using server = await TestServer.start();
-    const identity = new Identity();
-    await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
-    await server.deploy('twice');
-    const { id } = await server.run('twice');
-    const lost = await first.startNext();
-    await using events = await EventStream.open(server, id);
-    first.output(lost.channel, 'stdout', 0, 'same');
-    const before = await events.nextOf('output');
-    // It comes back without what it had.
-    await using again = await ScriptedWorker.connect(server, { identity });
-    const assign = await again.startNext();
-    again.output(assign.channel, 'stdout', 0, second);
-    again.end(assign, { kind: 'exited', code: 0 }, { stdout: second });
-    const seen = [before, ...(await events.rest())].flatMap((one) => {
-      if (one.event === 'execution') return [];
-      if (one.event !== 'output') return [one.event];
-      return [`output ${one.data.offset} ${Buffer.from(one.data.base64, 'base64').toString()}`];
-    });
-    assert.deepEqual(seen, expected);
-  }
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('live');
+    const { id } = await server.run('live');
+    await using events = await EventStream.open(server, id, undefined, form);
+    assert.equal((await events.next())?.event, 'execution');
+    const assign = await worker.startNext();
+    const seen: string[] = [];
+    for (const [stream, offset, text] of [
+      ['stdout', 0, 'one'],
+      ['stderr', 0, 'two'],
+      ['stdout', 3, 'three'],
+    ] as const) {
+      worker.output(assign.channel, stream, offset, text);
+      const { data } = await events.nextOf('output');
+      assert.deepEqual([data.stream, data.offset], [stream, offset]);
+      seen.push(Buffer.from(data.base64, 'base64').toString());
+    }
+    assert.deepEqual(seen, ['one', 'two', 'three']);
+    worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'onethree', stderr: 'two' });
+    const rest = await events.rest();
+    assert.equal(rest.at(-1)?.event, 'end');
+    assert.equal(rest.filter(({ event }) => event === 'output').length, 0);
+  });
+
+  test(`${form}: a follower that comes back with the last id, it gets what it has not had`, async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('again');
+    const { id } = await server.run('again');
+    const assign = await worker.startNext();
+    worker.output(assign.channel, 'stdout', 0, 'first ');
+    let lastId: string;
+    {
+      await using events = await EventStream.open(server, id, undefined, form);
+      lastId = (await events.nextOf('output')).id;
+    }
+    worker.output(assign.channel, 'stdout', 6, 'second');
+    worker.end(assign, { kind: 'exited', code: 0 }, { stdout: 'first second' });
+    await server.execution(id, '10s');
+    await using events = await EventStream.open(server, id, lastId, form);
+    const pieces = (await events.rest()).flatMap((one) => (one.event === 'output' ? [one.data] : []));
+    assert.deepEqual(
+      pieces.map(({ offset, base64 }) => [offset, Buffer.from(base64, 'base64').toString()]),
+      [[6, 'second']],
+    );
+  });
+
+  test(`${form}: rule 11: a follower over a redelivery, it goes on where the new output begins as the old one did, else it restarts`, async () => {
+    for (const [second, expected] of [
+      ['same and more', ['output 0 same', 'output 4  and more', 'end']],
+      ['other', ['output 0 same', 'restart', 'output 0 other', 'end']],
+      ['sam', ['output 0 same', 'restart', 'output 0 sam', 'end']],
+    ] as const) {
+      await using server = await TestServer.start();
+      const identity = new Identity();
+      await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+      await server.deploy('twice');
+      const { id } = await server.run('twice');
+      const lost = await first.startNext();
+      await using events = await EventStream.open(server, id, undefined, form);
+      first.output(lost.channel, 'stdout', 0, 'same');
+      const before = await events.nextOf('output');
+      // It comes back without what it had.
+      await using again = await ScriptedWorker.connect(server, { identity });
+      const assign = await again.startNext();
+      again.output(assign.channel, 'stdout', 0, second);
+      again.end(assign, { kind: 'exited', code: 0 }, { stdout: second });
+      const seen = [before, ...(await events.rest())].flatMap((one) => {
+        if (one.event === 'execution') return [];
+        if (one.event !== 'output') return [one.event];
+        return [`output ${one.data.offset} ${Buffer.from(one.data.base64, 'base64').toString()}`];
+      });
+      assert.deepEqual(seen, expected);
+    }
+  });
+
+  test(`${form}: both streams, one of bytes that are no text, in many pieces and in none, they come as they are`, async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('bytes');
+    const stdout = Buffer.from(Array.from({ length: 700_000 }, (_, at) => (at * 7919) >> 3));
+    for (const [name, out, err] of [
+      ['much', stdout, Buffer.from([0xff, 0x0a, 0x0a, 0xc3, 0x28])],
+      ['none', Buffer.alloc(0), Buffer.alloc(0)],
+    ] as const) {
+      const { id } = await server.run('bytes', { args: [name] });
+      const assign = await worker.startNext();
+      for (let at = 0; at < out.length; at += 65_536) {
+        worker.output(assign.channel, 'stdout', at, out.subarray(at, at + 65_536));
+      }
+      if (err.length > 0) worker.output(assign.channel, 'stderr', 0, err);
+      await using events = await EventStream.open(server, id, undefined, form);
+      assert.equal(events.mediaType, form === 'text' ? 'text/event-stream' : EVENT_FRAMES_TYPE);
+      worker.end(assign, { kind: 'exited', code: 0 }, { stdout: out, stderr: err });
+      const all = await events.rest();
+      for (const [stream, wanted] of [
+        ['stdout', out],
+        ['stderr', err],
+      ] as const) {
+        let bytes = Buffer.alloc(0);
+        for (const one of all) {
+          if (one.event !== 'output' || one.data.stream !== stream) continue;
+          assert.equal(one.data.offset, bytes.length);
+          bytes = Buffer.concat([bytes, Buffer.from(one.data.base64, 'base64')]);
+        }
+        assert.ok(bytes.equals(wanted), `${name} ${stream}`);
+      }
+      assert.equal(all.at(-1)?.event, 'end');
+    }
+  });
+}
+
+test('a client that does not ask for frames, it is sent server-sent events', async () => {
+  await using server = await TestServer.start();
+  await server.deploy('plain');
+  const { id } = await server.run('plain');
+  await using events = await EventStream.open(server, id);
+  assert.equal(events.mediaType, 'text/event-stream');
 });
 
 test('a Last-Event-ID that is not of this execution, it is refused', async () => {
@@ -190,7 +235,15 @@ test('a follower that does not read, no more is read for it than its connection 
     reply.raw.once('close', () => controller.abort());
     const what = (request.params as { what: string }).what;
     const first = what === 'idle' ? open : record;
-    const parts = { hub: new EventHub(), output, projectId: 'p', lastEventId: null, reply, signal: controller.signal };
+    const parts = {
+      hub: new EventHub(),
+      output,
+      projectId: 'p',
+      accept: '',
+      lastEventId: null,
+      reply,
+      signal: controller.signal,
+    };
     await follow({ ...parts, first, read: async () => first, keepAliveMs: 20 });
     over = true;
     return reply;

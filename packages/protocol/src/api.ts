@@ -596,7 +596,7 @@ export const OutputQuery = z.strictObject({ offset: Digits.default(0) });
 export const FunctionList = z.object({ functions: z.array(FunctionRecord) });
 export type FunctionList = z.infer<typeof FunctionList>;
 
-// --- Following: `GET /v1/executions/{id}/events`, server-sent events
+// --- Following: `GET /v1/executions/{id}/events`, server-sent events, or frames (`event-frames.ts`)
 
 /** Event `output`: bytes of one stream, gapless and in order within the stream. */
 export const OutputEvent = z.object({
@@ -606,6 +606,10 @@ export const OutputEvent = z.object({
   base64: z.string(),
 });
 export type OutputEvent = z.infer<typeof OutputEvent>;
+
+/** What a frame's head says of its payload, which is the bytes. */
+export const OutputHead = OutputEvent.omit({ base64: true });
+export type OutputHead = z.infer<typeof OutputHead>;
 
 /** Event `restart`. */
 export const RestartEvent = z.object({ attemptId: AttemptId });

@@ -18,6 +18,7 @@ export * from './api.ts';
 export * from './bytes.ts';
 export * from './delivery.ts';
 export * from './errors.ts';
+export * from './event-frames.ts';
 export * from './execution.ts';
 export * from './gateway.ts';
 export * from './guest.ts';

@@ -104,10 +104,10 @@ describe('hosts whose network loses packets', () => {
   }
 
   async function follow(id: string): Promise<string> {
-    let pieces: Buffer[] = [];
+    let pieces: Uint8Array[] = [];
     for await (const { event, data } of client.executions.follow(id)) {
       if (event === 'restart') pieces = [];
-      if (event === 'output') pieces.push(Buffer.from(data.base64, 'base64'));
+      if (event === 'output') pieces.push(data.bytes);
     }
     return Buffer.concat(pieces).toString();
   }

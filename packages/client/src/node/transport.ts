@@ -84,6 +84,7 @@ function agentOf(protocol: string): http.Agent {
 function answerOf(response: http.IncomingMessage): Answer {
   return {
     status: response.statusCode!,
+    mediaType: response.headers['content-type'] ?? null,
     body: response,
     stream: () => Readable.toWeb(response) as ReadableStream<Uint8Array<ArrayBuffer>>,
     text: () => textOf(response),

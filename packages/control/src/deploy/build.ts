@@ -24,7 +24,7 @@ import { type CodeLimits } from '../code/code-tree.ts';
 import { SpooledContent } from '../code/content.ts';
 import { readExecution } from '../http/executions.ts';
 import type { HttpParts } from '../http/parts.ts';
-import { followExecution, shownAttempt } from '../output/follower.ts';
+import { followExecution, PIECE_BYTES as FOLLOWED_BYTES, shownAttempt } from '../output/follower.ts';
 import { buildProcessOf } from '../runtimes/recipe.ts';
 import type { Root } from './from-code.ts';
 import type { DeployListener } from './job.ts';
@@ -154,6 +154,7 @@ async function watch(
     executionId,
     read,
     from: null,
+    pieceBytes: FOLLOWED_BYTES.text,
     idleMs: LOOK_MS,
     signal,
   })) {

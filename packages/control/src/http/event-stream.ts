@@ -1,5 +1,6 @@
-import { once } from 'node:events';
+import type { OutputHead } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
+import { StreamedAnswer } from './streamed-answer.ts';
 
 export interface SentEvent {
   readonly event: string;
@@ -9,44 +10,33 @@ export interface SentEvent {
   readonly data: unknown;
 }
 
-/** An answer of server-sent events. It is written only as fast as the client takes it. */
+/** An answer of server-sent events. */
 export class EventStream {
-  readonly #raw: FastifyReply['raw'];
-  readonly #signal: AbortSignal;
+  readonly #answer: StreamedAnswer;
 
-  /** Answers with status 200; from here on nothing can become a problem. `signal` aborts when nobody reads any more. */
   constructor(reply: FastifyReply, signal: AbortSignal) {
-    reply.hijack();
-    this.#raw = reply.raw;
-    this.#signal = signal;
-    for (const [name, value] of Object.entries(reply.getHeaders())) {
-      if (value !== undefined) this.#raw.setHeader(name, value);
-    }
-    this.#raw.writeHead(200, { 'content-type': 'text/event-stream', 'x-accel-buffering': 'no' });
+    this.#answer = new StreamedAnswer(reply, signal, 'text/event-stream');
   }
 
   /** Resolves when there is room for more. */
   async send({ event, id, data }: SentEvent): Promise<void> {
     const cursor = id === undefined ? '' : `id: ${id}\n`;
-    await this.#write(`event: ${event}\n${cursor}data: ${JSON.stringify(data)}\n\n`);
+    await this.#answer.writeText(`event: ${event}\n${cursor}data: ${JSON.stringify(data)}\n\n`);
   }
 
-  /** As `send`, of an event whose id and JSON are ASCII, so that nobody looks at each character again. */
-  async sendAscii(event: string, id: string, json: string): Promise<void> {
-    await this.#write(`event: ${event}\nid: ${id}\ndata: ${json}\n\n`, 'latin1');
+  /** An `OutputEvent`. Base64 needs no escapes, which `JSON.stringify` would look for in each character, and all of it is ASCII. */
+  async sendOutput(id: string, head: OutputHead, bytes: Uint8Array): Promise<void> {
+    const base64 = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+    const json = `${JSON.stringify(head).slice(0, -1)},"base64":"${base64}"}`;
+    await this.#answer.writeText(`event: output\nid: ${id}\ndata: ${json}\n\n`, 'latin1');
   }
 
   /** Keeps what stands between here and the client from taking the connection for dead. */
   async keepAlive(): Promise<void> {
-    await this.#write(': still here\n\n');
+    await this.#answer.writeText(': still here\n\n');
   }
 
   end(): void {
-    this.#raw.end();
-  }
-
-  async #write(text: string, encoding: BufferEncoding = 'utf8'): Promise<void> {
-    if (this.#signal.aborted || this.#raw.write(text, encoding)) return;
-    await once(this.#raw, 'drain', { signal: this.#signal }).catch(() => undefined);
+    this.#answer.end();
   }
 }

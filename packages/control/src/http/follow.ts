@@ -1,9 +1,10 @@
-import { CocoreError, type ExecutionRecord, type FollowEvent, type OutputEvent } from '@cocore/protocol';
+import { CocoreError, EVENT_FRAMES_TYPE, type ExecutionRecord } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
 import type { EventHub } from '../events.ts';
-import { type Cursor, type Followed, followExecution, shownAttempt } from '../output/follower.ts';
+import { type Cursor, followExecution, PIECE_BYTES, shownAttempt } from '../output/follower.ts';
 import type { OutputStore } from '../output/output-store.ts';
 import { EventStream } from './event-stream.ts';
+import { FrameStream } from './frame-stream.ts';
 
 const KEEP_ALIVE_MS = 15_000;
 
@@ -13,6 +14,8 @@ export interface FollowParts {
   readonly projectId: string;
   readonly first: ExecutionRecord;
   readonly read: () => Promise<ExecutionRecord>;
+  /** The media types that the client accepts. */
+  readonly accept: string;
   readonly lastEventId: string | null;
   readonly reply: FastifyReply;
   readonly signal: AbortSignal;
@@ -33,35 +36,37 @@ function parseCursor(text: string, record: ExecutionRecord): Cursor {
   return { attemptId: attemptId!, stdout: Number(stdout), stderr: Number(stderr) };
 }
 
+/** Whether a client that accepts these media types takes frames. */
+const takesFrames = (accept: string): boolean =>
+  accept.split(',').some((type) => type.split(';')[0]!.trim().toLowerCase() === EVENT_FRAMES_TYPE);
+
 /**
- * Sends server-sent events until the end is sent or the client has gone.
+ * Sends events, as frames or as server-sent events, until the end is sent or the client has gone.
  *
  * @throws CocoreError `invalid_request` before anything is sent
  */
-export async function follow({ first, lastEventId, reply, keepAliveMs, ...parts }: FollowParts): Promise<void> {
+export async function follow({ first, accept, lastEventId, reply, keepAliveMs, ...parts }: FollowParts): Promise<void> {
   const from = lastEventId === null ? null : parseCursor(lastEventId, first);
-  const followed = followExecution({ ...parts, executionId: first.id, from, idleMs: keepAliveMs ?? KEEP_ALIVE_MS });
-  const events = new EventStream(reply, parts.signal);
-  const send = (event: FollowEvent) => events.send(event);
+  const isFrames = takesFrames(accept);
+  const followed = followExecution({
+    ...parts,
+    executionId: first.id,
+    from,
+    pieceBytes: PIECE_BYTES[isFrames ? 'bytes' : 'text'],
+    idleMs: keepAliveMs ?? KEEP_ALIVE_MS,
+  });
+  const events = isFrames ? new FrameStream(reply, parts.signal) : new EventStream(reply, parts.signal);
   for await (const news of followed) {
     if (news.kind === 'idle') {
       await events.keepAlive();
       continue;
     }
     const id = formatCursor(news.cursor);
-    if (news.kind === 'restart') {
-      await send({ event: 'restart', id, data: { attemptId: news.cursor.attemptId } });
-      continue;
-    }
-    if (news.kind === 'output') await events.sendAscii('output', id, outputJson(news));
-    else await send({ event: news.kind, id, data: news.record });
+    const { attemptId } = news.cursor;
+    if (news.kind === 'restart') await events.send({ event: 'restart', id, data: { attemptId } });
+    else if (news.kind === 'output') {
+      await events.sendOutput(id, { attemptId, stream: news.stream, offset: news.offset }, news.bytes);
+    } else await events.send({ event: news.kind, id, data: news.record });
   }
   events.end();
-}
-
-/** An `OutputEvent`. Base64 needs no escapes, which `JSON.stringify` would look for in each character. */
-function outputJson({ cursor, stream, offset, bytes }: Extract<Followed, { kind: 'output' }>): string {
-  const base64 = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
-  const rest: Omit<OutputEvent, 'base64'> = { attemptId: cursor.attemptId, stream, offset };
-  return `${JSON.stringify(rest).slice(0, -1)},"base64":"${base64}"}`;
 }

@@ -1,4 +1,4 @@
-import { ERRORS, Problem } from '@cocore/protocol';
+import { ERRORS, EVENT_FRAMES_TYPE, Problem } from '@cocore/protocol';
 import { z } from 'zod';
 import type { Content, Route } from './route.ts';
 
@@ -67,7 +67,7 @@ function content(of: Exclude<Content, null>, io: 'input' | 'output'): object {
     case 'tar':
       return { 'application/x-tar': {} };
     case 'events':
-      return { 'text/event-stream': { schema: { type: 'string' } } };
+      return { 'text/event-stream': { schema: { type: 'string' } }, [EVENT_FRAMES_TYPE]: {} };
     case 'text':
       return { 'text/plain': { schema: { type: 'string' } } };
     case 'json':

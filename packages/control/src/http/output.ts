@@ -86,6 +86,7 @@ export function outputRoutes(parts: HttpParts): Route[] {
           projectId: caller.projectId,
           first,
           read,
+          accept: request.headers.accept ?? '',
           lastEventId: typeof lastEventId === 'string' ? lastEventId : null,
           reply,
           signal,

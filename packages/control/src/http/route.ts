@@ -5,7 +5,7 @@ import type { Caller } from '../auth/secrets.ts';
 /** Who may call: a key of any role, an operator's key, a worker's session, or anybody. */
 export type Access = 'key' | 'operator' | 'worker' | 'none';
 
-/** `octets`: the bytes themselves, as `application/octet-stream`. `tar`: an archive. `events`: server-sent events. */
+/** `octets`: the bytes themselves, as `application/octet-stream`. `tar`: an archive. `events`: server-sent events, or frames. */
 export type Content = z.ZodType | 'octets' | 'tar' | 'events' | 'text' | 'json' | null;
 
 export interface Answer {

@@ -4,8 +4,10 @@ import type { EventHub } from '../events.ts';
 import type { OutputStore } from './output-store.ts';
 
 const STREAMS = ['stdout', 'stderr'] as const;
-/** Given from one stream before the other has its turn. */
-const TURN_BYTES = 256 * 1024;
+/** Good values of `pieceBytes`: bytes go out of the memory in which they are, text is made of them for each follower. */
+export const PIECE_BYTES = { text: 64 * 1024, bytes: 256 * 1024 };
+/** Output may keep news from another server from being looked for: while there is nothing but output, the record is read this often. */
+const READ_MS = 1_000;
 
 /** Where a follower is: the attempt whose output it was given, and how much of each stream. */
 export interface Cursor {
@@ -27,6 +29,8 @@ export interface FollowerParts {
   readonly read: () => Promise<ExecutionRecord>;
   /** Where to go on from; null for the beginning. */
   readonly from: Cursor | null;
+  /** The most that is given in one piece, and from one stream before the other has its turn. */
+  readonly pieceBytes: number;
   /** How long there may be no news before it says so. */
   readonly idleMs: number;
   readonly signal: AbortSignal;
@@ -52,9 +56,10 @@ export type Followed =
  * Nothing is read before it is asked for, so a slow follower costs one piece of memory. It ends early when the signal aborts.
  */
 export async function* followExecution(parts: FollowerParts): AsyncGenerator<Followed> {
-  const { hub, output, projectId, executionId, read, signal, idleMs } = parts;
+  const { hub, output, projectId, executionId, read, signal, pieceBytes, idleMs } = parts;
   using news = new News(hub, executionId, signal);
   let record = await read();
+  let readAtMs = performance.now();
   let cursor = parts.from ?? { attemptId: shownAttempt(record), stdout: 0, stderr: 0 };
   let isNew = true;
   while (!signal.aborted) {
@@ -67,31 +72,44 @@ export async function* followExecution(parts: FollowerParts): AsyncGenerator<Fol
       }
     }
     const isHere = shownAttempt(record) === cursor.attemptId;
-    while (isHere && !signal.aborted && STREAMS.some((stream) => cursor[stream] < record.output[stream].bytes)) {
-      for (const stream of STREAMS) {
-        const until = Math.min(record.output[stream].bytes, cursor[stream] + TURN_BYTES);
-        if (cursor[stream] >= until) continue;
-        const attempt = { projectId, attemptId: cursor.attemptId };
-        for await (const bytes of output.read(attempt, stream, cursor[stream], until)) {
-          if (signal.aborted) return;
-          const offset = cursor[stream];
-          cursor = { ...cursor, [stream]: offset + bytes.length };
-          yield { kind: 'output', cursor, stream, offset, bytes };
+    let ends = { stdout: record.output.stdout.bytes, stderr: record.output.stderr.bytes };
+    for (;;) {
+      while (isHere && !signal.aborted && isMore(ends, cursor)) {
+        for (const stream of STREAMS) {
+          const until = Math.min(ends[stream], cursor[stream] + pieceBytes);
+          if (cursor[stream] >= until) continue;
+          const attempt = { projectId, attemptId: cursor.attemptId };
+          for await (const bytes of output.read(attempt, stream, cursor[stream], until)) {
+            if (signal.aborted) return;
+            const offset = cursor[stream];
+            cursor = { ...cursor, [stream]: offset + bytes.length };
+            yield { kind: 'output', cursor, stream, offset, bytes };
+          }
         }
       }
+      if (isTerminal(record.state)) {
+        yield { kind: 'end', cursor, record };
+        return;
+      }
+      while (!(await news.next(idleMs)) && !signal.aborted) yield { kind: 'idle' };
+      if (signal.aborted) return;
+      // Mostly it is that there is more output, and then how much is known without a look into the store.
+      const isOutput = isHere && !news.isOther && performance.now() - readAtMs < READ_MS;
+      const committed = isOutput ? output.committed(cursor.attemptId) : null;
+      if (committed === null || !isMore(committed, cursor)) break;
+      ends = committed;
     }
-    if (isTerminal(record.state)) {
-      yield { kind: 'end', cursor, record };
-      return;
-    }
-    while (!(await news.next(idleMs)) && !signal.aborted) yield { kind: 'idle' };
     isNew = news.take();
     const before = record;
     record = await read();
+    readAtMs = performance.now();
     // Of what another server did, and whose word was lost.
     isNew ||= statusOf(record) !== statusOf(before);
   }
 }
+
+const isMore = (ends: Record<StreamName, number>, cursor: Cursor): boolean =>
+  STREAMS.some((stream) => cursor[stream] < ends[stream]);
 
 /** All that changes without a word of output. */
 const statusOf = ({ output: _, attempts, waiting: __, ...rest }: ExecutionRecord): string =>
@@ -131,6 +149,7 @@ class News implements Disposable {
   readonly #signal: AbortSignal;
   #hasNews = false;
   #hasChange = false;
+  #isOther = false;
   #wake: (() => void) | null = null;
 
   constructor(hub: EventHub, executionId: string, signal: AbortSignal) {
@@ -138,6 +157,7 @@ class News implements Disposable {
     this.#subscription = hub.subscribe(executionId, (what) => {
       this.#hasNews = true;
       this.#hasChange ||= what === 'changed' || what === 'ended';
+      this.#isOther ||= what !== 'output';
       this.#wake?.();
     });
   }
@@ -162,10 +182,16 @@ class News implements Disposable {
     return hadNews;
   }
 
+  /** Whether there was more than output since it was last taken. */
+  get isOther(): boolean {
+    return this.#isOther;
+  }
+
   /** Whether the record has changed since it was last asked. */
   take(): boolean {
     const hadChange = this.#hasChange;
     this.#hasChange = false;
+    this.#isOther = false;
     return hadChange;
   }
 

@@ -24,8 +24,6 @@ import { RecentOutput } from './recent-output.ts';
 import { openSegment, readSegment, segmentPath, writeSegment } from './segments.ts';
 
 const EMPTY_SHA256: Sha256 = `sha256:${createHash('sha256').digest('hex')}`;
-/** What is read comes in such pieces at most. */
-const PIECE_BYTES = 64 * 1024;
 /** A session begins at what is committed, so it has little to repeat; each frame that repeats counts as this much at least. */
 const REPEATABLE_BYTES = 4 * OUTPUT_WINDOW_BYTES;
 const MIN_REPEATED_BYTES = 4 * 1024;
@@ -42,6 +40,7 @@ export class OutputStore {
   /** So much of each stream is in the store. */
   readonly inlineBytes: number;
   readonly recent = new RecentOutput();
+  readonly #writers = new Map<string, OutputWriter>();
 
   /**
    * @param directory of the files; null for none: then all is in the store
@@ -56,7 +55,20 @@ export class OutputStore {
 
   /** The writer of a live attempt; one at a time for each. */
   writer(attempt: AttemptKey, committed: OfStreams<number>, limits: StreamLimits): OutputWriter {
-    return new OutputWriter(this.#store, this, attempt, committed, limits);
+    const writer = new OutputWriter(this.#store, this, attempt, committed, limits);
+    this.#writers.set(attempt.attemptId, writer);
+    return writer;
+  }
+
+  /** To be called when the writer is disposed of. */
+  forgetWriter(attemptId: string, writer: OutputWriter): void {
+    if (this.#writers.get(attemptId) === writer) this.#writers.delete(attemptId);
+  }
+
+  /** How much is committed of each stream of an attempt that is written to here; null for one that is not. */
+  committed(attemptId: string): OfStreams<number> | null {
+    const writer = this.#writers.get(attemptId);
+    return writer === undefined ? null : ofStreams((stream) => writer.committed(stream));
   }
 
   /**
@@ -88,7 +100,7 @@ export class OutputStore {
   ): AsyncGenerator<Uint8Array> {
     let at = offset;
     while (at < end) {
-      const bytes = this.recent.at(attempt.attemptId, stream, at)?.subarray(0, Math.min(PIECE_BYTES, end - at));
+      const bytes = this.recent.at(attempt.attemptId, stream, at)?.subarray(0, end - at);
       if (bytes === undefined) break;
       at += bytes.length;
       yield bytes;
@@ -285,6 +297,7 @@ export class OutputWriter implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isDisposed = true;
+    this.#output.forgetWriter(this.#attempt.attemptId, this);
     for (const state of Object.values(this.#streams)) {
       const { file } = state;
       state.file = null;

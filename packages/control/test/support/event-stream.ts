@@ -1,9 +1,15 @@
-import type { FollowEvent } from '@cocore/protocol';
+import { EVENT_FRAMES_TYPE, EventFrameDecoder, type FollowEvent, type OutputHead } from '@cocore/protocol';
 import type { TestServer } from './test-server.ts';
 
-/** Reads server-sent events as they come; comments are counted. */
+/** Server-sent events, or frames. */
+export type Form = 'text' | 'frames';
+export const FORMS = ['text', 'frames'] as const;
+const MEDIA_TYPE = { text: 'text/event-stream', frames: EVENT_FRAMES_TYPE };
+
+/** Reads events as they come, those of frames as if they were server-sent; comments are counted. */
 export class EventStream implements AsyncDisposable {
   readonly status: number;
+  readonly mediaType: string | null;
   comments = 0;
   readonly #controller: AbortController;
   readonly #events: AsyncGenerator<FollowEvent>;
@@ -11,15 +17,23 @@ export class EventStream implements AsyncDisposable {
   private constructor(response: Response, controller: AbortController) {
     this.status = response.status;
     this.#controller = controller;
-    this.#events = this.#parse(response.body!);
+    this.mediaType = response.headers.get('content-type');
+    this.#events = this.mediaType === EVENT_FRAMES_TYPE ? this.#frames(response.body!) : this.#parse(response.body!);
   }
 
-  static async open(server: TestServer, id: string, lastEventId?: string): Promise<EventStream> {
+  /** @param form null to say nothing of it */
+  static async open(
+    server: TestServer,
+    id: string,
+    lastEventId?: string,
+    form: Form | null = null,
+  ): Promise<EventStream> {
     const controller = new AbortController();
     const response = await fetch(`${server.url}/v1/executions/${id}/events`, {
       signal: controller.signal,
       headers: {
         authorization: `Bearer ${server.key}`,
+        ...(form === null ? {} : { accept: MEDIA_TYPE[form] }),
         ...(lastEventId === undefined ? {} : { 'last-event-id': lastEventId }),
       },
     });
@@ -51,6 +65,17 @@ export class EventStream implements AsyncDisposable {
     await this.#events.return(undefined).catch(() => undefined);
   }
 
+  async *#frames(body: ReadableStream<Uint8Array>): AsyncGenerator<FollowEvent> {
+    const decoder = new EventFrameDecoder();
+    for await (const chunk of body) {
+      for (const { head, payload } of decoder.push(chunk)) {
+        const event = JSON.parse(head) as Exclude<FollowEvent, { event: 'output' }> | OutputFrame;
+        if (event.event !== 'output') yield event;
+        else yield { ...event, data: { ...event.data, base64: Buffer.concat(payload).toString('base64') } };
+      }
+    }
+  }
+
   async *#parse(body: ReadableStream<Uint8Array>): AsyncGenerator<FollowEvent> {
     const decoder = new TextDecoder();
     let text = '';
@@ -74,4 +99,10 @@ export class EventStream implements AsyncDisposable {
       }
     }
   }
+}
+
+interface OutputFrame {
+  event: 'output';
+  id: string;
+  data: OutputHead;
 }
