@@ -1,4 +1,5 @@
 import { createRequire } from 'node:module';
+import { setFlagsFromString } from 'node:v8';
 import { CocoreError } from '@cocore/protocol';
 import { Command, CommanderError } from 'commander';
 import { artifactsCommand } from './commands/artifacts.ts';
@@ -12,6 +13,9 @@ import { keyCommands } from './commands/keys.ts';
 import { listCommands } from './commands/lists.ts';
 import { runCommand } from './commands/run.ts';
 import { plain } from './print.ts';
+
+// Without it, buffers outside the heap have all of it collected for each few megabytes that are sent or received, which costs more than all else about them.
+setFlagsFromString('--external-memory-accounted-in-global-limit');
 
 const { version } = createRequire(import.meta.url)('../package.json') as { version: string };
 

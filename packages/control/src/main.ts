@@ -1,9 +1,13 @@
 import { once } from 'node:events';
+import { setFlagsFromString } from 'node:v8';
 import { CocoreError } from '@cocore/protocol';
 import { destination, pino } from 'pino';
 import { type Config, readConfig } from './config.ts';
 import { startServer } from './server.ts';
 import { migrateStoreCommand } from './store/move/command.ts';
+
+// Without it, buffers outside the heap have all of it collected for each few megabytes that are sent or received, which costs more than all else about them.
+setFlagsFromString('--external-memory-accounted-in-global-limit');
 
 /** The control server as a process: `ready URL` on standard output once it serves, logs on standard error. With `migrate-store` first, it moves its store instead. */
 async function main(): Promise<void> {

@@ -27,9 +27,8 @@ export class StreamedAnswer {
   /** As `writeText`; the pieces leave in one write, and none is copied. */
   async writeBytes(...pieces: readonly Uint8Array[]): Promise<void> {
     if (this.#signal.aborted) return;
-    this.#raw.cork();
+    // Node holds its socket corked until the end of the turn; what is corked by `cork()` leaves in several writes.
     for (const piece of pieces) this.#raw.write(piece);
-    this.#raw.uncork();
     await this.#room();
   }
 
