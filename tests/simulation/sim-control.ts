@@ -11,7 +11,7 @@ import { Metrics } from '../../packages/control/src/metrics.ts';
 import { OutputStore } from '../../packages/control/src/output/output-store.ts';
 import type { NewExecution, Store } from '../../packages/control/src/store/store.ts';
 import type { Disk } from './sim-store.ts';
-import { simStore } from './sim-store.ts';
+import { randomBytesOf, simStore } from './sim-store.ts';
 import { Connection, type Network, SimSocket } from './wire.ts';
 import { type HostClock, Life, type World } from './world.ts';
 
@@ -97,7 +97,7 @@ export class SimControl {
     const store = simStore(world, this.disk, clock.nowMs);
     const hub = new EventHub();
     const output = new OutputStore(NO_FILES, store);
-    const dispatcher = new Dispatcher({ store, output, hub, clock, metrics, log });
+    const dispatcher = new Dispatcher({ store, output, hub, clock, metrics, log, random: randomBytesOf(world.random) });
     await dispatcher.start();
     const sweeper = new Sweeper({ store, dispatcher, hub, clock, log });
     const reports = new AttemptReports({ store, dispatcher, hub, clock, metrics, log });
@@ -153,10 +153,9 @@ export class SimControl {
 
   /** Asks for an execution, as a request does. It may never be answered. */
   create(execution: NewExecution): Promise<string> {
-    return this.#ask(async ({ store, dispatcher }) => {
-      const [created] = await store.createExecutions([execution], DEFAULT_LIMITS);
-      if (created!.queued !== null) dispatcher.enqueue(created!.queued);
-      return created!.executionId;
+    return this.#ask(async ({ dispatcher }) => {
+      const { executionId } = await dispatcher.arrivals.create(execution, DEFAULT_LIMITS);
+      return executionId;
     });
   }
 

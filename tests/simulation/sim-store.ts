@@ -41,7 +41,7 @@ export class Disk {
     const context = {
       db: STATEMENTS,
       now: () => nowMs,
-      random: (bytes: number) => bytesOf(random, bytes),
+      random: randomBytesOf(random),
       ids: this.#ids,
     };
     return this.#tool.drive(verb(context));
@@ -57,9 +57,10 @@ const MIGRATIONS = readMigrations();
 const HOP_MS = 0.4;
 const COMMIT_MS = 2;
 
-function bytesOf(random: World['random'], count: number): Uint8Array {
-  return Uint8Array.from({ length: count }, () => random.int(0, 255));
-}
+export const randomBytesOf =
+  (random: World['random']) =>
+  (count: number): Uint8Array =>
+    Uint8Array.from({ length: count }, () => random.int(0, 255));
 
 /** The share of what a planted fault forgets. */
 const FORGOTTEN = 0.05;
@@ -73,7 +74,7 @@ export function simStore(world: World, disk: Disk, nowMs: () => number): Store {
   let writtenMs = 0;
   let answeredMs = 0;
   let hasFailed = false;
-  const random = (bytes: number) => bytesOf(world.random, bytes);
+  const random = randomBytesOf(world.random);
   const ids = new IdMaker();
   const fails = () => disk.failingShare > 0 && world.random.chance(disk.failingShare);
   const inOrder = (lastMs: number, delayMs: number) => Math.max(lastMs, performance.now() + delayMs);

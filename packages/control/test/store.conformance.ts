@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, test } from 'node:test';
 import { PREPARE_TIMEOUT_MS } from '@cocore/protocol';
 import { archiving } from './store/archiving.ts';
+import { arriving } from './store/arriving.ts';
 import { assigning } from './store/assigning.ts';
 import { batches } from './store/batches.ts';
 import { cancelling } from './store/cancelling.ts';
@@ -31,6 +32,7 @@ export function storeConformance(
       creating,
       batches,
       assigning,
+      arriving,
       reports,
       lives,
       cancelling,

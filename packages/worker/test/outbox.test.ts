@@ -74,6 +74,25 @@ describe('what a session sends', () => {
     await eventually('the end is sent', () => sent.length === 4);
   });
 
+  test('one that came later than another, it waits as long', (t) => {
+    let nowMs = 0;
+    t.mock.method(performance, 'now', () => nowMs);
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const pass = (ms: number) => {
+      nowMs += ms;
+      t.mock.timers.tick(ms);
+    };
+    outbox.add(1, output, ACCEPTED, false);
+    pass(40);
+    outbox.add(2, output, ACCEPTED, false);
+    pass(10);
+    assert.equal(sent.length, 1);
+    pass(39);
+    assert.equal(sent.length, 1);
+    pass(1);
+    assert.equal(sent.length, 2);
+  });
+
   test('a function that goes on, its acceptance waits for a moment only', async () => {
     outbox.add(1, output, ACCEPTED, false);
     assert.deepEqual(order(), []);

@@ -24,6 +24,7 @@ import type {
   Store,
 } from '../store/store.ts';
 import type { Others } from '../servers/others.ts';
+import { Arrivals } from './arrivals.ts';
 import { AssignmentWindow } from './assignment-window.ts';
 import { Cancellations } from './cancellations.ts';
 import { Drains } from './drains.ts';
@@ -50,6 +51,8 @@ export interface DispatcherParts {
   readonly others?: Others | null;
   /** New workers begin with little; if not given, they have what they have room for. */
   readonly trustIsEarned?: boolean;
+  /** So many random bytes; the system's if not given. */
+  readonly random?: (bytes: number) => Uint8Array;
 }
 
 /**
@@ -60,6 +63,7 @@ export class Dispatcher {
   readonly live = new LiveAttempts();
   readonly scheduler = new Scheduler();
   readonly trust: WorkerTrust;
+  readonly arrivals: Arrivals;
   readonly drains: Drains;
   readonly cancellations: Cancellations;
   /** What workers of other servers change in what is said of attempts. */
@@ -93,6 +97,13 @@ export class Dispatcher {
     this.drains = new Drains({
       ...{ store, scheduler, links: this.#links, onChanged: () => this.pump() },
       onSet: (workerId) => others?.tell(['worker', workerId]),
+    });
+    this.arrivals = new Arrivals({
+      ...{ store, clock, scheduler, links: this.#links, window: this.#window, others, random: parts.random },
+      onQueued: (attempt) => this.enqueue(attempt),
+      onAssigned: this.#assigned.bind(this),
+      onPlacement: (placement) => this.#begin(placement),
+      onChanged: () => this.pump(),
     });
     const onWithdrawn = this.withdrawn.bind(this);
     const onElsewhere = (attemptId: string) => others?.tell(['look', attemptId]);
@@ -310,12 +321,7 @@ export class Dispatcher {
     queueMicrotask(() => {
       this.#pumping = false;
       for (let placement = this.scheduler.next(); placement !== null; placement = this.scheduler.next()) {
-        const { attemptId, workerId, order } = placement;
-        this.#place(placement).catch((error: unknown) => {
-          this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
-          this.scheduler.apply({ type: 'released', attemptId });
-          this.#failed.set(attemptId, order);
-        });
+        this.#begin(placement);
       }
       for (const attemptId of this.#fresh) if (this.scheduler.isQueued(attemptId)) this.#offer(attemptId);
       this.#fresh.clear();
@@ -337,6 +343,15 @@ export class Dispatcher {
     this.#unfollowed.clear();
     for (const ended of unfollowed) void this.#follow(ended);
     this.pump();
+  }
+
+  #begin(placement: Placement): void {
+    const { attemptId, workerId, order } = placement;
+    this.#place(placement).catch((error: unknown) => {
+      this.#parts.log.error({ err: error, attemptId, workerId }, 'an attempt could not be assigned');
+      this.scheduler.apply({ type: 'released', attemptId });
+      this.#failed.set(attemptId, order);
+    });
   }
 
   async #place({ attemptId, workerId, order }: Placement): Promise<void> {

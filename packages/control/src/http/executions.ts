@@ -158,12 +158,8 @@ async function create(
   body: ExecutionCreate,
 ): Promise<{ executionId: string; isNew: boolean }> {
   const execution = newExecution(projectId, name, body, body.idempotencyKey ?? null);
-  const [created] = await parts.store.createExecutions([execution], parts.limits);
-  const { executionId, queued } = created!;
-  if (queued !== null) {
-    parts.metrics.executionsCreated.inc();
-    parts.dispatcher.enqueue(queued);
-  }
+  const { executionId, queued } = await parts.dispatcher.arrivals.create(execution, parts.limits);
+  if (queued !== null) parts.metrics.executionsCreated.inc();
   return { executionId, isNew: queued !== null };
 }
 

@@ -316,6 +316,22 @@ export interface CreatedExecution {
   readonly queued: QueuedAttempt | null;
 }
 
+/** An execution that is yet to be made, for which a worker has room. */
+export interface PlacedArrival {
+  /** Of its first attempt, made by the asker. */
+  readonly attemptId: string;
+  /** Whose version it was placed by. */
+  readonly function: { readonly id: string; readonly version: number };
+  readonly worker: { readonly workerId: string; readonly sessionId: string };
+  /** As of `assign`. */
+  readonly shared: SharedAssign | null;
+}
+
+export interface CreatedAssigned extends CreatedExecution {
+  /** Null when its attempt is queued. */
+  readonly task: AssignedTask | null;
+}
+
 export interface AttemptKey {
   readonly projectId: string;
   readonly attemptId: string;
@@ -395,6 +411,11 @@ export interface ExecutionStore {
    * @throws CocoreError `function_not_found`, `blob_not_found`, `input_too_large`, `quota_exceeded`, `idempotency_conflict`
    */
   createExecutions(executions: readonly NewExecution[], limits: Limits): Promise<CreatedExecution[]>;
+  /**
+   * As `createExecutions` and `assign`, at once. What cannot be assigned so is queued: the worker's session is another by now or drained, a limit is
+   * reached, or the function's newest version is another.
+   */
+  createAssigned(execution: NewExecution, limits: Limits, placed: PlacedArrival): Promise<CreatedAssigned>;
   /** As `createExecutions`; what is thrown about one of them names its `index` in the details. */
   createBatch(batch: NewBatch, limits: Limits): Promise<CreatedBatch>;
   readBatch(projectId: string, batchId: string): Promise<StoredBatch | null>;

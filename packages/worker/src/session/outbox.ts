@@ -12,13 +12,15 @@ export interface MessageSink {
 /** Output is held back while this much waits in the socket, so that a control message never waits behind more. */
 const MAX_BUFFERED_BYTES = 256 * 1024;
 /** How long the facts of an attempt may wait for more: what a short function is about goes as one, and is committed as one. */
-const HOLD_MS = 10;
+const HOLD_MS = 50;
 
 interface Source {
   readonly channel: number;
   readonly output: AttemptOutput;
   /** Facts that wait, in order; null once facts go at once. */
   held: WorkerMessage[] | null;
+  /** Until when they do, by `performance.now`. */
+  readonly heldUntilMs: number;
   /** Sent once, when all output before it has been. */
   atEnd: WorkerMessage | null;
 }
@@ -51,9 +53,10 @@ export class Outbox {
 
   /** @param first what the server must know before all else about the attempt; @param isUrgent whether it waits for nothing */
   add(channel: number, output: AttemptOutput, first: WorkerMessage, isUrgent: boolean): void {
-    this.#sources.set(channel, { channel, output, held: isUrgent ? null : [first], atEnd: null });
+    const heldUntilMs = performance.now() + HOLD_MS;
+    this.#sources.set(channel, { channel, output, held: isUrgent ? null : [first], heldUntilMs, atEnd: null });
     if (isUrgent) this.#send(first);
-    else this.#timer ??= setTimeout(() => this.#releaseAll(), HOLD_MS);
+    else this.#timer ??= setTimeout(() => this.#releaseDue(), HOLD_MS);
     this.wake(channel);
   }
 
@@ -123,6 +126,22 @@ export class Outbox {
     const { held } = source;
     source.held = null;
     for (const message of held ?? []) this.#send(message);
+  }
+
+  /** Those that have waited long enough. */
+  #releaseDue(): void {
+    this.#timer = null;
+    const nowMs = performance.now();
+    for (const source of this.#sources.values()) {
+      if (source.held === null) continue;
+      // Timers fire up to a millisecond early, and those that come next may go with it.
+      if (source.heldUntilMs - nowMs < 1) {
+        this.#release(source);
+        continue;
+      }
+      this.#timer = setTimeout(() => this.#releaseDue(), source.heldUntilMs - nowMs);
+      return;
+    }
   }
 
   #releaseAll(): void {

@@ -5,7 +5,8 @@ import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { networkOf } from './network.ts';
 
-interface TaskRow extends CapColumns {
+/** What a task is made from. */
+export interface TaskRow extends CapColumns {
   readonly execution_id: string;
   readonly function_name: string;
   readonly version: number;
@@ -57,11 +58,7 @@ export function* assign(
   shared: SharedAssign | null = null,
 ): Verb<AssignedTask | Capped | 'stale' | null> {
   const { db } = context;
-  const host = yield* db.get<{ owner_id: string; trust_class: string; isolation: IsolationClass; egress: 0 | 1 }>(
-    'SELECT owner_id, trust_class, isolation, egress FROM workers WHERE worker_id = ? AND session_id = ? AND drained_at IS NULL',
-    worker.workerId,
-    worker.sessionId,
-  );
+  const host = yield* hostOf(context, worker);
   if (host === undefined) return 'stale';
   const row = yield* db.get<TaskRow>(
     shared?.isContended === true ? READ_TASK_ALONE : READ_TASK,
@@ -69,10 +66,9 @@ export function* assign(
     attempt.projectId,
   );
   if (row === undefined) return null;
-  const egress = row.network !== null;
-  if (!canRun({ isolation: host.isolation, egress: host.egress === 1 }, { isolation: row.isolation, egress })) {
+  if (!isEnough(host, row)) {
     throw new Error(
-      `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${egress}`,
+      `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${row.network !== null}`,
     );
   }
   if (shared !== null && (yield* isCapped(context, attempt, shared.caps, row))) {
@@ -87,12 +83,43 @@ export function* assign(
     host.owner_id,
     host.trust_class,
     context.now(),
-    row.max_concurrent === null ? null : row.function_id,
-    row.concurrency_key,
+    ...cappedBy(row),
     attempt.projectId,
     row.execution_id,
     attempt.attemptId,
   );
+  return taskOf(row);
+}
+
+/** The worker, as what it is assigned needs it. */
+export interface HostRow {
+  readonly owner_id: string;
+  readonly trust_class: string;
+  readonly isolation: IsolationClass;
+  readonly egress: 0 | 1;
+}
+
+/** Undefined when the session is not the worker's any more, or the worker is drained. */
+export function* hostOf({ db }: Context, worker: { workerId: string; sessionId: string }): Verb<HostRow | undefined> {
+  return yield* db.get<HostRow>(
+    'SELECT owner_id, trust_class, isolation, egress FROM workers WHERE worker_id = ? AND session_id = ? AND drained_at IS NULL',
+    worker.workerId,
+    worker.sessionId,
+  );
+}
+
+/** Whether what it gives is at least what the function requires. */
+export function isEnough(host: HostRow, { isolation, network }: Pick<TaskRow, 'isolation' | 'network'>): boolean {
+  return canRun({ isolation: host.isolation, egress: host.egress === 1 }, { isolation, egress: network !== null });
+}
+
+/** The function and the key by whose limits it counts. */
+export const cappedBy = (row: CapColumns): [functionId: string | null, key: string | null] => [
+  row.max_concurrent === null ? null : row.function_id,
+  row.concurrency_key,
+];
+
+export function taskOf(row: TaskRow): AssignedTask {
   return {
     executionId: row.execution_id,
     functionName: row.function_name,

@@ -4,7 +4,7 @@ import type { Limits } from '../../admission.ts';
 import type { CreatedBatch, NewBatch, QueuedAttempt, StoredBatch } from '../store.ts';
 import { type Context, newId } from './context.ts';
 import type { Verb } from './statements.ts';
-import { createExecution, inputDigest } from './executions.ts';
+import { createExecution, inputDigest } from './creation.ts';
 import { madeBefore, rememberKey } from './idempotency.ts';
 
 export function* createBatch(context: Context, batch: NewBatch, limits: Limits): Verb<CreatedBatch> {
@@ -23,7 +23,7 @@ export function* createBatch(context: Context, batch: NewBatch, limits: Limits):
   const queued: QueuedAttempt[] = [];
   for (const [index, execution] of executions.entries()) {
     try {
-      const created = yield* createExecution(context, execution, limits, { batchId, index });
+      const { created } = yield* createExecution(context, execution, limits, { place: { batchId, index } });
       queued.push(created.queued!);
     } catch (error) {
       throw error instanceof CocoreError ? atIndex(error, index) : error;

@@ -3,7 +3,7 @@ import type { Limits } from '../../admission.ts';
 import type { CreatedExecution, NewFunctionVersion } from '../store.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
-import { createExecutionOf } from './executions.ts';
+import { createExecutionOf } from './creation.ts';
 import { addBlob, insertVersion } from './functions.ts';
 
 export function* createBuild(context: Context, build: NewFunctionVersion, limits: Limits): Verb<CreatedExecution> {
@@ -20,7 +20,8 @@ export function* createBuild(context: Context, build: NewFunctionVersion, limits
     outputLimitBytes: null,
     idempotencyKey: null,
   };
-  return yield* createExecutionOf(context, execution, version, limits, MAX_ARTIFACTS_LIMIT_BYTES);
+  const making = { artifactsLimitBytes: MAX_ARTIFACTS_LIMIT_BYTES };
+  return (yield* createExecutionOf(context, execution, version, limits, making)).created;
 }
 
 export function* keepLayer(

@@ -16,7 +16,10 @@ export interface CapColumns {
 }
 
 /** What must be held alone to count an attempt in. */
-export function capLocks({ projectId }: AttemptKey, { function: of, concurrency }: KnownCaps): string[] {
+export function capLocks(
+  { projectId }: Pick<AttemptKey, 'projectId'>,
+  { function: of, concurrency }: KnownCaps,
+): string[] {
   return [
     ...(of.limit === null ? [] : [`function ${projectId} ${of.id}`]),
     ...(concurrency === null ? [] : [`key ${projectId} ${concurrency.key}`]),

@@ -42,6 +42,7 @@ export interface FunctionRow {
   readonly output_limit_bytes: number;
   readonly isolation: IsolationClass;
   readonly env: string;
+  readonly process: string;
   /** Of its environment, process and network, as JSON. */
   readonly process_bytes: number;
   /** JSON, as in an execution's row. */
@@ -61,7 +62,7 @@ export interface FunctionRow {
 /** A function joined with its newest version, and what admission looks at. */
 export const SELECT_FUNCTION = `
   SELECT f.project_id, f.function_id, f.name, f.created_at, f.is_build, f.max_concurrent, v.version, v.runtime, v.source, v.handler, v.code_digest, v.code_bytes,
-    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.retries, v.network, v.idempotent, v.deployed_at,
+    v.image_digest, v.image_bytes, v.memory_mib, v.cpus, v.timeout_ms, v.output_limit_bytes, v.isolation, v.env, v.process, v.retries, v.network, v.idempotent, v.deployed_at,
     p.live_executions, p.queued_executions, f.queued_executions AS queued_of_function,
     octet_length(v.env) + octet_length(v.process) + coalesce(octet_length(v.network), 0) AS process_bytes
   FROM functions f

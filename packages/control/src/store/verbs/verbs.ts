@@ -1,13 +1,15 @@
 import * as access from './access.ts';
 import * as allowances from './allowances.ts';
+import * as arrivals from './arrivals.ts';
 import * as assignments from './assignments.ts';
 import * as rows from './attempt-rows.ts';
 import * as batches from './batches.ts';
 import * as builds from './builds.ts';
 import { capLocks } from './caps.ts';
 import * as cancellations from './cancellations.ts';
+import * as creation from './creation.ts';
 import * as condemned from './condemned-blobs.ts';
-import type { AttemptKey } from '../store.ts';
+import type { AttemptKey, NewExecution } from '../store.ts';
 import type { Context } from './context.ts';
 import * as drains from './drains.ts';
 import * as ends from './ends.ts';
@@ -50,7 +52,8 @@ export const WRITE_VERBS = {
   spareBlob: condemned.spareBlob,
   forgetCondemnedBlob: condemned.forgetCondemnedBlob,
   forgetUnusedBlobs: unusedBlobs.forgetUnusedBlobs,
-  createExecutions: executions.createExecutions,
+  createExecutions: creation.createExecutions,
+  createAssigned: arrivals.createAssigned,
   createBatch: batches.createBatch,
   forgetIdempotencyKeys: idempotency.forgetIdempotencyKeys,
   expireExecutions: retention.expireExecutions,
@@ -85,10 +88,8 @@ export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameter
   leaveServers: (serverId) => [serverId],
   closeSession: (workerId) => [workerId],
   recordBeat: (workerId) => [workerId],
-  createExecutions: (executions) =>
-    executions.flatMap(({ projectId, idempotencyKey }) =>
-      idempotencyKey === null ? [] : [`${projectId} ${idempotencyKey}`],
-    ),
+  createExecutions: (executions) => executions.flatMap(idempotencyKeyOf),
+  createAssigned: (execution, _limits, { attemptId }) => [...idempotencyKeyOf(execution), attemptId],
   assign: ofAttempt,
   recordAccepted: ofAttempt,
   recordRefused: ofAttempt,
@@ -104,7 +105,11 @@ export const KEYS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameter
  */
 export const LOCKS_OF: { readonly [Name in WriteVerb]?: (...parameters: Parameters<AskedWrites[Name]>) => string[] } = {
   assign: (attempt, _worker, shared) => (shared === null || shared === undefined ? [] : capLocks(attempt, shared.caps)),
+  createAssigned: (execution, _limits, { shared }) => (shared === null ? [] : capLocks(execution, shared.caps)),
 };
+
+const idempotencyKeyOf = ({ projectId, idempotencyKey }: NewExecution): string[] =>
+  idempotencyKey === null ? [] : [`${projectId} ${idempotencyKey}`];
 
 function ofAttempt({ attemptId }: AttemptKey): string[] {
   return [attemptId];
