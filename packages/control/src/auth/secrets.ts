@@ -1,4 +1,4 @@
-import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { hash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { CocoreError, isIdOf, JoinTokenContent, type KeyRole, makeId } from '@cocore/protocol';
 import type { KeyFacts, Store } from '../store/store.ts';
 
@@ -9,7 +9,7 @@ export interface Caller {
   readonly role: KeyRole;
 }
 
-export const sha256 = (text: string | Uint8Array): Buffer => createHash('sha256').update(text).digest();
+export const sha256 = (text: string | Uint8Array): Buffer => hash('sha256', text, 'buffer');
 export const randomSecret = (): string => randomBytes(32).toString('base64url');
 
 /** @returns the secret to be shown once, `ky_….…`, and what is kept of it */

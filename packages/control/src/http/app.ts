@@ -5,6 +5,7 @@ import type { Authenticator, Caller } from '../auth/secrets.ts';
 import type { ServerNames } from '../auth/server-names.ts';
 import { parseJsonBody } from './json-body.ts';
 import { hasBody, invalidInput, refuseMalformed, sendProblem } from './problems.ts';
+import { Readers } from './readers.ts';
 import type { Route } from './route.ts';
 
 const DEFAULT_BODY_BYTES = 64 * 1024;
@@ -33,7 +34,7 @@ export function buildApp(parts: AppParts, routes: readonly Route[]): FastifyInst
     http: { requireHostHeader: false },
     ...(tls === null ? {} : { https: { ...tls, requireHostHeader: false, minVersion: 'TLSv1.2' as const } }),
     routerOptions: { maxParamLength: 256 },
-    genReqId: () => crypto.randomUUID(),
+    genReqId: requestIds(),
     clientErrorHandler: (error, socket) => refuseMalformed(error, socket),
     frameworkErrors: (error, request, reply) =>
       sendProblem(error, request as FastifyRequest, reply as unknown as FastifyReply, log),
@@ -56,11 +57,19 @@ export function buildApp(parts: AppParts, routes: readonly Route[]): FastifyInst
     if (names.includes(request.headers.host ?? '')) done();
     else done(new CocoreError('host_not_allowed', 'this server does not answer to that Host'));
   });
-  for (const one of routes) addRoute(app, one, parts);
+  const readers = new Readers(parts.stopping);
+  for (const one of routes) addRoute(app, one, parts, readers);
   return app;
 }
 
-function addRoute(app: FastifyInstance, one: Route, parts: AppParts): void {
+/** They name requests of this server, in this life of it, and of no other. */
+function requestIds(): () => string {
+  const life = crypto.randomUUID();
+  let count = 0;
+  return () => `${life}-${(count += 1)}`;
+}
+
+function addRoute(app: FastifyInstance, one: Route, parts: AppParts, readers: Readers): void {
   app.route({
     method: one.method,
     url: one.path.replaceAll(/\{(\w+)\}/g, ':$1'),
@@ -81,7 +90,7 @@ function addRoute(app: FastifyInstance, one: Route, parts: AppParts): void {
           body: body as never,
           request,
           reply,
-          signal: abortedWith(reply, parts.stopping),
+          signal: readers.signalOf(reply.raw),
         })
         .catch((error: unknown) => breakOff(error, request, reply, parts.log));
       if (answer === undefined) return reply;
@@ -142,21 +151,6 @@ function parse(schema: NonNullable<Route['query']>, value: unknown, what: string
   const parsed = schema.safeParse(value);
   if (parsed.success) return parsed.data;
   throw invalidInput(parsed.error, what);
-}
-
-/** Given once: making an error for each request that ends costs more than reading the request. */
-const GONE = new Error('the client has gone');
-
-/** A signal for the time in which the answer still has a reader. */
-function abortedWith(reply: FastifyReply, stopping: AbortSignal): AbortSignal {
-  const controller = new AbortController();
-  const stop = () => controller.abort(GONE);
-  stopping.addEventListener('abort', stop);
-  reply.raw.once('close', () => {
-    stopping.removeEventListener('abort', stop);
-    controller.abort(GONE);
-  });
-  return controller.signal;
 }
 
 function notFound(routes: readonly Route[], request: FastifyRequest, reply: FastifyReply): CocoreError {
