@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { CocoreError } from '@cocore/protocol';
-import { DEFAULT_LIMITS } from '../../src/admission.ts';
+import { DEFAULT_LIMITS, type Limits } from '../../src/admission.ts';
 import type { NewExecution } from '../../src/store/store.ts';
 import type { StoreScene } from './store-scene.ts';
 
@@ -58,6 +58,28 @@ export function batches(scene: StoreScene): void {
       const three = { projectId: scene.projectId, executions: [request(), request(), request()], idempotencyKey: null };
       assert.equal(await code(scene.store.createBatch(three, limits)), 'quota_exceeded');
       assert.equal((await scene.store.createExecutions([request(), request()], limits)).length, 2);
+    });
+
+    test('of several functions, by name and by id, each limit is met exactly, in a batch and after it', async () => {
+      const { id } = await scene.deploy('other');
+      const [add, other] = [request(), request({ function: 'other' })];
+      const executions = [add, other, add, request({ function: id })];
+      const asked = (limits: Partial<Limits>) =>
+        code(
+          scene.store.createBatch(
+            { projectId: scene.projectId, executions, idempotencyKey: null },
+            { ...DEFAULT_LIMITS, ...limits },
+          ),
+        );
+      assert.equal(await asked({ maxQueuedOfFunction: 1 }), 'quota_exceeded');
+      assert.equal(await asked({ maxQueuedExecutions: 3 }), 'quota_exceeded');
+      assert.equal(await asked({ maxLiveExecutions: 3 }), 'quota_exceeded');
+      assert.equal(await asked({ maxLiveExecutions: 4, maxQueuedExecutions: 4, maxQueuedOfFunction: 2 }), 'none');
+      const oneMore = (limits: Partial<Limits>) =>
+        code(scene.store.createExecutions([other], { ...DEFAULT_LIMITS, ...limits }));
+      assert.equal(await oneMore({ maxQueuedOfFunction: 2 }), 'quota_exceeded');
+      assert.equal(await oneMore({ maxLiveExecutions: 4 }), 'quota_exceeded');
+      assert.equal(await oneMore({ maxLiveExecutions: 5, maxQueuedOfFunction: 3 }), 'none');
     });
 
     test('another project’s batch, it is as if there were none', async () => {

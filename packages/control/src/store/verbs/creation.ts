@@ -155,6 +155,26 @@ export function* createExecutionOf(
   execution: NewExecution,
   version: FunctionRow,
   limits: Limits,
+  making: Making = {},
+): Verb<Made> {
+  const made = yield* insertWhole(context, execution, version, limits, making);
+  if (made.row !== null) yield* count(context, version, { live: 1, queued: 1, check: (held) => admitOf(held, limits) });
+  return made;
+}
+
+const admitOf = ({ live, queued, queuedOfFunction }: Held, limits: Limits): void =>
+  admit({ liveExecutions: live, queuedExecutions: queued, queuedOfFunction }, limits);
+
+/**
+ * As `createExecutionOf`, but for the counters: the row of the function has them as they are before it.
+ *
+ * @throws CocoreError as `createExecutions`, when its function is found
+ */
+export function* insertWhole(
+  context: Context,
+  execution: NewExecution,
+  version: FunctionRow,
+  limits: Limits,
   { artifactsLimitBytes = ARTIFACTS_LIMIT_BYTES, place, attempt }: Making = {},
 ): Verb<Made> {
   const { projectId, idempotencyKey } = execution;
@@ -165,22 +185,13 @@ export function* createExecutionOf(
   checkInputSize(execution, JSON.parse(version.env) as Record<string, string>);
   const stdin = yield* stdinColumns(context, execution);
   const files = yield* filesColumn(context, execution);
-  const check = (after: Held) =>
-    admit(
-      { liveExecutions: after.live, queuedExecutions: after.queued, queuedOfFunction: after.queuedOfFunction },
-      limits,
-    );
-  check({
-    live: version.live_executions + 1,
-    queued: version.queued_executions + 1,
-    queuedOfFunction: version.queued_of_function + 1,
-  });
+  const { live_executions: live, queued_executions: queued, queued_of_function: queuedOfFunction } = version;
+  admitOf({ live: live + 1, queued: queued + 1, queuedOfFunction: queuedOfFunction + 1 }, limits);
   const made = yield* insertExecution(context, execution, version, {
     ...{ digest, stdin, files, artifactsLimitBytes },
     place: place ?? null,
     attempt: attempt ?? { attemptId: newId(context, 'attempt'), assigned: null },
   });
-  yield* count(context, version, { live: 1, queued: 1, check });
   if (keyed !== null) yield* rememberKey(context, keyed, made.created.executionId, limits.idempotencyTtlMs);
   return made;
 }
