@@ -411,17 +411,23 @@ export interface OutputFrame {
 const OUTPUT_FRAME_VERSION = 1;
 const OUTPUT_FRAME_TYPE = 1;
 /** version u8, type u8, stream u8, zero u8, channel u32, offset u64; little endian. */
-const OUTPUT_HEADER_BYTES = 16;
+export const OUTPUT_HEADER_BYTES = 16;
 
-/** The header that goes before `frame.data` in one binary message. */
-export function encodeOutputFrame(frame: OutputFrame): Uint8Array {
-  const bytes = new Uint8Array(OUTPUT_HEADER_BYTES + frame.data.length);
-  const view = new DataView(bytes.buffer);
+/** Writes the header of a message; its data belongs right behind it. */
+export function beginOutputFrame(bytes: Uint8Array, frame: Omit<OutputFrame, 'data'>): void {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, OUTPUT_HEADER_BYTES);
   bytes[0] = OUTPUT_FRAME_VERSION;
   bytes[1] = OUTPUT_FRAME_TYPE;
   bytes[2] = ATTEMPT_STREAMS.indexOf(frame.stream) + 1;
+  bytes[3] = 0;
   view.setUint32(4, frame.channel, true);
   view.setBigUint64(8, BigInt(frame.offset), true);
+}
+
+/** One binary message. */
+export function encodeOutputFrame(frame: OutputFrame): Uint8Array {
+  const bytes = new Uint8Array(OUTPUT_HEADER_BYTES + frame.data.length);
+  beginOutputFrame(bytes, frame);
   bytes.set(frame.data, OUTPUT_HEADER_BYTES);
   return bytes;
 }

@@ -368,7 +368,6 @@ export class OutputWriter implements AsyncDisposable {
         throw new Error('the attempt is over');
       }
       await writeSegment(state.file, rest, from + inline.length);
-      await state.file.datasync();
     }
     return { stream, from, to: from + bytes.length, inline: inline.length === 0 ? null : inline };
   }

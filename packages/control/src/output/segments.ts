@@ -1,3 +1,4 @@
+import { constants } from 'node:fs';
 import { type FileHandle, mkdir, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { AttemptStream } from '@cocore/protocol';
@@ -23,14 +24,14 @@ export async function* readSegment(path: string, offset: number, end: number): A
   }
 }
 
-/** To write to; made where it is not there. */
+/** To write to, durably; made where it is not there. */
 export async function openSegment(path: string): Promise<FileHandle> {
   const directory = dirname(path);
   await mkdir(directory, { recursive: true });
   // Neither truncated nor appended to: bytes beyond the committed length are written over.
   const file = await open(path, 'a').then(async (created) => {
     await created.close();
-    return open(path, 'r+');
+    return open(path, constants.O_RDWR | constants.O_DSYNC);
   });
   try {
     for (const parent of [directory, dirname(directory)]) {
@@ -44,7 +45,7 @@ export async function openSegment(path: string): Promise<FileHandle> {
   return file;
 }
 
-/** Writes bytes of a stream that begin at `offset`, which is in its file. */
+/** Writes bytes of a stream that begin at `offset`, which is in its file. They are durable when it resolves: one call writes and flushes, which saves a way to another thread and back. */
 export async function writeSegment(file: FileHandle, bytes: Uint8Array, offset: number): Promise<void> {
   let written = 0;
   while (written < bytes.length) {

@@ -14,6 +14,8 @@ export interface OutputPiece {
   readonly stream: AttemptStream;
   readonly offset: number;
   readonly data: Buffer;
+  /** The data with free room before it, where that was asked for: what goes before it there goes with it in one piece, uncopied. */
+  readonly message: Buffer;
 }
 
 const EMPTY_SHA256 = createHash('sha256').digest('hex');
@@ -115,15 +117,16 @@ export class AttemptOutput {
     if (kept.length < data.length) this.#onCredit(name, stream.credit);
   }
 
-  /** Up to `maxBytes` that were not sent yet, the streams in turn; null when all is sent. */
-  take(maxBytes: number): OutputPiece | null {
+  /** Up to `maxBytes` that were not sent yet, the streams in turn; null when all is sent. @param before how much room is left free before them */
+  take(maxBytes: number, before = 0): OutputPiece | null {
     for (let tries = 0; tries < ATTEMPT_STREAMS.length && !this.#isGivenUp; tries += 1) {
       const name = ATTEMPT_STREAMS[this.#turn]!;
       this.#turn = (this.#turn + 1) % ATTEMPT_STREAMS.length;
       const stream = this.#streams[name];
       if (stream.sent === stream.window.end) continue;
-      const data = stream.window.slice(stream.sent, maxBytes);
-      const piece = { stream: name, offset: stream.sent, data };
+      const message = stream.window.slice(stream.sent, maxBytes, before);
+      const data = message.subarray(before);
+      const piece = { stream: name, offset: stream.sent, data, message };
       stream.sent += data.length;
       return piece;
     }

@@ -39,16 +39,21 @@ export class ByteWindow {
     this.#end += bytes.length;
   }
 
-  /** A copy of at most `count` bytes from `offset`, which is held. */
-  slice(offset: number, count: number): Buffer {
+  /**
+   * A copy of at most `count` bytes from `offset`, which is held.
+   *
+   * @param before so many bytes are left free before them, and belong to what is returned
+   */
+  slice(offset: number, count: number, before = 0): Buffer {
     const to = Math.min(offset + count, this.#end);
     if (offset < this.#start || offset > this.#end) throw new RangeError(`the window does not hold ${offset}`);
-    const out = Buffer.allocUnsafe(to - offset);
-    if (out.length === 0) return out;
+    const length = to - offset;
+    const out = Buffer.allocUnsafe(before + length);
+    if (length === 0) return out;
     const at = offset % this.#ring.length;
-    const first = this.#ring.subarray(at, Math.min(at + out.length, this.#ring.length));
-    out.set(first);
-    out.set(this.#ring.subarray(0, out.length - first.length), first.length);
+    const first = this.#ring.subarray(at, Math.min(at + length, this.#ring.length));
+    out.set(first, before);
+    out.set(this.#ring.subarray(0, length - first.length), before + first.length);
     return out;
   }
 

@@ -1,4 +1,9 @@
-import { encodeOutputFrame, MAX_OUTPUT_FRAME_DATA_BYTES, type WorkerMessage } from '@cocore/protocol';
+import {
+  beginOutputFrame,
+  MAX_OUTPUT_FRAME_DATA_BYTES,
+  OUTPUT_HEADER_BYTES,
+  type WorkerMessage,
+} from '@cocore/protocol';
 import type { AttemptOutput } from '../execution/attempt-output.ts';
 
 /** The part of a WebSocket that is written to. */
@@ -158,11 +163,12 @@ export class Outbox {
       this.#isHeldUp = this.#sink.bufferedAmount > MAX_BUFFERED_BYTES;
       if (this.#closed || this.#isHeldUp) return;
       const { channel } = source;
-      const piece = source.output.take(MAX_OUTPUT_FRAME_DATA_BYTES);
+      const piece = source.output.take(MAX_OUTPUT_FRAME_DATA_BYTES, OUTPUT_HEADER_BYTES);
       this.#ready.delete(source);
       if (piece !== null) {
         this.#release(source);
-        this.#sink.send(encodeOutputFrame({ channel, ...piece }), this.#written);
+        beginOutputFrame(piece.message, { channel, stream: piece.stream, offset: piece.offset });
+        this.#sink.send(piece.message, this.#written);
         this.#ready.add(source);
       } else if (source.atEnd !== null) {
         this.#remove(source);
