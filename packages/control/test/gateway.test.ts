@@ -1,15 +1,19 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect } from 'node:net';
 import { describe, test } from 'node:test';
 import {
+  type AttemptEnded,
+  endStatement,
   type ExecutionRecord,
   GATEWAY_PATH,
   GATEWAY_SUBPROTOCOL,
   helloStatement,
   MAX_RESULT_BYTES,
   type ServerRefusal,
+  signEnds,
 } from '@cocore/protocol';
 import type { z } from 'zod';
 import { MAX_UNPROVEN } from '../src/gateway/gateway.ts';
@@ -379,6 +383,61 @@ describe('an attempt over the gateway', () => {
     assert.match((await worker.closed).reason, /signature_invalid/);
     await until('it is running', async () => (await server.execution(id)).state === 'running');
   });
+
+  /** A worker to which so many executions are assigned and have begun. */
+  async function begun(server: TestServer, count: number) {
+    const worker = await ScriptedWorker.connect(server);
+    await server.deploy('together');
+    const ids = [];
+    const assigns = [];
+    for (let at = 0; at < count; at += 1) {
+      ids.push((await server.run('together')).id);
+      assigns.push(await worker.startNext());
+    }
+    return { worker, ids, assigns };
+  }
+
+  test('ends that share a signature, the worker may send them, each counts, and each is acknowledged again', async () => {
+    await using server = await TestServer.start();
+    const { worker, ids, assigns } = await begun(server, 3);
+    await using _worker = worker;
+    assert.equal(worker.welcome.sharedSignatures, true);
+    for (const _time of ['first', 'again']) {
+      worker.endTogether(assigns);
+      for (const { attemptId } of assigns) {
+        await worker.next('AttemptEndedAck', (ack) => ack.attemptId === attemptId);
+      }
+    }
+    for (const id of ids) assert.equal((await server.execution(id, '20s')).state, 'success');
+  });
+
+  const forged: [string, (ended: AttemptEnded) => object][] = [
+    ['another fact', () => ({ artifactFiles: 7 })],
+    [
+      'another index',
+      ({ signature }) => ({ signature: signature.replace(/\.(\d)\./, (_, at) => `.${1 - Number(at)}.`) }),
+    ],
+    ['another path', ({ signature }) => ({ signature: signature.slice(0, -43) + 'A'.repeat(43) })],
+    ['a signature that is none', ({ signature }) => ({ signature: 'A'.repeat(86) + signature.slice(86) })],
+    [
+      'another worker’s signature of it',
+      (ended) => {
+        const sha256 = (text: string) => createHash('sha256').update(text).digest('base64url');
+        const statements = [endStatement(ended), 'another'];
+        return { signature: signEnds(statements, sha256, (statement) => new Identity().sign(statement))[0] };
+      },
+    ],
+  ];
+  for (const [name, change] of forged) {
+    test(`${name} under a shared signature, the session is closed and nothing ends`, async () => {
+      await using server = await TestServer.start();
+      const { worker, ids, assigns } = await begun(server, 2);
+      await using _worker = worker;
+      worker.endTogether(assigns, (ended) => (ended.attemptId === assigns[1]!.attemptId ? change(ended) : {}));
+      assert.match((await worker.closed).reason, /signature_invalid/);
+      assert.notEqual((await server.execution(ids[1]!)).state, 'success');
+    });
+  }
 
   test('a worker that reports about another’s attempt, nothing changes and it is told to drop it', async () => {
     await using server = await TestServer.start();

@@ -114,6 +114,8 @@ export const ServerWelcome = z.object({
   sessionId: z.string().min(1).max(128),
   /** Where it is another one than before, the worker destroys what is not resumed. */
   incarnation: Incarnation.optional(),
+  /** It takes ends whose signature is shared (`end-signature.ts`). */
+  sharedSignatures: z.boolean().optional(),
   /** Bearer of this session for `GET /v1/worker/blobs/{digest}`. */
   blobToken: z.string().min(1).max(256),
   heartbeatMs: z.int().positive(),
@@ -262,6 +264,11 @@ export const AttemptStarted = z.object({
   agoMs: DurationMs,
 });
 
+/** Alone, or shared by at most 64 ends: then with an index, how many they are, and a path of one to six hashes. */
+const EndSignature = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]{86}(?:\.(?:0|[1-9]\d?)\.(?:[2-9]|[1-5]\d|6[0-4])\.[A-Za-z0-9_-]{43,258})?$/);
+
 export const AttemptEnded = z.object({
   type: z.literal('AttemptEnded'),
   attemptId: AttemptId,
@@ -280,14 +287,14 @@ export const AttemptEnded = z.object({
     /** Only where it had a network. */
     egress: EgressUsage.optional(),
   }),
-  /** By the worker's identity key over `endStatement`; kept as evidence. */
-  signature: Base64Url.length(86),
+  /** By the worker's identity key; kept as evidence. In which forms is told in `end-signature.ts`. */
+  signature: EndSignature,
   /** The worker has no more of the streams than it sent: what is missing will not come. Not part of what is signed. */
   final: z.boolean().optional(),
 });
 export type AttemptEnded = z.infer<typeof AttemptEnded>;
 
-/** What a worker signs about an end. */
+/** What a worker signs about an end, or hashes as a leaf of the tree of which it signs the root. */
 export function endStatement(ended: Omit<AttemptEnded, 'type' | 'signature' | 'message' | 'final'>): string {
   const { attemptId, outcome, stdout, stderr, result, artifacts, artifactFiles, usage } = ended;
   const stream = ({ bytes, sha256, truncated, hashFrom }: StreamEnd) =>

@@ -17,6 +17,7 @@ export * from './addresses.ts';
 export * from './api.ts';
 export * from './bytes.ts';
 export * from './delivery.ts';
+export * from './end-signature.ts';
 export * from './errors.ts';
 export * from './event-frames.ts';
 export * from './execution.ts';

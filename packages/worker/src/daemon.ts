@@ -1,4 +1,4 @@
-import { CocoreError, endStatement, type ErrorCode } from '@cocore/protocol';
+import { CocoreError, type ErrorCode } from '@cocore/protocol';
 import { mkdir, stat } from 'node:fs/promises';
 import { arch, release } from 'node:os';
 import { join } from 'node:path';
@@ -13,6 +13,7 @@ import type { Attempt } from './execution/attempt.ts';
 import { AttemptRecords } from './execution/attempt-records.ts';
 import { Attempts } from './execution/attempts.ts';
 import { EndJournal } from './execution/end-journal.ts';
+import { EndSigner } from './execution/end-signer.ts';
 import { takeHostLock } from './host/lock.ts';
 import { hostResources } from './host/resources.ts';
 import { Identity } from './identity.ts';
@@ -64,7 +65,7 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   }
   const { journal, left } = await EndJournal.open({
     directory: join(config.dataDir, 'ends'),
-    isOurs: (ended) => identity.hasSigned(endStatement(ended), ended.signature),
+    isOurs: (ended) => identity.hasSigned(ended),
     log,
   });
   scope.use(journal);
@@ -110,6 +111,10 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
   const ledger = new CapacityLedger(share);
   const driver =
     chosen.blanks === null || !config.pool ? prepared : scope.use(pooled(chosen.blanks, ledger, config, log));
+  const signer = new EndSigner({
+    signEnds: (statements) => identity.signEnds(statements),
+    isShared: () => link.takesSharedSignatures,
+  });
   const parts = {
     driver,
     ...(networks === null ? {} : { networks }),
@@ -117,7 +122,7 @@ export async function startDaemon(config: WorkerConfig, log: Logger): Promise<Da
     journal,
     records,
     log,
-    sign: (statement: string) => identity.sign(statement),
+    sign: (statement: string) => signer.sign(statement),
     onNews: (attempt: Attempt) => link.tell(attempt),
     onBootRetry: () => {
       bootRetries += 1;

@@ -1,9 +1,10 @@
-import { CocoreError, WorkerId } from '@cocore/protocol';
+import { type AttemptEnded, CocoreError, endStatement, signedFor, signEnds, WorkerId } from '@cocore/protocol';
 import {
   createHash,
   createPrivateKey,
   createPublicKey,
   generateKeyPairSync,
+  hash,
   type KeyObject,
   sign,
   verify,
@@ -84,9 +85,17 @@ export class Identity {
     return sign(null, Buffer.from(statement), this.#key).toString('base64url');
   }
 
-  /** Whether this key has signed the statement. */
-  hasSigned(statement: string, signature: string): boolean {
-    return verify(null, Buffer.from(statement), createPublicKey(this.#key), Buffer.from(signature, 'base64url'));
+  /** What each of the ends carries as its signature. */
+  signEnds(endStatements: readonly string[]): string[] {
+    return signEnds(endStatements, sha256, (statement) => this.sign(statement));
+  }
+
+  /** Whether this key has signed the end. */
+  hasSigned(ended: AttemptEnded): boolean {
+    const signed = signedFor(endStatement(ended), ended.signature, sha256);
+    if (signed === null) return false;
+    const signature = Buffer.from(signed.signature, 'base64url');
+    return verify(null, Buffer.from(signed.statement), createPublicKey(this.#key), signature);
   }
 
   /** Remembers the server for good. */
@@ -108,6 +117,8 @@ export class Identity {
     withFile(dirname(this.#path), 'r', fsyncSync);
   }
 }
+
+const sha256 = (text: string): string => hash('sha256', text, 'base64url');
 
 function withFile(path: string, flags: 'r' | 'w', use: (file: number) => void): void {
   const file = openSync(path, flags, 0o600);

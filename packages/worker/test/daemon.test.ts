@@ -1,4 +1,12 @@
-import { CocoreError, helloStatement, ofStreams, type OutputFrame } from '@cocore/protocol';
+import {
+  CocoreError,
+  endStatement,
+  helloStatement,
+  isSharedSignature,
+  ofStreams,
+  type OutputFrame,
+  signedFor,
+} from '@cocore/protocol';
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { createHash, createPublicKey, verify, X509Certificate } from 'node:crypto';
@@ -202,6 +210,52 @@ describe('the daemon and a scripted server', () => {
         [7, 'oops'],
       ],
     );
+  });
+
+  /** Ends of one turn, told in a session whose server knows shared signatures or does not, and once more in another one. */
+  async function endsOfOneTurn(first: boolean, again: boolean) {
+    const daemon = await start();
+    const peer = await server.peer(0);
+    const { publicKey } = await peer.welcome({ sharedSignatures: first });
+    await daemon.ready;
+    const both = [ONE, TWO].map((attemptId, at) => ({ attemptId, channel: at + 1, offsets: NOTHING }));
+    for (const { attemptId, channel } of both) peer.send(assignment(attemptId, channel, REF, ['sleep:60000']));
+    await eventually('both run', () => peer.messages('AttemptStarted').length === 2);
+    peer.send({ type: 'HeartbeatAck', sequence: 0, cancel: [ONE, TWO] });
+    await eventually('both ends', () => peer.messages('AttemptEnded').length === 2);
+    peer.socket.terminate();
+    const second = await server.peer(1);
+    await second.welcome({ sharedSignatures: again, resume: both });
+    await eventually('both ends again', () => second.messages('AttemptEnded').length === 2);
+    const key = createPublicKey({ key: { kty: 'OKP', crv: 'Ed25519', x: publicKey }, format: 'jwk' });
+    const sha256 = (text: string) => createHash('sha256').update(text).digest('base64url');
+    return [peer, second].map((one) => {
+      const ends = one.messages('AttemptEnded');
+      for (const ended of ends) {
+        const { statement, signature } = signedFor(endStatement(ended), ended.signature, sha256)!;
+        assert.ok(verify(null, Buffer.from(statement), key, Buffer.from(signature, 'base64url')));
+      }
+      return ends.map(({ signature }) => signature);
+    });
+  }
+
+  test('ends of one turn, they share a signature, and are the same in another session', async () => {
+    const [first, again] = await endsOfOneTurn(true, true);
+    assert.ok(first?.every(isSharedSignature));
+    assert.equal(new Set(first?.map((signature) => signature.slice(0, 86))).size, 1);
+    assert.deepEqual(again, first);
+  });
+
+  test('a server that does not say that it knows shared signatures, it gets none', async () => {
+    const [first, again] = await endsOfOneTurn(false, true);
+    assert.ok(first?.every((signature) => !isSharedSignature(signature)));
+    assert.deepEqual(again, first);
+  });
+
+  test('a server of an earlier release after a later one, it is told each end under a signature of its own', async () => {
+    const [first, again] = await endsOfOneTurn(true, false);
+    assert.ok(first?.every(isSharedSignature));
+    assert.ok(again?.every((signature) => !isSharedSignature(signature)));
   });
 
   test('no room, the assignment is refused; once there is room, the next is taken', async () => {

@@ -21,7 +21,6 @@ import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputWriter } from '../output/output-store.ts';
 import type { OutputGrowth, Reported, ReportedEnd, ReportedLifeAs, Store } from '../store/store.ts';
-import { isSignedBy } from './identity.ts';
 import { endsByItself, judge, type Judgement } from './judgement.ts';
 import { type Life, lifeOf, type ReportOf, resultBytesOf } from './life.ts';
 import type { AttemptReport, WorkerSession } from './session.ts';
@@ -455,7 +454,7 @@ async function digestsOf(writer: OutputWriter, report: ReportOf<'AttemptEnded'>)
 
 /** @throws CocoreError `signature_invalid` */
 async function checkSignature(session: WorkerSession, report: ReportOf<'AttemptEnded'>): Promise<void> {
-  if (await isSignedBy(session.publicKey, endStatement(report), report.signature)) return;
+  if (await session.ends.isSigned(endStatement(report), report.signature)) return;
   throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
 }
 

@@ -257,6 +257,7 @@ export class Gateway implements SessionHandler, AsyncDisposable {
       workerId: facts.workerId,
       sessionId: facts.sessionId,
       incarnation: this.#parts.incarnation,
+      sharedSignatures: true,
       blobToken,
       heartbeatMs: HEARTBEAT_MS,
       leaseMs: LEASE_MS,

@@ -16,6 +16,7 @@ import {
 import type { Logger } from 'pino';
 import type { WebSocket } from 'ws';
 import type { LiveAttempt, Stopping, WorkerLink } from '../dispatch/live-attempt.ts';
+import { EndSignatures } from './end-signatures.ts';
 import { Outbox } from './outbox.ts';
 
 /** Received and not yet worked off; beyond it the socket is not read. */
@@ -64,7 +65,7 @@ export interface SessionHandler {
 export class WorkerSession implements WorkerLink {
   readonly workerId: string;
   readonly sessionId: string;
-  readonly publicKey: KeyObject;
+  readonly ends: EndSignatures;
   readonly capabilities: Capabilities;
   lastBeatAtMs: number;
   stopping: Stopping | null;
@@ -84,7 +85,7 @@ export class WorkerSession implements WorkerLink {
   constructor(socket: WebSocket, stream: Duplex, facts: SessionFacts, handler: SessionHandler, log: Logger) {
     this.workerId = facts.workerId;
     this.sessionId = facts.sessionId;
-    this.publicKey = facts.publicKey;
+    this.ends = new EndSignatures(facts.publicKey);
     this.capabilities = facts.capabilities;
     this.lastBeatAtMs = facts.openedAtMs;
     this.stopping = facts.stopping === null ? null : { how: facts.stopping, sinceMs: facts.openedAtMs };

@@ -15,6 +15,7 @@ import {
   type OfStreams,
   type Outcome,
   parseServerMessage,
+  signEnds,
   type ServerMessage,
   type WorkerHello,
   type WorkerMessage,
@@ -189,13 +190,29 @@ export class ScriptedWorker implements AsyncDisposable {
     streams: Streams = {},
     change: Partial<AttemptEnded> = {},
   ): void {
+    const ended = this.#ended(attemptId, outcome, streams);
+    this.send({ ...ended, signature: this.identity.sign(endStatement({ ...ended, ...change })), ...change });
+  }
+
+  /** Successes without output, whose signature is one. @param change what is told otherwise than it was signed */
+  endTogether(attempts: readonly { attemptId: string }[], change: (ended: AttemptEnded) => object = () => ({})): void {
+    const ends = attempts.map(({ attemptId }) => this.#ended(attemptId, { kind: 'exited', code: 0 }, {}));
+    const sha256 = (text: string) => createHash('sha256').update(text).digest('base64url');
+    const signatures = signEnds(ends.map(endStatement), sha256, (statement) => this.identity.sign(statement));
+    for (const [at, facts] of ends.entries()) {
+      const ended = { ...facts, signature: signatures[at]! };
+      this.send({ ...ended, ...change(ended) });
+    }
+  }
+
+  #ended(attemptId: string, outcome: Outcome, streams: Streams): Omit<AttemptEnded, 'signature'> {
     const stream = (data: string | Uint8Array = '') => ({
       bytes: Buffer.from(data).length,
       sha256: `sha256:${createHash('sha256').update(data).digest('hex')}`,
       truncated: false,
     });
-    const ended = {
-      type: 'AttemptEnded' as const,
+    return {
+      type: 'AttemptEnded',
       attemptId,
       outcome,
       message: null,
@@ -206,7 +223,6 @@ export class ScriptedWorker implements AsyncDisposable {
       artifactFiles: streams.artifacts === undefined ? 0 : 1,
       usage: { host: { cpuMs: 1.5, memoryPeakBytes: 4096, wallMs: 20 }, guest: null },
     };
-    this.send({ ...ended, signature: this.identity.sign(endStatement({ ...ended, ...change })), ...change });
   }
 
   /** @param attempts what it has, if not given */

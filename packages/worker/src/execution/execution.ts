@@ -39,8 +39,8 @@ export interface ExecutionParts {
   readonly networks?: Pick<Networks, 'make'>;
   readonly blobs: Pick<BlobCache, 'use'>;
   readonly log: Logger;
-  /** Signs an end with the worker's key. */
-  readonly sign: (statement: string) => string;
+  /** What an end carries as its signature by the worker's key. */
+  readonly sign: (endStatement: string) => string | Promise<string>;
   readonly journal: Pick<EndJournal, 'write'>;
   /** For sandboxes that outlive the daemon; without it none is taken up by a later life. */
   readonly records?: Pick<AttemptRecords, 'bootId' | 'write' | 'remove'>;
@@ -467,13 +467,10 @@ export class Execution implements Attempt {
       artifactFiles: this.#artifactFiles,
       usage: { host, guest: this.#guest, ...(egress === undefined ? {} : { egress }) },
     };
-    const signature = this.#parts.sign(endStatement(facts));
-    const ended: AttemptEnded = {
-      type: 'AttemptEnded',
-      ...facts,
-      message: this.#end.message ?? messageOf(egress),
-      signature,
-    };
+    const message = this.#end.message ?? messageOf(egress);
+    const signature = await this.#parts.sign(endStatement(facts));
+    if (this.#isRevoked()) return null;
+    const ended: AttemptEnded = { type: 'AttemptEnded', ...facts, message, signature };
     const agoMs = this.#startedAtMs === null ? null : Math.max(0, this.#uptime() - this.#startedAtMs);
     const startedAtMs = agoMs === null ? null : Date.now() - agoMs;
     await this.#parts.journal.write({ version: 1, ...this.acceptance, startedAtMs, ended });

@@ -54,6 +54,11 @@ export class Link implements AsyncDisposable {
     return (this.#session?.blobToken ?? null) !== null;
   }
 
+  /** Whether ends may share a signature: the server of this session takes them. */
+  get takesSharedSignatures(): boolean {
+    return this.#session?.takesSharedSignatures ?? false;
+  }
+
   /** Something of the attempt is new. */
   tell(attempt: Attempt): void {
     this.#session?.tell(attempt);

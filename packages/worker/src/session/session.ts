@@ -3,10 +3,13 @@ import {
   type AttemptAssign,
   type BlobRef,
   type Capabilities,
+  type AttemptEnded,
   CocoreError,
+  endStatement,
   helloStatement,
   GATEWAY_PROTOCOL_VERSION,
   isErrorCode,
+  isSharedSignature,
   parseServerMessage,
   type ServerMessage,
   type StopKind,
@@ -125,6 +128,11 @@ export class Session {
       HANDSHAKE_TIMEOUT_MS,
     );
     this.#timers.push(handshake);
+  }
+
+  /** Whether this server takes ends whose signature is shared. */
+  get takesSharedSignatures(): boolean {
+    return this.#welcome?.sharedSignatures === true && !this.#ended;
   }
 
   /** Something of the attempt is new: facts that can be told now are told, and its output is sent. */
@@ -390,7 +398,7 @@ export class Session {
     const ended = this.#parts.attempts.get(attemptId)?.ended ?? null;
     if (ended === null || this.#givenUp.get(attemptId) === true) return;
     this.#givenUp.set(attemptId, true);
-    this.#outbox.send(ended);
+    this.#outbox.send(this.#inFormOfServer(ended));
   }
 
   #unbind(attemptId: string): void {
@@ -412,7 +420,16 @@ export class Session {
       const agoMs = Math.max(0, this.#uptime() - startedAtMs);
       this.#outbox.tell(channel, { type: 'AttemptStarted', attemptId, agoMs });
     }
-    if (ended !== null) this.#outbox.finish(channel, ended);
+    if (ended !== null) this.#outbox.finish(channel, this.#inFormOfServer(ended));
+  }
+
+  /**
+   * An end that shares its signature, told to an earlier release, is signed alone. It was not committed in the other form: a server that has an
+   * attempt's end takes the attempt back in its welcome.
+   */
+  #inFormOfServer(ended: AttemptEnded): AttemptEnded {
+    if (this.takesSharedSignatures || !isSharedSignature(ended.signature)) return ended;
+    return { ...ended, signature: this.#parts.identity.sign(endStatement(ended)) };
   }
 
   #beat(): void {
