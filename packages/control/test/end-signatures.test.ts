@@ -35,35 +35,35 @@ describe('the signatures of a worker’s ends', () => {
   });
   const isSigned = ([statement, signature]: [string, string]) => ends.isSigned(statement, signature);
 
-  test('ends that share one, it is checked once, whether they come at once or later', async () => {
+  test('ends that share one, it is checked once, whether they come at once or later', () => {
     const [last, ...others] = together('a', 16);
-    assert.ok((await Promise.all(others.map(isSigned))).every(Boolean));
-    assert.ok(await isSigned(last!));
+    assert.ok(others.every(isSigned));
+    assert.ok(isSigned(last!));
     assert.equal(checks, 1);
   });
 
-  test('an end of its own, it is checked each time', async () => {
+  test('an end of its own, it is checked each time', () => {
     const [end] = together('a', 1);
-    assert.ok(await isSigned(end!));
-    assert.ok(await isSigned(end!));
+    assert.ok(isSigned(end!));
+    assert.ok(isSigned(end!));
     assert.equal(checks, 2);
   });
 
-  test('one that is wrong, it is not remembered, and one that is right does not vouch for it', async () => {
+  test('one that is wrong, it is not remembered, and one that is right does not vouch for it', () => {
     const [[statement, signature], other] = together('a', 2) as [[string, string], [string, string]];
     const wrong: [string, string] = [statement, 'A'.repeat(86) + signature.slice(86)];
-    assert.ok(await isSigned(other));
-    for (const _time of ['first', 'again']) assert.equal(await isSigned(wrong), false);
-    assert.equal(await isSigned(['another end', signature]), false);
+    assert.ok(isSigned(other));
+    for (const _time of ['first', 'again']) assert.equal(isSigned(wrong), false);
+    assert.equal(isSigned(['another end', signature]), false);
     assert.equal(checks, 4);
   });
 
-  test('those that came long ago, they are forgotten', async () => {
+  test('those that came long ago, they are forgotten', () => {
     const [first, second] = together('first', 2);
-    assert.ok(await isSigned(first!));
-    for (let at = 0; at < 32; at += 1) assert.ok(await isSigned(together(`other ${at}`, 2)[0]!));
+    assert.ok(isSigned(first!));
+    for (let at = 0; at < 32; at += 1) assert.ok(isSigned(together(`other ${at}`, 2)[0]!));
     checks = 0;
-    assert.ok(await isSigned(second!));
+    assert.ok(isSigned(second!));
     assert.equal(checks, 1);
   });
 });

@@ -49,7 +49,14 @@ type Item = {
   readonly session: WorkerSession;
   readonly done: () => void;
   readonly failed: (error: unknown) => void;
-} & ({ readonly frame: OutputFrame } | { readonly report: AttemptReport; readonly checked: Promise<void> });
+} & (
+  | { readonly frame: OutputFrame }
+  | {
+      readonly report: AttemptReport;
+      /** To be thrown in its turn. */
+      readonly fault: CocoreError | null;
+    }
+);
 
 /** What one attempt's worker has said and is not worked off. */
 interface Inbox {
@@ -94,11 +101,9 @@ export class AttemptReports {
       await this.#reportOfAnother(session, report);
       return;
     }
-    const checked = report.type === 'AttemptEnded' ? checkSignature(session, report) : CHECKED;
-    // It is awaited when its turn comes.
-    checked.catch(() => undefined);
+    const fault = report.type === 'AttemptEnded' ? signatureFault(session, report) : null;
     await new Promise<void>((done, failed) =>
-      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, report, checked }),
+      this.#add(attempt, { order: this.#nextOrder(), session, done, failed, report, fault }),
     );
   }
 
@@ -124,17 +129,10 @@ export class AttemptReports {
    */
   async #work(attempt: LiveAttempt, inbox: Inbox): Promise<void> {
     inbox.isWorking = true;
-    // All that was received in one piece is here then; and with its end checked, a whole life is asked for at once, and committed at once.
-    await CHECKED;
-    const end = inbox.waiting.findLast((item) => 'checked' in item && item.checked !== CHECKED);
-    if (end !== undefined && 'checked' in end) {
-      const isChecked = await end.checked.then(
-        () => true,
-        () => false,
-      );
-      const life = isChecked ? this.#wholeLife(attempt, inbox) : null;
-      if (life !== null) await this.#askFor(attempt, inbox, inbox.waiting.splice(0), this.#life.bind(this, life));
-    }
+    // All that was received in one piece is here then: a whole life is asked for at once.
+    await Promise.resolve();
+    const life = this.#wholeLife(attempt, inbox);
+    if (life !== null) await this.#askFor(attempt, inbox, inbox.waiting.splice(0), this.#life.bind(this, life));
     while (inbox.waiting.length > 0 && inbox.again.length === 0) {
       await this.#askFor(attempt, inbox, takeNext(inbox.waiting), this.#ask.bind(this));
     }
@@ -147,7 +145,8 @@ export class AttemptReports {
     if (attempt.state !== 'assigned' || attempt.revokedUptimeMs !== null) return null;
     if (isPiecemeal || isAccepting || asking > 0 || again.length > 0) return null;
     const { session } = waiting[0]!;
-    return waiting.every((item) => item.session === session) ? lifeOf(waiting, attempt.isolation) : null;
+    const isSound = waiting.every((item) => item.session === session && ('frame' in item || item.fault === null));
+    return isSound ? lifeOf(waiting, attempt.isolation) : null;
   }
 
   async #askFor(attempt: LiveAttempt, inbox: Inbox, items: readonly Item[], ask: Ask): Promise<void> {
@@ -225,7 +224,8 @@ export class AttemptReports {
       const { reported } = await attempt.writer.append(frames, session.sessionId);
       return { committed: this.#appended(session, attempt, frames, isEarly, reported) };
     }
-    const { report } = first;
+    const { report, fault } = first;
+    if (fault !== null) throw fault;
     switch (report.type) {
       case 'AttemptAccepted':
         inbox.isAccepting = true;
@@ -235,7 +235,6 @@ export class AttemptReports {
       case 'AttemptStarted':
         return { committed: this.#started(session, attempt, report) };
       case 'AttemptEnded':
-        await first.checked;
         return this.#ended(session, attempt, report);
       default:
         return assertNever(report);
@@ -430,7 +429,8 @@ export class AttemptReports {
 
   async #recordLate(session: WorkerSession, report: ReportOf<'AttemptEnded'>): Promise<Reported> {
     const { type: _type, attemptId, final: _final, ...end } = report;
-    await checkSignature(session, report);
+    const fault = signatureFault(session, report);
+    if (fault !== null) throw fault;
     return this.#parts.store.recordLateEnd(attemptId, session.workerId, end);
   }
 }
@@ -452,10 +452,9 @@ async function digestsOf(writer: OutputWriter, report: ReportOf<'AttemptEnded'>)
   return { digests, isIntact };
 }
 
-/** @throws CocoreError `signature_invalid` */
-async function checkSignature(session: WorkerSession, report: ReportOf<'AttemptEnded'>): Promise<void> {
-  if (await session.ends.isSigned(endStatement(report), report.signature)) return;
-  throw new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
+function signatureFault(session: WorkerSession, report: ReportOf<'AttemptEnded'>): CocoreError | null {
+  if (session.ends.isSigned(endStatement(report), report.signature)) return null;
+  return new CocoreError('signature_invalid', 'the signature of an end is not the worker’s');
 }
 
 /** What the function wrote as its result, as far as it has come; an attempt that was stopped has none. */
@@ -490,9 +489,6 @@ interface Asked {
 }
 
 type Ask = (first: Item, attempt: LiveAttempt, inbox: Inbox, items: readonly Item[]) => Promise<Asked>;
-
-/** Of what needs no check. */
-const CHECKED = Promise.resolve();
 
 const UNTOLD = 'the whole life of an attempt could not be recorded at once';
 

@@ -1,6 +1,6 @@
 import { isSharedSignature, signedFor } from '@cocore/protocol';
 import { hash, type KeyObject } from 'node:crypto';
-import { isSignedBy } from './identity.ts';
+import { isSignedBySync } from './identity.ts';
 
 /** Ends that share a signature come one after the other. */
 const MAX_ROOTS = 32;
@@ -8,32 +8,28 @@ const MAX_ROOTS = 32;
 /** The signatures of one worker's ends. One that several ends share is checked once. */
 export class EndSignatures {
   readonly #key: KeyObject;
-  /** Roots with their signature that are right, or are being checked; those that came last. */
-  readonly #roots = new Map<string, Promise<boolean>>();
+  /** Roots with their signature that are right; those that came last. */
+  readonly #roots = new Set<string>();
 
   constructor(key: KeyObject) {
     this.#key = key;
   }
 
   /** Whether the worker has signed the end. */
-  isSigned(endStatement: string, signature: string): Promise<boolean> {
+  isSigned(endStatement: string, signature: string): boolean {
     const signed = signedFor(endStatement, signature, sha256);
-    if (signed === null) return Promise.resolve(false);
-    if (!isSharedSignature(signature)) return isSignedBy(this.#key, signed.statement, signed.signature);
+    if (signed === null) return false;
     const root = `${signed.statement}\n${signed.signature}`;
-    return this.#roots.get(root) ?? this.#check(root, signed.statement, signed.signature);
+    if (this.#roots.has(root)) return true;
+    if (!isSignedBySync(this.#key, signed.statement, signed.signature)) return false;
+    if (isSharedSignature(signature)) this.#remember(root);
+    return true;
   }
 
-  #check(root: string, statement: string, signature: string): Promise<boolean> {
-    const checked = isSignedBy(this.#key, statement, signature);
-    this.#roots.set(root, checked);
-    const [oldest] = this.#roots.keys();
+  #remember(root: string): void {
+    this.#roots.add(root);
+    const [oldest] = this.#roots;
     if (this.#roots.size > MAX_ROOTS) this.#roots.delete(oldest!);
-    const forget = () => {
-      if (this.#roots.get(root) === checked) this.#roots.delete(root);
-    };
-    checked.then((isRight) => (isRight ? undefined : forget()), forget);
-    return checked;
   }
 }
 
