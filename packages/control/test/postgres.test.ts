@@ -8,6 +8,8 @@ import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { Connection } from '../src/store/postgres/connection.ts';
 import { migrate, readMigrations, serve } from '../src/store/postgres/migrate.ts';
 import { openPostgresStore } from '../src/store/postgres/postgres-store.ts';
+import { READ_TASK } from '../src/store/verbs/assignments.ts';
+import { FIND } from '../src/store/verbs/attempt-rows.ts';
 import { StoreScene } from './store/store-scene.ts';
 import { CuttingProxy } from './support/cutting-proxy.ts';
 import { postgresSkip, TestPostgres } from './support/postgres.ts';
@@ -212,6 +214,29 @@ test(
       assert.deepEqual([ended.state, ended.attempts.length], ['success', 1]);
       const output = await server.call<string>('GET', `/v1/executions/${id}/output/stdout`);
       assert.equal(output.body, text);
+    }
+  },
+);
+
+test(
+  'an attempt by its id in a database that nobody has analysed, it is found by the id, and all else from it',
+  { skip: postgresSkip },
+  async () => {
+    await postgres.query('CREATE DATABASE plans');
+    const store = await openPostgresStore({ url: postgres.url('plans') });
+    const connection = await Connection.open(postgres.url('plans'));
+    try {
+      for (const sql of [FIND, READ_TASK]) {
+        const [answer] = await connection.round([{ sql: `EXPLAIN ${sql}`, parameters: ['at_1', 'pj_1'] }]);
+        const plan = answer!.rows.map((row) => String(Object.values(row)[0])).join('\n');
+        const scans = [...plan.matchAll(/Index Scan using (\w+) on (\w+)/g)].map(([, index, table]) => [table, index]);
+        assert.deepEqual(scans[0], ['attempts', 'attempts_attempt_id_key'], plan);
+        assert.equal(scans[1]?.[0], 'executions', plan);
+        assert.match(plan, /Index Cond: \(\(project_id = a\.project_id\) AND \(execution_id = a\.execution_id\)\)/);
+      }
+    } finally {
+      await connection.close();
+      await store.close();
     }
   },
 );

@@ -23,6 +23,8 @@ const SETTINGS = [
   'SET enable_seqscan = off',
   'SET enable_hashjoin = off',
   'SET enable_mergejoin = off',
+  // In the order in which they are written, which is from the one row that is known to those that it names.
+  'SET join_collapse_limit = 1',
   'SET jit = off',
   "SET statement_timeout = '50s'",
   "SET idle_in_transaction_session_timeout = '60s'",

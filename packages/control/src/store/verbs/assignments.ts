@@ -3,6 +3,7 @@ import type { AssignedTask, AttemptKey, Capped, FunctionProcess, SharedAssign } 
 import { type CapColumns, isCapped } from './caps.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
+import { isQueued, type StatusRow } from './lifecycle.ts';
 import { networkOf } from './network.ts';
 
 /** What a task is made from. */
@@ -38,16 +39,22 @@ const filesOf = (text: string | null): TaskFile[] => (text === null ? [] : (JSON
 export const fileBlobs = (text: string | null): string[] =>
   filesOf(text).flatMap((file) => ('digest' in file ? [file.digest] : []));
 
-const READ_TASK = `
+/**
+ * For an attempt that is found by its id. Written so that no index of the project is looked at: with what PostgreSQL knows of an empty database it would walk
+ * along all of the project instead.
+ */
+export const OF_PROJECT = "a.project_id || '' = ?";
+
+export const READ_TASK = `
   SELECT e.execution_id, e.function_id, f.newest_version, f.max_concurrent, e.concurrency_key, e.concurrency_limit,
     f.name AS function_name, e.version, v.process, e.args, e.env, v.env AS function_env, v.image_digest, v.image_bytes,
     v.code_digest, v.code_bytes, e.stdin_inline, e.stdin_digest, e.stdin_bytes, e.files, e.memory_mib, e.cpus, e.timeout_ms,
-    e.output_limit_bytes, e.artifacts_limit_bytes, v.isolation, v.network
+    e.output_limit_bytes, e.artifacts_limit_bytes, e.state, e.phase, v.isolation, v.network
   FROM attempts a
   JOIN executions e ON e.project_id = a.project_id AND e.execution_id = a.execution_id
   JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
   JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
-  WHERE a.attempt_id = ? AND a.project_id = ? AND a.state = 'queued' AND (e.state = 'open' OR e.phase = 'requeued')`;
+  WHERE a.attempt_id = ? AND ${OF_PROJECT} AND a.state = 'queued'`;
 /** Who holds it is about to have it, and is not waited for. Only PostgreSQL has several that ask. */
 const READ_TASK_ALONE = `${READ_TASK} FOR UPDATE OF a SKIP LOCKED`;
 
@@ -60,12 +67,12 @@ export function* assign(
   const { db } = context;
   const host = yield* hostOf(context, worker);
   if (host === undefined) return 'stale';
-  const row = yield* db.get<TaskRow>(
+  const row = yield* db.get<TaskRow & Pick<StatusRow, 'state' | 'phase'>>(
     shared?.isContended === true ? READ_TASK_ALONE : READ_TASK,
     attempt.attemptId,
     attempt.projectId,
   );
-  if (row === undefined) return null;
+  if (row === undefined || !isQueued(row)) return null;
   if (!isEnough(host, row)) {
     throw new Error(
       `${worker.workerId} gives isolation ${host.isolation}, network ${host.egress}, and ${row.execution_id} requires ${row.isolation}, ${row.network !== null}`,

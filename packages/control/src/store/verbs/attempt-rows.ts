@@ -1,6 +1,6 @@
 import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow, QueuedAttempt, WorkerLoad } from '../store.ts';
-import { fileBlobs } from './assignments.ts';
+import { fileBlobs, OF_PROJECT } from './assignments.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import type { DeliveryColumns } from './deliveries.ts';
@@ -180,11 +180,11 @@ export function* liveOfWorker({ db }: Context, workerId: string): Verb<LiveAttem
 }
 
 /** With what decides whether its execution goes on after it. */
-const FIND = `${SELECT_JOINED.replace(
+export const FIND = `${SELECT_JOINED.replace(
   'FROM attempts a',
   ', e.retries, e.retries_used, e.redeliveries_used, v.network, v.idempotent FROM attempts a',
 )} JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
-  WHERE a.attempt_id = ? AND a.project_id = ?`;
+  WHERE a.attempt_id = ? AND ${OF_PROJECT}`;
 
 export function* find({ db }: Context, attempt: AttemptKey): Verb<FoundRow | undefined> {
   return yield* db.get<FoundRow>(FIND, attempt.attemptId, attempt.projectId);

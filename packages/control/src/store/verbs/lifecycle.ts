@@ -45,7 +45,7 @@ const UPDATE = `
   WHERE project_id = ? AND execution_id = ? AND state = ? AND phase IS NOT DISTINCT FROM ?`;
 
 /** Whether it waits for a worker to accept it. */
-const isQueued = ({ state, phase }: Pick<StatusRow, 'state' | 'phase'>): boolean =>
+export const isQueued = ({ state, phase }: Pick<StatusRow, 'state' | 'phase'>): boolean =>
   state === 'open' || phase === 'requeued';
 
 /** Something that happened to an execution, and what becomes true with it. */
