@@ -101,7 +101,10 @@ export function* createExecutions(
   limits: Limits,
 ): Verb<CreatedExecution[]> {
   const created: CreatedExecution[] = [];
-  for (const execution of executions) created.push((yield* createExecution(context, execution, limits)).created);
+  for (const execution of executions) {
+    const version = yield* functionOf(context, execution);
+    created.push((yield* createExecutionOf(context, execution, version, limits)).created);
+  }
   return created;
 }
 
@@ -130,16 +133,6 @@ export interface Made {
   readonly created: CreatedExecution;
   /** Null when an earlier request had made it. */
   readonly row: TaskRow | null;
-}
-
-export function* createExecution(
-  context: Context,
-  execution: NewExecution,
-  limits: Limits,
-  making: Making = {},
-): Verb<Made> {
-  const version = yield* functionOf(context, execution);
-  return yield* createExecutionOf(context, execution, version, limits, making);
 }
 
 /** @throws CocoreError `function_not_found` */
