@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { MAX_FAULTS } from '../src/gateway/attempt-reports.ts';
 import { breakStore } from './support/broken-store.ts';
 import { type Message, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
@@ -91,5 +92,50 @@ describe('an attempt whose worker tells all of it at once', () => {
     });
     assert.match((await worker.closed).reason, /signature_invalid/);
     assert.notEqual((await server.execution(id)).state, 'success');
+  });
+
+  for (const [what, offset, bytes] of [
+    ['a gap in its output', 7, 1],
+    ['more output than it may have', 0, 2000],
+  ] as const) {
+    test(`${what}, again and again, it ends as protocol and costs its worker no more sessions`, async () => {
+      await using server = await TestServer.start();
+      const { worker, id, assign } = await assigned(server, { outputLimitBytes: 1024 });
+      await using scope = new AsyncDisposableStack();
+      scope.use(worker);
+      const { identity } = worker;
+      const inventory = [assign.attemptId];
+      let told = worker;
+      let { channel } = assign;
+      for (let fault = 1; ; fault += 1) {
+        const of = told;
+        of.atOnce(() => {
+          of.accept(assign);
+          of.started(assign);
+          of.output(channel, 'stdout', offset, 'x'.repeat(bytes));
+          of.end(assign, EXITED);
+        });
+        assert.equal((await of.closed).code, 1008);
+        if (fault === MAX_FAULTS) break;
+        told = scope.use(await ScriptedWorker.connect(server, { identity, inventory }));
+        channel = told.welcome.resume[0]!.channel;
+      }
+      const { state, reason } = await server.execution(id, '10s');
+      assert.deepEqual([state, reason], ['failure', 'protocol']);
+    });
+  }
+
+  test('a part of its result twice, it is the result once', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server);
+    await using _worker = worker;
+    worker.atOnce(() => {
+      worker.accept(assign);
+      worker.output(assign.channel, 'result', 0, '[1');
+      worker.output(assign.channel, 'result', 0, '[1]');
+      worker.end(assign, EXITED, { result: '[1]' });
+    });
+    const { state, result } = await server.execution(id, '10s');
+    assert.deepEqual([state, result], ['success', { value: [1] }]);
   });
 });

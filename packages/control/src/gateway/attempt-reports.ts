@@ -255,7 +255,9 @@ export class AttemptReports {
       return reported === 'stale' ? 'stale' : 'recorded';
     };
     const append =
-      frames.length === 0 ? { reported: record([]) } : await attempt.writer.append(frames, session.sessionId, record);
+      frames.length === 0
+        ? { reported: record([]) }
+        : await attempt.writer.append(frames, session.sessionId, record).catch(untold);
     const settle = async (): Promise<void> => {
       const appended = await append.reported;
       if (appended === 'stale' || reported === 'stale') return;
@@ -491,6 +493,11 @@ interface Asked {
 type Ask = (first: Item, attempt: LiveAttempt, inbox: Inbox, items: readonly Item[]) => Promise<Asked>;
 
 const UNTOLD = 'the whole life of an attempt could not be recorded at once';
+
+/** What breaks the contract is found again piece by piece, behind the acceptance: of an attempt that is not accepted nobody counts it. */
+const untold = (cause: unknown): never => {
+  throw new Error(UNTOLD, { cause });
+};
 
 const DROPPED: Asked = { committed: Promise.resolve() };
 

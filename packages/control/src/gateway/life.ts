@@ -1,4 +1,4 @@
-import { ATTEMPT_STREAMS, isAtLeast, type IsolationClass, type OutputFrame } from '@cocore/protocol';
+import { ATTEMPT_STREAMS, isAtLeast, type IsolationClass, ofStreams, type OutputFrame } from '@cocore/protocol';
 import type { AttemptReport } from './session.ts';
 
 export type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport, { type: Type }>;
@@ -7,7 +7,7 @@ export type ReportOf<Type extends AttemptReport['type']> = Extract<AttemptReport
 export interface Life {
   readonly accepted: ReportOf<'AttemptAccepted'>;
   readonly isStarted: boolean;
-  /** Its output, from its first byte on. */
+  /** Its output, each byte once, from the first on. */
   readonly frames: readonly OutputFrame[];
   readonly ended: ReportOf<'AttemptEnded'>;
 }
@@ -30,10 +30,15 @@ export function lifeOf(
   // Digests of a part are of what is committed.
   if (ATTEMPT_STREAMS.some((stream) => ended[stream].hashFrom !== undefined)) return null;
   const frames: OutputFrame[] = [];
+  const lengths = ofStreams(() => 0);
   let isStarted = false;
   for (const item of told.slice(1, -1)) {
-    if ('frame' in item) frames.push(item.frame);
-    else if (item.report.type === 'AttemptStarted' && !isStarted) isStarted = true;
+    if ('frame' in item) {
+      const { stream, offset, data } = item.frame;
+      if (offset !== lengths[stream]) return null;
+      lengths[stream] += data.length;
+      frames.push(item.frame);
+    } else if (item.report.type === 'AttemptStarted' && !isStarted) isStarted = true;
     else return null;
   }
   return { accepted, isStarted, frames, ended };
