@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { BatchRecord, CancelManyAnswer } from '@cocore/protocol';
+import type { BatchRecord, CancelManyAnswer, ExecutionAnswer } from '@cocore/protocol';
 import { Scene } from './support/scene.ts';
 import { TestServer } from './support/test-server.ts';
 
@@ -58,4 +58,19 @@ test('criteria, they are taken together; none, and what is not one, are refused'
   const other = await server.otherProjectKey();
   const theirs = { key: other, body: { json: { all: true } } };
   assert.equal((await server.call<CancelManyAnswer>('POST', '/v1/executions/cancel', theirs)).body.matched, 0);
+});
+
+test('what is made and cancelled by one commit, who waits for its end is answered at once', async () => {
+  await using server = await TestServer.start();
+  await server.deploy('short');
+  const began = performance.now();
+  for (let times = 0; times < 5; times += 1) {
+    const path = '/v1/functions/short/executions?wait=30s';
+    const made = server.call<ExecutionAnswer>('POST', path, { body: { json: {} } });
+    await cancelMany(server, { all: true });
+    // Mostly there is nothing left.
+    await cancelMany(server, { all: true });
+    assert.equal((await made).body.state, 'cancelled');
+  }
+  assert.ok(performance.now() - began < 20_000);
 });

@@ -22,6 +22,7 @@ import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { LiveAttempt } from '../dispatch/live-attempt.ts';
 import type { EventHub } from '../events.ts';
 import { shownAttempt } from '../output/follower.ts';
+import type { CreatedExecution } from '../store/store.ts';
 import { newExecution } from './execution-input.ts';
 import type { HttpParts } from './parts.ts';
 import { type Answer, type Route, route } from './route.ts';
@@ -42,7 +43,9 @@ export function executionRoutes(parts: HttpParts): Route[] {
       bodyLimitBytes: BODY_LIMIT_BYTES,
       answers: { 200: ExecutionAnswer, 202: ExecutionRecord },
       handle: async ({ caller, parameters, query, body, signal }) => {
-        const { executionId, isNew } = await create(parts, caller.projectId, parameters['function']!, body);
+        const { executionId, queued } = await create(parts, caller.projectId, parameters['function']!, body);
+        // What was cancelled by the same commit has been told of as ended already.
+        const isNew = queued !== null && isHeld(parts.dispatcher, queued.attemptId);
         return answer(parts, caller.projectId, executionId, query.wait, signal, 202, isNew);
       },
     }),
@@ -156,12 +159,15 @@ async function create(
   projectId: string,
   name: string,
   body: ExecutionCreate,
-): Promise<{ executionId: string; isNew: boolean }> {
+): Promise<CreatedExecution> {
   const execution = newExecution(projectId, name, body, body.idempotencyKey ?? null);
-  const { executionId, queued } = await parts.dispatcher.arrivals.create(execution, parts.limits);
-  if (queued !== null) parts.metrics.executionsCreated.inc();
-  return { executionId, isNew: queued !== null };
+  const created = await parts.dispatcher.arrivals.create(execution, parts.limits);
+  if (created.queued !== null) parts.metrics.executionsCreated.inc();
+  return created;
 }
+
+const isHeld = (dispatcher: Dispatcher, attemptId: string): boolean =>
+  dispatcher.live.get(attemptId) !== undefined || dispatcher.queuedAttempt(attemptId) !== undefined;
 
 /** The record at once, or, when asked to wait, the record and output as they are at the end or when time is over. */
 async function answer(
