@@ -15,6 +15,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { CocoreError } from '@cocore/protocol';
 import { type ClientOptions, CocoreClient } from '../src/index.ts';
+import { platformTransport } from '../src/node/transport.ts';
 
 const EMPTY = JSON.stringify({ functions: [] });
 const PROBLEM = JSON.stringify({
@@ -250,6 +251,43 @@ test('a kept connection that breaks under a request which may not be sent twice,
   await sleep(50);
   assert.equal(posts, 1);
   assert.equal(server.connections(), 1);
+});
+
+test('output that its reader leaves for longer than a server may be silent, it is all there; a server that is silent is given up', async () => {
+  const bytes = randomBytes(4_000_000);
+  await using server = await serve((request, response) => {
+    if (request.url === '/silent') response.write('some');
+    else response.end(request.url === '/short' ? 'short' : bytes);
+  });
+  const transport = platformTransport(server.url, 200);
+  const send = (path: string) => transport.send({ method: 'GET', path, headers: {} });
+  for (const [path, whole] of [
+    ['/long', bytes],
+    ['/short', Buffer.from('short')],
+  ] as const) {
+    const [body, stream] = [(await send(path)).body, (await send(path)).stream()];
+    await sleep(1_000);
+    const pieces: Uint8Array[] = [];
+    for await (const piece of body) {
+      if (pieces.length === 0) await sleep(1_000);
+      pieces.push(piece);
+    }
+    assert.ok(Buffer.concat(pieces).equals(whole));
+    assert.ok(Buffer.from(await new Response(stream).arrayBuffer()).equals(whole));
+  }
+  await assert.rejects((await send('/silent')).text(), /not a word for 0\.2 s/);
+});
+
+test('an upgrade that nobody asked for, the call fails', async () => {
+  const server = createTcpServer((socket) => {
+    socket.on('error', () => undefined);
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n');
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  const client = new CocoreClient({ url: `http://127.0.0.1:${port}`, apiKey: 'x' });
+  await assert.rejects(client.functions.list(), isUnreachable);
+  server.close();
 });
 
 test('a signal that outlives its requests, nothing of them is left on it', async () => {

@@ -14,14 +14,16 @@ const REDIRECTS: readonly (number | undefined)[] = [301, 302, 303, 307, 308];
 const agents = new Map<string, http.Agent>();
 
 /** Over `node:http`: `fetch` takes three times as much CPU for a short call. */
-export const platformTransport = (url: string): Transport => new NodeTransport(new URL(url));
+export const platformTransport = (url: string, silenceMs = SILENCE_MS): Transport =>
+  new NodeTransport(new URL(url), silenceMs);
 
 class NodeTransport implements Transport {
   readonly #request: typeof http.request;
   readonly #server: http.RequestOptions;
   readonly #authority: string;
+  readonly #silenceMs: number;
 
-  constructor({ protocol, hostname, port, host }: URL) {
+  constructor({ protocol, hostname, port, host }: URL, silenceMs: number) {
     const isTls = protocol === 'https:';
     if (!isTls && protocol !== 'http:') throw new TypeError(`${protocol} is neither http: nor https:`);
     this.#request = isTls ? https.request : http.request;
@@ -29,9 +31,10 @@ class NodeTransport implements Transport {
       agent: agentOf(protocol),
       host: hostname.replace(/^\[(.*)\]$/, '$1'),
       port,
-      timeout: SILENCE_MS,
+      timeout: silenceMs,
     };
     this.#authority = host;
+    this.#silenceMs = silenceMs;
   }
 
   send({ method, path, headers, body, signal }: Outgoing): Promise<Answer> {
@@ -54,7 +57,16 @@ class NodeTransport implements Transport {
         reject(new Error('unexpected redirect'));
         response.destroy();
       });
-      request.on('timeout', () => giveUp(new Error(`not a word for ${SILENCE_MS / 1000} s`)));
+      request.once('close', () => {
+        // As when the server upgrades the connection, which nobody asked for.
+        if (answer === null) reject(new Error('the connection ended before there was an answer'));
+      });
+      request.on('timeout', () => {
+        // What was told, and its reader has not taken yet, is no silence.
+        if (answer !== null && (answer.complete || answer.readableLength > 0))
+          answer.socket.setTimeout(this.#silenceMs);
+        else giveUp(new Error(`not a word for ${this.#silenceMs / 1000} s`));
+      });
       request.on('socket', (socket) => {
         if (!socket.connecting) return;
         const timer = setTimeout(() => giveUp(new Error(`no connection within ${CONNECT_MS / 1000} s`)), CONNECT_MS);
