@@ -112,6 +112,29 @@ test('a worker that failed, its record says so, it gets one attempt after its pa
   assert.equal(await backoff(), null);
 });
 
+test('an attempt that ran and was lost with its sandbox, told at once, it is not held against its worker', async () => {
+  await using server = await TestServer.start();
+  await server.deploy('f');
+  await using good = await ScriptedWorker.connect(server);
+  await server.run('f');
+  good.end(await good.startNext());
+  await good.next('AttemptEndedAck');
+  await good[Symbol.asyncDispose]();
+
+  await using worker = await ScriptedWorker.connect(server);
+  for (const hasStarted of [true, false]) {
+    await server.run('f');
+    const assign = await worker.next('AttemptAssign');
+    worker.atOnce(() => {
+      worker.accept(assign);
+      if (hasStarted) worker.started(assign);
+      worker.end(assign, { kind: 'lost', cause: 'sandbox' });
+    });
+    await worker.next('AttemptEndedAck');
+    assert.equal((await workerOf(server, worker)).backoff === null, hasStarted);
+  }
+});
+
 test('an attempt on trial that has run for a while, its worker is trusted again before it ends', async () => {
   const clock = new ManualClock();
   await using server = await TestServer.start({ clock });

@@ -263,6 +263,7 @@ export class AttemptReports {
       if (appended === 'stale' || reported === 'stale') return;
       // Output that is none was not asked to be recorded, and its end neither.
       if (reported === 'untold') throw new Error(UNTOLD);
+      attempt.state = isStarted ? 'started' : 'accepted';
       dispatcher.accepted(attempt.attemptId);
       if (frames.length > 0) {
         metrics.outputBytes.inc(bytesOf(frames));
