@@ -80,6 +80,23 @@ describe('an execution of a function that has run before', () => {
     assert.deepEqual((await worker.startNext()).task.stdin, { base64: 'AAE=' });
   });
 
+  test('first with large files, those without go as they would', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('f');
+    const files = [{ name: 'large', base64: Buffer.alloc(250_000).toString('base64') }];
+    await server.run('f', { files });
+    end(worker, await worker.startNext());
+    await worker.next('AttemptEndedAck');
+    await server.run('f');
+    end(worker, await worker.startNext());
+    await worker.next('AttemptEndedAck');
+    using _broken = breakStore(server, ASSIGNING, IS_ASSIGNED);
+    const ids = (await Promise.all(Array.from({ length: 16 }, () => server.run('f')))).map(({ id }) => id);
+    const given = await Promise.all(ids.map(() => worker.next('AttemptAssign')));
+    assert.deepEqual(given.map(({ executionId }) => executionId).sort(), ids.sort());
+  });
+
   test('its worker goes before it is told, another gets it', async () => {
     await using scene = await known();
     const { server, worker } = scene;

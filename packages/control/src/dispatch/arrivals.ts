@@ -137,6 +137,8 @@ export class Arrivals {
     execution: NewExecution,
     { function: of, memoryMiB, cpus, isolation, egress, blobs, taskBytes }: QueuedAttempt,
   ) {
+    // What its files add is not known here.
+    if (execution.files.length > 0) return;
     const name = nameOf(execution);
     const before = this.#known.get(name);
     if (before?.function.version === of.version && before.function.limit === of.limit) return;
