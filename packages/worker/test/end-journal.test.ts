@@ -85,6 +85,21 @@ describe('the journal of ends', () => {
     assert.deepEqual(descriptors, [true, false]);
   });
 
+  test('a removal that a power cut takes from the disk, the ends behind it are there', async () => {
+    await mkdir(directory);
+    const log = await EndLog.create(directory, '1.log', lineOf(ONE));
+    scope.defer(() => log.close());
+    const removal = `${JSON.stringify({ removed: ONE })}\n`;
+    await log.append(removal, false);
+    await using file = await open(log.path, 'r+');
+    await file.write(Buffer.alloc(removal.length), 0, removal.length, lineOf(ONE).length);
+    await log.append(lineOf(TWO), true);
+    assert.deepEqual(endsOnDisk(directory), [TWO]);
+    await log.append(removal, false);
+    const written = lineOf(ONE) + removal + lineOf(TWO) + removal;
+    assert.equal((await readFile(log.path, 'latin1')).replaceAll('\0', ''), written);
+  });
+
   test('ends that come together, they are written together', async () => {
     const appended: string[] = [];
     const create = async (...at: Parameters<typeof EndLog.create>): Promise<Log> => {

@@ -16,6 +16,8 @@ export class EndLog {
   readonly #plain: FileHandle;
   readonly #size: number;
   #end: number;
+  /** The last of what is there, which the disk may not have yet. */
+  #loose: Buffer = Buffer.alloc(0);
 
   private constructor(path: string, size: number, synced: FileHandle, plain: FileHandle, end: number) {
     this.path = path;
@@ -48,18 +50,24 @@ export class EndLog {
     return this.#end + bytes <= this.#size;
   }
 
-  /** @param isDurable whether it must outlive a power cut */
+  /** @param isDurable whether it must outlive a power cut: with all before it, since nothing is read behind a gap */
   async append(text: string, isDurable: boolean): Promise<void> {
     const bytes = Buffer.from(text);
-    const file = isDurable ? this.#synced : this.#plain;
-    for (let written = 0; written < bytes.length;) {
-      written += (await file.write(bytes, written, bytes.length - written, this.#end + written)).bytesWritten;
-    }
+    const unsynced = Buffer.concat([this.#loose, bytes]);
+    if (isDurable) await writeAt(this.#synced, unsynced, this.#end - this.#loose.length);
+    else await writeAt(this.#plain, bytes, this.#end);
+    this.#loose = isDurable ? Buffer.alloc(0) : unsynced;
     this.#end += bytes.length;
   }
 
   async close(): Promise<void> {
     await Promise.all([this.#synced.close(), this.#plain.close()]);
+  }
+}
+
+async function writeAt(file: FileHandle, bytes: Buffer, position: number): Promise<void> {
+  for (let written = 0; written < bytes.length;) {
+    written += (await file.write(bytes, written, bytes.length - written, position + written)).bytesWritten;
   }
 }
 
