@@ -57,6 +57,9 @@ describe('query plans', () => {
     const plans = plansOf(verb);
     assert.match(plans[0]!, first);
     for (const plan of plans) assert.match(plan, /^SEARCH/);
+    // What a page shows is found by its ids.
+    const [, ...shown] = plans.filter((plan) => plan.startsWith('SEARCH e '));
+    for (const plan of shown) assert.match(plan, /\(project_id=\? AND execution_id=\?\)/);
   }
 
   const list = (query: { state?: ExecutionState; function?: string; batch?: string; cursor?: string }) =>

@@ -1,6 +1,7 @@
 import type { AttemptState, ExecutionPhase, ExecutionState, IsolationClass, OfStreams, Reason } from '@cocore/protocol';
 import type { AttemptKey, LiveAttemptRow, QueuedAttempt, WorkerLoad } from '../store.ts';
 import { fileBlobs, OF_PROJECT } from './assignments.ts';
+import { allByIds, ID_PLACES } from './by-ids.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import type { DeliveryColumns } from './deliveries.ts';
@@ -125,22 +126,10 @@ export function* listQueuedIds({ db }: Context, after: string, limit: number): V
   return (yield* db.all<{ attempt_id: string }>(QUEUED_IDS, after, limit)).map(({ attempt_id }) => attempt_id);
 }
 
-/** So many are found by one statement. */
-const FOUND_AT_ONCE = 32;
-const BY_IDS = `${SELECT_LIVE} WHERE a.ended_at IS NULL AND a.attempt_id IN (${Array.from({ length: FOUND_AT_ONCE }, () => '?').join(', ')})`;
+const BY_IDS = `${SELECT_LIVE} WHERE a.ended_at IS NULL AND a.attempt_id IN (${ID_PLACES})`;
 
-export function* loadAttempts({ db }: Context, attemptIds: readonly string[]): Verb<LiveAttemptRow[]> {
-  const found: LiveAttemptRow[] = [];
-  for (let at = 0; at < attemptIds.length; at += FOUND_AT_ONCE) {
-    const ids = attemptIds.slice(at, at + FOUND_AT_ONCE);
-    const rows = yield* db.all<LiveRow>(
-      BY_IDS,
-      ...ids,
-      ...Array.from({ length: FOUND_AT_ONCE - ids.length }, () => ''),
-    );
-    found.push(...rows.map(liveAttempt));
-  }
-  return found;
+export function* loadAttempts(context: Context, attemptIds: readonly string[]): Verb<LiveAttemptRow[]> {
+  return (yield* allByIds<LiveRow>(context, BY_IDS, attemptIds)).map(liveAttempt);
 }
 
 const CANCEL_REQUESTED = `SELECT a.attempt_id FROM workers w

@@ -6,30 +6,23 @@ import {
   type ExecutionRecord,
 } from '@cocore/protocol';
 import type { CancelRequested } from '../store.ts';
+import { allByIds, ID_PLACES } from './by-ids.ts';
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { findFunction } from './functions.ts';
 import { applyEvent, type StatusRow } from './lifecycle.ts';
-import { type AttemptRow, executionRecord, type ExecutionRow, SELECT_EXECUTION } from './records.ts';
+import { executionRecord, type RecordRow, SELECT_EXECUTION } from './records.ts';
 
 /** A page stops growing past this many bytes of arguments and results, so that an answer stays bounded. */
 const MAX_PAGE_BYTES = 4 * 1024 * 1024;
 
-function* withAttempts({ db }: Context, row: ExecutionRow): Verb<ExecutionRecord> {
-  const attempts = yield* db.all<AttemptRow>(
-    'SELECT * FROM attempts WHERE project_id = ? AND execution_id = ? ORDER BY number',
-    row.project_id,
-    row.execution_id,
-  );
-  return executionRecord(row, attempts);
-}
-
 // Made once: the statement cache looks a text up faster when it is the same string.
-const READ = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id = ?`;
+const READ = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id = ? ORDER BY a.number`;
+const BY_IDS = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id IN (${ID_PLACES}) ORDER BY e.execution_id DESC, a.number`;
 
-export function* readExecution(context: Context, projectId: string, executionId: string): Verb<ExecutionRecord | null> {
-  const row = yield* context.db.get<ExecutionRow>(READ, projectId, executionId);
-  return row === undefined ? null : yield* withAttempts(context, row);
+export function* readExecution({ db }: Context, projectId: string, executionId: string): Verb<ExecutionRecord | null> {
+  const rows = yield* db.all<RecordRow>(READ, projectId, executionId);
+  return rows.length === 0 ? null : executionRecord(rows);
 }
 
 export function* listExecutions(context: Context, projectId: string, query: ExecutionListQuery): Verb<ExecutionList> {
@@ -73,17 +66,12 @@ export function* listExecutions(context: Context, projectId: string, query: Exec
     if (count === query.limit || (count > 0 && size > MAX_PAGE_BYTES)) break;
     count += 1;
   }
-  if (count === 0) return { executions: [], next: null };
-  const last = found[count - 1]!.execution_id;
-  const rows = yield* context.db.all<ExecutionRow>(
-    `${SELECT_EXECUTION} WHERE ${where.join(' AND ')} AND e.execution_id >= ? ORDER BY e.execution_id DESC LIMIT ?`,
-    ...parameters,
-    last,
-    count,
+  const page = found.slice(0, count).map(({ execution_id }) => execution_id);
+  const rows = yield* allByIds<RecordRow>(context, BY_IDS, page, projectId);
+  const executions = [...Map.groupBy(rows, ({ execution_id }) => execution_id).values()].map((of) =>
+    executionRecord(of),
   );
-  const executions: ExecutionRecord[] = [];
-  for (const row of rows) executions.push(yield* withAttempts(context, row));
-  return { executions, next: count < found.length ? last : null };
+  return { executions, next: count < found.length ? page.at(-1)! : null };
 }
 
 export function* hasBatch({ db }: Context, projectId: string, batchId: string): Verb<boolean> {

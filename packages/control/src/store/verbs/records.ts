@@ -70,7 +70,7 @@ export const SELECT_FUNCTION = `
   JOIN function_versions v
     ON v.project_id = f.project_id AND v.function_id = f.function_id AND v.version = f.newest_version`;
 
-export interface ExecutionRow {
+interface ExecutionRow {
   readonly project_id: string;
   readonly execution_id: string;
   readonly function_id: string;
@@ -108,29 +108,35 @@ export interface ExecutionRow {
   readonly expired_at: number | null;
 }
 
+/** An execution with its attempts, of which each is a row. */
 export const SELECT_EXECUTION = `
   SELECT e.project_id, e.execution_id, e.function_id, f.name AS function_name, e.version, e.state, e.phase, e.reason, e.message,
     e.exit_code, e.signal, e.result, e.error, e.args, e.memory_mib, e.cpus, e.timeout_ms, e.output_limit_bytes, e.retries, e.priority, e.concurrency_key, e.concurrency_limit, e.queue_ttl_ms, e.input_digest, e.batch_id, e.batch_index, e.created_at,
-    e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt, e.expired_at, v.isolation
+    e.accepted_at, e.started_at, e.ended_at, e.deadline_at, e.cancel_requested_at, e.deciding_attempt, e.expired_at, v.isolation,
+    a.attempt_id, a.number, a.kind, a.cause, a.state AS attempt_state, a.worker_id, a.driver, a.isolation AS given_isolation, a.created_at AS queued_at, a.not_before,
+    a.assigned_at, a.accepted_at AS attempt_accepted_at, a.started_at AS attempt_started_at, a.ended_at AS attempt_ended_at, a.last_beat_at, a.agent_age_ms, a.outcome,
+    a.stdout_bytes, a.stderr_bytes, a.stdout_truncated, a.stderr_truncated, a.stdout_digest, a.stderr_digest, a.artifacts_bytes, a.artifacts_digest, a.artifact_files,
+    a.usage_host, a.usage_guest, a.usage_control, a.usage_egress, a.late_end
   FROM executions e
   JOIN functions f ON f.project_id = e.project_id AND f.function_id = e.function_id
-  JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version`;
+  JOIN function_versions v ON v.project_id = e.project_id AND v.function_id = e.function_id AND v.version = e.version
+  LEFT JOIN attempts a ON a.project_id = e.project_id AND a.execution_id = e.execution_id`;
 
-export interface AttemptRow {
+interface AttemptRow {
   readonly attempt_id: string;
   readonly number: number;
   readonly kind: 'primary';
   readonly cause: AttemptCause;
-  readonly state: AttemptState;
+  readonly attempt_state: AttemptState;
   readonly worker_id: string | null;
   readonly driver: string | null;
-  readonly isolation: IsolationClass | null;
-  readonly created_at: number;
+  readonly given_isolation: IsolationClass | null;
+  readonly queued_at: number;
   readonly not_before: number | null;
   readonly assigned_at: number | null;
-  readonly accepted_at: number | null;
-  readonly started_at: number | null;
-  readonly ended_at: number | null;
+  readonly attempt_accepted_at: number | null;
+  readonly attempt_started_at: number | null;
+  readonly attempt_ended_at: number | null;
   readonly last_beat_at: number | null;
   readonly agent_age_ms: number | null;
   readonly outcome: string | null;
@@ -149,6 +155,9 @@ export interface AttemptRow {
   readonly usage_egress: string | null;
   readonly late_end: string | null;
 }
+
+/** One for each attempt; one without an attempt when the execution is expired. */
+export type RecordRow = ExecutionRow & (AttemptRow | { readonly attempt_id: null });
 
 /** The outcome of an attempt that nobody had, as its column holds it. */
 export const SUPERSEDED = JSON.stringify({ kind: 'superseded' } satisfies AttemptOutcome);
@@ -189,16 +198,16 @@ function attemptRecord(row: AttemptRow): AttemptRecord {
     number: row.number,
     kind: row.kind,
     cause: row.cause,
-    state: row.state,
+    state: row.attempt_state,
     workerId: row.worker_id,
     driver: row.driver,
-    isolation: row.isolation,
-    createdAt: timestamp(row.created_at),
+    isolation: row.given_isolation,
+    createdAt: timestamp(row.queued_at),
     notBefore: optionalTimestamp(row.not_before),
     assignedAt: optionalTimestamp(row.assigned_at),
-    acceptedAt: optionalTimestamp(row.accepted_at),
-    startedAt: optionalTimestamp(row.started_at),
-    endedAt: optionalTimestamp(row.ended_at),
+    acceptedAt: optionalTimestamp(row.attempt_accepted_at),
+    startedAt: optionalTimestamp(row.attempt_started_at),
+    endedAt: optionalTimestamp(row.attempt_ended_at),
     outcome: optionalJson<AttemptOutcome>(row.outcome),
     lateEnd: optionalJson<LateEnd>(row.late_end),
     lastBeatAt: optionalTimestamp(row.last_beat_at),
@@ -219,8 +228,10 @@ function artifactsSummary(shown: AttemptRow | undefined): ArtifactsSummary | nul
   return { bytes: shown.artifacts_bytes, sha256: shown.artifacts_digest, files: shown.artifact_files };
 }
 
-/** @param attempts in order of their number; there is always one, until it is expired */
-export function executionRecord(row: ExecutionRow, attempts: readonly AttemptRow[]): ExecutionRecord {
+/** @param rows all of one execution, in order of its attempts' numbers */
+export function executionRecord(rows: readonly RecordRow[]): ExecutionRecord {
+  const row = rows[0]!;
+  const attempts = rows.filter((one) => one.attempt_id !== null);
   const shown =
     attempts.find((attempt) => attempt.attempt_id === row.deciding_attempt) ??
     attempts.findLast(({ outcome }) => outcome !== SUPERSEDED);

@@ -144,7 +144,6 @@ export const READ_VERBS = {
 /** Those of them that are several statements, which must see the same commit. */
 export const IN_ONE_COMMIT: ReadonlySet<string> = new Set<ReadVerb>([
   'isBlobNeeded',
-  'readExecution',
   'listExecutions',
   'readBatch',
   'countLive',
