@@ -240,3 +240,32 @@ test(
     }
   },
 );
+
+/** As of one that was created, so many more. */
+const MANY_EXECUTIONS = `INSERT INTO executions
+  SELECT (jsonb_populate_record(e, jsonb_build_object('execution_id', 'ex_' || i))).* FROM executions e, generate_series(1, 2000) i`;
+
+test('a table was small when the plan was made and has grown, it is made anew', { skip: postgresSkip }, async () => {
+  const url = await postgres.create();
+  const scene = await sceneAt(url);
+  const connection = await Connection.open(url);
+  try {
+    await connection.execute('ALTER TABLE executions SET (autovacuum_enabled = false)');
+    await connection.execute(
+      'PREPARE find AS SELECT state FROM executions WHERE project_id = $1 AND execution_id = $2',
+    );
+    const index = async () => {
+      const [answer] = await connection.round([{ sql: "EXPLAIN EXECUTE find('pj_1', 'ex_1')", parameters: [] }]);
+      return /Scan using (\w+)/.exec(JSON.stringify(answer!.rows))![1];
+    };
+    await scene.store.createExecutions([scene.request()], DEFAULT_LIMITS);
+    assert.notEqual(await index(), 'executions_pkey');
+    await connection.execute(MANY_EXECUTIONS);
+    assert.notEqual(await index(), 'executions_pkey');
+    for (let transaction = 0; transaction < 64; transaction += 1) await connection.renewPlans();
+    assert.equal(await index(), 'executions_pkey');
+  } finally {
+    await connection.close();
+    await scene.end();
+  }
+});

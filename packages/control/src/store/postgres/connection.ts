@@ -13,7 +13,7 @@ const MIN_VERSION = 150_000;
 
 /**
  * Every statement is a walk along an index, whatever the tables' statistics say: those of an empty database, which a plan is made from, are wrong within a
- * second. A plan is made once for a connection.
+ * second. A connection keeps its plans, and throws them away from time to time.
  */
 const SETTINGS = [
   "SET client_encoding = 'UTF8'",
@@ -32,6 +32,12 @@ const SETTINGS = [
   `SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting NOT IN ('on', 'remote_apply')`,
 ].join('; ');
 
+/**
+ * Plans are made anew after so many transactions, after twice as many, and so on. A plan that was made while a table was small takes any of the indexes
+ * that fit; which of them is the narrow one shows as the table grows, and the database itself looks at that only once a minute.
+ */
+const FIRST_PLANS_OF = 64;
+
 interface ServerFacts {
   readonly version: number;
   readonly encoding: string;
@@ -43,6 +49,8 @@ interface ServerFacts {
 export class Connection {
   readonly #client: pg.Client;
   readonly #prepared = new Prepared();
+  #transactions = 0;
+  #plansOf = FIRST_PLANS_OF;
   #isLost = false;
 
   private constructor(client: pg.Client) {
@@ -75,6 +83,14 @@ export class Connection {
 
   get isLost(): boolean {
     return this.#isLost;
+  }
+
+  /** To be called before each transaction. */
+  async renewPlans(): Promise<void> {
+    this.#transactions += 1;
+    if (this.#transactions < this.#plansOf) return;
+    this.#plansOf *= 2;
+    await this.round([{ sql: 'DISCARD PLANS', parameters: [] }]);
   }
 
   /** Sends them together, and waits for all of their answers. @throws what the first failed with */

@@ -77,6 +77,7 @@ export class Readers {
     const sent: Sent[] = isOne ? [BEGIN] : [];
     let answer: Answer | null = null;
     try {
+      await connection.renewPlans();
       for (;;) {
         running.advance(answer, sent, neverCounts);
         if (running.outcome !== null) break;

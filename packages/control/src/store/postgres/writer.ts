@@ -113,6 +113,7 @@ export class Writer {
 
   async #perform(group: readonly Write[]): Promise<void> {
     if (this.#connection?.isLost !== false) this.#connection = await this.#connect();
+    await this.#connection.renewPlans();
     this.#lastGroup += 1;
     const mark = control(MARK, this.#id, this.#lastGroup, this.#now());
     const members = group.map((write) => this.#member(write));
