@@ -10,6 +10,7 @@ import { migrate, readMigrations, serve } from '../src/store/postgres/migrate.ts
 import { openPostgresStore } from '../src/store/postgres/postgres-store.ts';
 import { READ_TASK } from '../src/store/verbs/assignments.ts';
 import { FIND } from '../src/store/verbs/attempt-rows.ts';
+import { READ_EXECUTION } from '../src/store/verbs/executions.ts';
 import { StoreScene } from './store/store-scene.ts';
 import { CuttingProxy } from './support/cutting-proxy.ts';
 import { postgresSkip, TestPostgres } from './support/postgres.ts';
@@ -219,7 +220,7 @@ test(
 );
 
 test(
-  'an attempt by its id in a database that nobody has analysed, it is found by the id, and all else from it',
+  'an attempt or an execution by its id in a database that nobody has analysed, it is found by the id, and all else from it',
   { skip: postgresSkip },
   async () => {
     await postgres.query('CREATE DATABASE plans');
@@ -234,6 +235,10 @@ test(
         assert.equal(scans[1]?.[0], 'executions', plan);
         assert.match(plan, /Index Cond: \(\(project_id = a\.project_id\) AND \(execution_id = a\.execution_id\)\)/);
       }
+      const [answer] = await connection.round([{ sql: `EXPLAIN ${READ_EXECUTION}`, parameters: ['pj_1', 'ex_1'] }]);
+      const plan = JSON.stringify(answer!.rows);
+      assert.match(plan, /Index Scan using executions_pkey/);
+      assert.match(plan, /Index Scan using attempts_pkey/);
     } finally {
       await connection.close();
       await store.close();
@@ -241,29 +246,32 @@ test(
   },
 );
 
-/** As of one that was created, so many more. */
-const MANY_EXECUTIONS = `INSERT INTO executions
-  SELECT (jsonb_populate_record(e, jsonb_build_object('execution_id', 'ex_' || i))).* FROM executions e, generate_series(1, 2000) i`;
+/** As those that were created, so many more. */
+const MANY = (table: string, ids: string) => `INSERT INTO ${table}
+  SELECT (jsonb_populate_record(null::${table}, to_jsonb(one) || ${ids})).* FROM ${table} one, generate_series(1, 2000) i`;
 
 test('a table was small when the plan was made and has grown, it is made anew', { skip: postgresSkip }, async () => {
   const url = await postgres.create();
   const scene = await sceneAt(url);
   const connection = await Connection.open(url);
   try {
-    await connection.execute('ALTER TABLE executions SET (autovacuum_enabled = false)');
+    await connection.execute('ALTER TABLE attempts SET (autovacuum_enabled = false)');
     await connection.execute(
-      'PREPARE find AS SELECT state FROM executions WHERE project_id = $1 AND execution_id = $2',
+      'PREPARE find AS SELECT state FROM attempts WHERE attempt_id = $1 AND project_id = $2 AND execution_id = $3',
     );
-    const index = async () => {
-      const [answer] = await connection.round([{ sql: "EXPLAIN EXECUTE find('pj_1', 'ex_1')", parameters: [] }]);
-      return /Scan using (\w+)/.exec(JSON.stringify(answer!.rows))![1];
+    const plan = async () => {
+      const [answer] = await connection.round([{ sql: "EXPLAIN EXECUTE find('a', 'p', 'e')", parameters: [] }]);
+      return JSON.stringify(answer!.rows);
     };
     await scene.store.createExecutions([scene.request()], DEFAULT_LIMITS);
-    assert.notEqual(await index(), 'executions_pkey');
-    await connection.execute(MANY_EXECUTIONS);
-    assert.notEqual(await index(), 'executions_pkey');
+    const first = await plan();
+    await connection.execute(MANY('executions', `jsonb_build_object('execution_id', 'ex_' || i)`));
+    await connection.execute(
+      MANY('attempts', `jsonb_build_object('execution_id', 'ex_' || i, 'attempt_id', 'at_' || i)`),
+    );
+    assert.equal(await plan(), first);
     for (let transaction = 0; transaction < 64; transaction += 1) await connection.renewPlans();
-    assert.equal(await index(), 'executions_pkey');
+    assert.notEqual(await plan(), first);
   } finally {
     await connection.close();
     await scene.end();

@@ -74,9 +74,10 @@ describe('query plans', () => {
     });
 
     test(`${what} of a function, a batch or a state, it is read by an index of that`, () => {
-      assertSought(list({ ...from, function: 'add' }), /executions_by_function/);
+      assertSought(list({ ...from, function: 'add' }), /executions_of_function/);
       assertSought(list({ ...from, batch }), /executions_by_batch/);
       assertSought(list({ ...from, batch, state: 'success' }), /executions_by_batch/);
+      assertSought(list({ ...from, batch, function: 'add' }), /executions_by_batch/);
       for (const state of ['success', 'failure', 'timeout', 'cancelled'] as const) {
         assertSought(list({ ...from, state }), /executions_ended \(project_id=\? AND state=\?/);
         assertSought(

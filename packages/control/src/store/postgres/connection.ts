@@ -21,6 +21,7 @@ const SETTINGS = [
   'SET default_transaction_isolation = "read committed"',
   'SET plan_cache_mode = force_generic_plan',
   'SET enable_seqscan = off',
+  'SET enable_bitmapscan = off',
   'SET enable_hashjoin = off',
   'SET enable_mergejoin = off',
   // In the order in which they are written, which is from the one row that is known to those that it names.

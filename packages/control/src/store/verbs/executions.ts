@@ -17,37 +17,41 @@ import { executionRecord, type RecordRow, SELECT_EXECUTION } from './records.ts'
 const MAX_PAGE_BYTES = 4 * 1024 * 1024;
 
 // Made once: the statement cache looks a text up faster when it is the same string.
-const READ = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id = ? ORDER BY a.number`;
+export const READ_EXECUTION = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id = ? ORDER BY a.number`;
 const BY_IDS = `${SELECT_EXECUTION} WHERE e.project_id = ? AND e.execution_id IN (${ID_PLACES}) ORDER BY e.execution_id DESC, a.number`;
 
 export function* readExecution({ db }: Context, projectId: string, executionId: string): Verb<ExecutionRecord | null> {
-  const rows = yield* db.all<RecordRow>(READ, projectId, executionId);
+  const rows = yield* db.all<RecordRow>(READ_EXECUTION, projectId, executionId);
   return rows.length === 0 ? null : executionRecord(rows);
 }
 
 export function* listExecutions(context: Context, projectId: string, query: ExecutionListQuery): Verb<ExecutionList> {
-  const where = ['e.project_id = ?'];
+  const { state, batch } = query;
+  // One index serves; what has another is written so that it is only compared.
+  const isByFunction = query.function !== undefined && state === undefined && batch === undefined;
+  const where = [isByFunction ? "e.project_id || '' = ?" : 'e.project_id = ?'];
   const parameters: (string | number)[] = [projectId];
   if (query.function !== undefined) {
     const named = yield* findFunction(context, projectId, query.function);
     if (named === undefined) {
       throw new CocoreError('function_not_found', `there is no function ${query.function} in this project`);
     }
-    where.push('e.function_id = ?');
+    const isSought = batch === undefined && (state === undefined || isTerminal(state));
+    where.push(isSought ? 'e.function_id = ?' : "e.function_id || '' = ?");
     parameters.push(named.function_id);
   }
-  if (query.state !== undefined) {
+  if (state !== undefined) {
     where.push('e.state = ?');
-    parameters.push(query.state);
-    // Says which index serves; the executions of a batch are few, and have their own.
-    if (query.batch === undefined) where.push(`e.ended_at IS ${isTerminal(query.state) ? 'NOT NULL' : 'NULL'}`);
+    parameters.push(state);
+    // The executions of a batch are few.
+    if (batch === undefined) where.push(`e.ended_at IS ${isTerminal(state) ? 'NOT NULL' : 'NULL'}`);
   }
-  if (query.batch !== undefined) {
-    if (!(yield* hasBatch(context, projectId, query.batch))) {
-      throw new CocoreError('batch_not_found', `there is no batch ${query.batch} in this project`);
+  if (batch !== undefined) {
+    if (!(yield* hasBatch(context, projectId, batch))) {
+      throw new CocoreError('batch_not_found', `there is no batch ${batch} in this project`);
     }
     where.push('e.batch_id = ?');
-    parameters.push(query.batch);
+    parameters.push(batch);
   }
   if (query.cursor !== undefined) {
     where.push('e.execution_id < ?');
