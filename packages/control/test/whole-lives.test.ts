@@ -37,6 +37,25 @@ describe('an attempt whose worker tells all of it at once', () => {
     assert.ok(worker.received.every(({ type }) => type !== 'OutputAck'));
   });
 
+  test('somebody waits for it, the answer is the record as it is from then on', async () => {
+    await using server = await TestServer.start();
+    await using worker = await ScriptedWorker.connect(server);
+    await server.deploy('short');
+    for (const tell of [(told: () => void) => worker.atOnce(told), (told: () => void) => told()]) {
+      const waiting = server.run('short', {}, '30s');
+      const assign = await worker.next('AttemptAssign');
+      tell(() => {
+        worker.accept(assign);
+        worker.started(assign);
+        worker.output(assign.channel, 'stdout', 0, 'hello');
+        worker.end(assign, EXITED, { stdout: 'hello' });
+      });
+      const { stdout, stderr, ...record } = await waiting;
+      assert.deepEqual([record.state, stdout?.data, stderr?.data], ['success', 'hello', '']);
+      assert.deepEqual(record, await server.execution(record.id));
+    }
+  });
+
   test('a failure with a retry, it is tried again', async () => {
     await using server = await TestServer.start();
     const { worker, id, assign } = await assigned(server, { retries: { max: 1, backoffMs: 1 } });

@@ -4,6 +4,7 @@ import {
   MAX_TOLD_BLOBS,
   ofStreams,
   PREPARE_TIMEOUT_MS,
+  type ExecutionRecord,
   type FunctionRecord,
   type Outcome,
 } from '@cocore/protocol';
@@ -267,21 +268,21 @@ export class Dispatcher {
    * Its end is committed. What follows it, if anything does, is queued.
    *
    * @param outcome as its worker says, if that said it
-   * @param mayGoOn whether another attempt may follow
+   * @param end of its execution too; null where another attempt may follow
    */
   async ended(
     attempt: AttemptKey & { readonly executionId: string },
     by: 'worker' | 'control',
     outcome: Outcome | null = null,
-    mayGoOn = true,
+    end: { readonly record: ExecutionRecord | null } | null = null,
   ): Promise<void> {
     const live = this.live.get(attempt.attemptId);
     this.#drop(attempt.attemptId);
     this.scheduler.apply({ type: 'released', attemptId: attempt.attemptId });
     if (live !== undefined) this.trust.ended(live, outcome);
     this.#parts.metrics.attemptsEnded.inc({ by });
-    if (mayGoOn) await this.#follow(attempt);
-    else this.#followed(attempt.executionId, null);
+    if (end === null) await this.#follow(attempt);
+    else this.#followed(attempt.executionId, null, end.record);
   }
 
   /** Its acceptance is committed. */
@@ -558,9 +559,9 @@ export class Dispatcher {
     this.#followed(attempt.executionId, next);
   }
 
-  #followed(executionId: string, next: QueuedAttempt | null): void {
+  #followed(executionId: string, next: QueuedAttempt | null, record: ExecutionRecord | null = null): void {
     if (next !== null && !this.#queued.has(next.attemptId)) this.enqueue(next);
-    this.#parts.hub.publish(executionId, next === null ? 'ended' : 'changed');
+    this.#parts.hub.publish(executionId, next === null ? 'ended' : 'changed', record);
     this.pump();
   }
 

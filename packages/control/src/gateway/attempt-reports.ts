@@ -20,7 +20,7 @@ import { deadlineUptimeMs, type LiveAttempt } from '../dispatch/live-attempt.ts'
 import type { EventHub } from '../events.ts';
 import type { Metrics } from '../metrics.ts';
 import type { OutputWriter } from '../output/output-store.ts';
-import type { OutputGrowth, Reported, ReportedEnd, ReportedLifeAs, Store } from '../store/store.ts';
+import type { EndRecorded, OutputGrowth, Reported, ReportedEnd, ReportedLifeAs, Store } from '../store/store.ts';
 import { endsByItself, judge, type Judgement } from './judgement.ts';
 import { type Life, lifeOf, type ReportOf, resultBytesOf } from './life.ts';
 import type { AttemptReport, WorkerSession } from './session.ts';
@@ -249,7 +249,7 @@ export class AttemptReports {
     const { store, dispatcher, metrics, hub } = this.#parts;
     let reported: ReportedLifeAs = 'untold';
     const record = async (growth: readonly OutputGrowth[]): Promise<Reported> => {
-      const end = reportedEnd(attempt, ended, judgement, await digestsOf(attempt.writer, ended));
+      const end = this.#reportedEnd(attempt, ended, judgement, await digestsOf(attempt.writer, ended));
       reported = await store.recordLife(attempt, session.sessionId, { sandbox: accepted, isStarted, growth, end });
       if (reported === 'untold') throw new Error(UNTOLD);
       return reported === 'stale' ? 'stale' : 'recorded';
@@ -357,7 +357,7 @@ export class AttemptReports {
       digestsOf(attempt.writer, report),
     ]);
     const judgement = judge(report, result);
-    const end = reportedEnd(attempt, report, judgement, digests);
+    const end = this.#reportedEnd(attempt, report, judgement, digests);
     const recorded = this.#parts.store.recordEnd(attempt, session.sessionId, end);
     const settle = async (): Promise<void> => {
       const reported = await recorded;
@@ -366,25 +366,40 @@ export class AttemptReports {
         this.#incomplete(session, attempt);
         return;
       }
-      if (reported === 'recorded' || reported === 'goes_on') {
-        await this.#over(session, attempt, judgement.outcome, reported);
+      if (reported === 'stale' || reported === 'repeated' || reported === 'conflict') {
+        check(reported, report);
         return;
       }
-      check(reported, report);
+      await this.#over(session, attempt, judgement.outcome, reported);
     };
     return { committed: settle() };
   }
 
   /** Its end is committed. */
-  async #over(
-    session: WorkerSession,
-    attempt: LiveAttempt,
-    outcome: Outcome,
-    reported: 'recorded' | 'goes_on',
-  ): Promise<void> {
+  async #over(session: WorkerSession, attempt: LiveAttempt, outcome: Outcome, recorded: EndRecorded): Promise<void> {
     session.send({ type: 'AttemptEndedAck', attemptId: attempt.attemptId });
     if (attempt.over) return;
-    await this.#parts.dispatcher.ended(attempt, 'worker', outcome, reported === 'goes_on');
+    const end = recorded === 'goes_on' ? null : { record: recorded === 'recorded' ? null : recorded };
+    await this.#parts.dispatcher.ended(attempt, 'worker', outcome, end);
+  }
+
+  #reportedEnd(
+    attempt: LiveAttempt,
+    report: ReportOf<'AttemptEnded'>,
+    judgement: Judgement,
+    { digests, isIntact }: Digests,
+  ): ReportedEnd {
+    return {
+      ...judgement,
+      streams: ofStreams((stream) => ({ ...report[stream], sha256: digests[stream] })),
+      artifactFiles: report.artifactFiles,
+      usage: report.usage,
+      signature: report.signature,
+      final: report.final === true || attempt.incompleteEnds > 0,
+      intact: isIntact,
+      beat: attempt.beat,
+      isAwaited: this.#parts.hub.isAwaited(attempt.executionId),
+    };
   }
 
   /**
@@ -468,22 +483,6 @@ async function parsedResult(
   if (result.bytes === 0 || !endsByItself(outcome)) return { kind: 'none' };
   return parseResult(await read(), outcome.kind === 'exited' && outcome.code !== 0);
 }
-
-const reportedEnd = (
-  attempt: LiveAttempt,
-  report: ReportOf<'AttemptEnded'>,
-  judgement: Judgement,
-  { digests, isIntact }: Digests,
-): ReportedEnd => ({
-  ...judgement,
-  streams: ofStreams((stream) => ({ ...report[stream], sha256: digests[stream] })),
-  artifactFiles: report.artifactFiles,
-  usage: report.usage,
-  signature: report.signature,
-  final: report.final === true || attempt.incompleteEnds > 0,
-  intact: isIntact,
-  beat: attempt.beat,
-});
 
 /** Something that the store was asked for. */
 interface Asked {

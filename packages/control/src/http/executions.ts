@@ -20,9 +20,9 @@ import {
 import { z } from 'zod';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { LiveAttempt } from '../dispatch/live-attempt.ts';
-import type { EventHub } from '../events.ts';
 import { shownAttempt } from '../output/follower.ts';
 import type { CreatedExecution } from '../store/store.ts';
+import { AwaitedEnd } from './awaited-end.ts';
 import { newExecution } from './execution-input.ts';
 import type { HttpParts } from './parts.ts';
 import { type Answer, type Route, route } from './route.ts';
@@ -202,55 +202,12 @@ async function readWhenEnded(
   signal: AbortSignal,
   isNew: boolean,
 ): Promise<ExecutionRecord> {
-  using ended = endOf(parts.hub, executionId, async () => {
-    return isTerminal((await readExecution(parts, projectId, executionId)).state);
-  });
+  const read = () => readExecution(parts, projectId, executionId);
+  using end = new AwaitedEnd(parts.hub, executionId, read);
   // What was made in this turn of the event loop cannot have ended.
-  const record = isNew ? null : await readExecution(parts, projectId, executionId);
+  const record = isNew ? null : await read();
   if (record !== null && isTerminal(record.state)) return record;
-  await ended.within(waitMs, signal);
-  return readExecution(parts, projectId, executionId);
-}
-
-/** Listens from now on, so that an end between reading and waiting is not missed. */
-function endOf(
-  hub: EventHub,
-  executionId: string,
-  isOver: () => Promise<boolean>,
-): Disposable & { within(ms: number, signal: AbortSignal): Promise<void> } {
-  let wake: (() => void) | null = null;
-  let hasEnded = false;
-  const subscription = hub.subscribe(executionId, (news) => {
-    if (news === 'ended') end();
-    // What cannot be read now is asked for again.
-    if (news === 'maybe')
-      isOver().then(
-        (isIt) => isIt && end(),
-        () => undefined,
-      );
-  });
-  const end = () => {
-    hasEnded = true;
-    wake?.();
-  };
-  return {
-    within: (ms, signal) =>
-      new Promise((resolve) => {
-        if (hasEnded || signal.aborted) {
-          resolve();
-          return;
-        }
-        const timer = setTimeout(done, ms);
-        function done() {
-          clearTimeout(timer);
-          signal.removeEventListener('abort', done);
-          resolve();
-        }
-        signal.addEventListener('abort', done);
-        wake = done;
-      }),
-    [Symbol.dispose]: () => subscription[Symbol.dispose](),
-  };
+  return (await end.within(waitMs, signal)) ?? (await read());
 }
 
 async function inlineBytes(

@@ -499,8 +499,11 @@ export interface CancelRequested {
 /** What a report came to. `conflict`: it contradicts what is recorded, and the first stays. */
 export type Reported = 'recorded' | 'repeated' | 'stale' | 'conflict';
 
-/** What an end came to. `incomplete`: output of it is still to be committed. `goes_on`: it is recorded, and another attempt follows it. */
-export type ReportedAtEnd = Reported | 'incomplete' | 'goes_on';
+/** What an end came to. `incomplete`: output of it is still to be committed. */
+export type ReportedAtEnd = Exclude<Reported, 'recorded'> | EndRecorded | 'incomplete';
+
+/** An end that is recorded. `goes_on`: another attempt follows it. A record: of the execution, which has ended with it, where that was asked for. */
+export type EndRecorded = 'recorded' | 'goes_on' | ExecutionRecord;
 
 /** As many have a worker as may, of the function, which is as told here, or of the concurrency key. */
 export interface Capped {
@@ -562,10 +565,12 @@ export interface ReportedEnd {
   /** Nothing more will come: an end whose output is not whole is an end all the same. */
   readonly final: boolean;
   readonly beat: Beat | null;
+  /** Somebody waits for the execution's end: its record is wanted. */
+  readonly isAwaited: boolean;
 }
 
 /** What a whole life came to. `untold`: it cannot be told at once. */
-export type ReportedLifeAs = 'recorded' | 'goes_on' | 'stale' | 'untold';
+export type ReportedLifeAs = EndRecorded | 'stale' | 'untold';
 
 /** All that a worker has to say of an attempt, from its acceptance on, told at once. */
 export interface ReportedLife {

@@ -89,6 +89,23 @@ export function lives(scene: StoreScene): void {
         assert.equal(large.includes(whole.attemptId), large.includes(pieces.attemptId));
         assert.equal((await scene.store.readNext(whole)) === null, expected === 'recorded');
       });
+
+      test(`${name}, whoever waits for its end has the record with the commit`, async () => {
+        const awaited = reportedEnd({ ...end, isAwaited: true });
+        const whole = await assigned(request);
+        const asOne = await scene.store.recordLife(whole, 's1', { sandbox: SANDBOX, isStarted, growth, end: awaited });
+        const pieces = await assigned(request);
+        await scene.store.recordAccepted(pieces, 's1', SANDBOX);
+        if (growth.length > 0) await scene.store.recordOutput(pieces, 's1', growth);
+        const asLast = await scene.store.recordEnd(pieces, 's1', awaited);
+        for (const [reported, of] of [
+          [asOne, whole],
+          [asLast, pieces],
+        ] as const) {
+          const record = await read(of);
+          assert.deepEqual(reported, record.state === 'running' ? 'goes_on' : record);
+        }
+      });
     }
 
     test('a second time, or in another session, it is stale', async () => {

@@ -43,6 +43,7 @@ export function reportedEnd(change: Partial<ReportedEnd> = {}): ReportedEnd {
     intact: true,
     final: false,
     beat: null,
+    isAwaited: false,
     ...change,
   };
 }

@@ -14,6 +14,7 @@ import type {
   AttemptKey,
   Beat,
   ControlEnd,
+  EndRecorded,
   Reported,
   ReportedAtEnd,
   ReportedEnd,
@@ -25,7 +26,7 @@ import { committedBytes, find, type FoundRow, ofSession } from './attempt-rows.t
 import type { Context } from './context.ts';
 import type { Verb } from './statements.ts';
 import { goesOn } from './deliveries.ts';
-import { endAttempts } from './executions.ts';
+import { endAttempts, readExecution } from './executions.ts';
 import { count } from './counters.ts';
 import { noteLargeOutput } from './large-outputs.ts';
 import { applyEvent, applySteps, type Step } from './lifecycle.ts';
@@ -95,7 +96,7 @@ const asRecorded = (row: FoundRow): Past => ({
   steps: [],
 });
 
-function* endAsReported(context: Context, row: FoundRow, end: ReportedEnd, past: Past): Verb<'recorded' | 'goes_on'> {
+function* endAsReported(context: Context, row: FoundRow, end: ReportedEnd, past: Past): Verb<EndRecorded> {
   const { bytes } = past;
   const whole = end.intact && ATTEMPT_STREAMS.every((stream) => end.streams[stream].bytes === bytes[stream]);
   // An attempt that its host lost has no output that anybody waits for.
@@ -110,7 +111,8 @@ function* endAsReported(context: Context, row: FoundRow, end: ReportedEnd, past:
     usage: end.usage,
     signature: end.signature,
   });
-  return goesOn ? 'goes_on' : 'recorded';
+  if (goesOn) return 'goes_on';
+  return end.isAwaited ? (yield* readExecution(context, row.project_id, row.execution_id))! : 'recorded';
 }
 
 /** What is known of an end only when the worker reported it. */
@@ -153,7 +155,7 @@ function* endAttempt(
        result_bytes = ?, artifacts_bytes = ?, ended_at = ?, outcome = ?, usage_control = ?, last_beat_at = ?, agent_age_ms = ?,
        stdout_truncated = ?, stderr_truncated = ?, stdout_digest = ?, stderr_digest = ?, result_digest = ?, artifacts_digest = ?,
        artifact_files = ?, usage_host = ?, usage_guest = ?, usage_egress = ?, worker_signature = ?
-     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND ended_at IS NULL`,
+     WHERE project_id = ? AND execution_id = ? AND attempt_id = ? AND state <> 'ended'`,
     past.driver,
     past.isolation,
     past.acceptedAtMs,
