@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { BlobCache } from '../src/blobs/blob-cache.ts';
-import { type BlobSource, SourceAway } from '../src/blobs/download.ts';
+import { type BlobSource, download, SourceAway } from '../src/blobs/download.ts';
 import { eventually, workspace } from './support/workspace.ts';
 
 const bytesOf = (text: string) => Buffer.from(text.repeat(100));
@@ -322,6 +322,16 @@ test('a wait that is given up, it ends at once and the download with the last wh
   two.abort(new Error('second'));
   await assert.rejects(waits[1]!, /second/);
   assert.deepEqual(aborted, [ref.digest]);
+});
+
+test('a download that is given up while its file is made, nobody is asked for the blob', async () => {
+  await using directory = await workspace();
+  const bytes = bytesOf('a');
+  const { source, asked } = sourceOf(bytes);
+  const given = AbortSignal.abort(new Error('not wanted'));
+  const path = join(directory.path, 'blob');
+  await assert.rejects(download(refOf(bytes), path, source, 1, given), /not wanted/);
+  assert.deepEqual(asked, []);
 });
 
 test('a file that the owner gave, it is used where it is', async () => {

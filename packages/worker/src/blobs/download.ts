@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** Gives a blob's bytes from `from` on. What it yields is not believed. */
+/** Gives a blob's bytes from `from` on, unless the signal aborts, which has not when it is asked. What it yields is not believed. */
 export type BlobSource = (digest: string, signal: AbortSignal, from: number) => Promise<Readable>;
 
 /** The one who would give the blob cannot be asked now, which says nothing about the blob. */
@@ -38,6 +38,7 @@ export async function download(
   let pauses = 1;
   for (let fruitless = 0; ;) {
     const from = received.bytes;
+    signal.throwIfAborted();
     try {
       await receive(ref, await source(ref.digest, signal, from), file, received, signal);
       await file.sync();
