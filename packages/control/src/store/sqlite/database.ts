@@ -181,9 +181,8 @@ export class Database {
   }
 }
 
-/** What a savepoint would be rolled back from is in a file as soon as it is larger than 64 KiB, unless it is kept in memory. */
 const PRAGMAS =
-  'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA wal_autocheckpoint = 8000; PRAGMA temp_store = MEMORY';
+  'PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000; PRAGMA wal_autocheckpoint = 8000';
 
 /** A file on disk: with a write-ahead log, synced at each commit, when it is opened for writing. */
 export function openDatabase(path: string, options: { readOnly?: boolean } = {}): Database {
