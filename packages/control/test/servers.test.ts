@@ -97,6 +97,33 @@ test(
 );
 
 test(
+  'what is cancelled at one server whose word is lost, the worker of another comes back without it: it takes no room there',
+  { skip },
+  async () => {
+    await using pair = await Pair.start();
+    const { one, two } = pair;
+    await one.deploy('f', { maxConcurrent: 1 });
+    const worker = await pair.worker(two);
+    const { id } = await one.run('f');
+    await worker.next('AttemptAssign');
+    const { cluster } = one.server;
+    const tell = cluster!.tell.bind(cluster);
+    cluster!.tell = () => undefined;
+    await one.call('POST', `/v1/executions/${id}/cancel`, { body: { json: {} } });
+    cluster!.tell = tell;
+    assert.equal((await one.execution(id)).state, 'cancelled');
+    await worker[Symbol.asyncDispose]();
+    const { identity } = worker;
+    const again = await pair.worker(two, { identity });
+    const next = await one.run('f');
+    const beats = setInterval(() => again.beat(1), 1_000).unref();
+    const assign = await again.next('AttemptAssign', undefined, 25_000);
+    clearInterval(beats);
+    assert.equal(assign.executionId, next.id);
+  },
+);
+
+test(
   'a batch at one server whose executions run at workers of both, who waits for it hears of its end',
   { skip },
   async () => {

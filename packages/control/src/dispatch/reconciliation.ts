@@ -34,6 +34,7 @@ export interface ReconciliationParts {
 /** Brings what a server holds of attempts and workers in line with the store, where another server may have changed something. */
 export class Reconciliation {
   readonly #parts: ReconciliationParts;
+  #left: ReadonlySet<LiveAttempt> = new Set();
 
   constructor(parts: ReconciliationParts) {
     this.#parts = parts;
@@ -109,6 +110,18 @@ export class Reconciliation {
       }
     }
     return hasClosed;
+  }
+
+  /**
+   * Lets go of what workers that have a session here did not bring into it, and that was so the last time too: a session's attempts are all that the store
+   * has of its worker. It ended at another server, whose word was lost, or came while this worker said something of it.
+   */
+  letGoOfLeft(): void {
+    const left = [...this.#parts.live].filter(
+      ({ link, workerId, underWay }) => link === null && underWay === 0 && this.#parts.links.has(workerId),
+    );
+    for (const attempt of left) if (this.#left.has(attempt)) this.#parts.onElsewhere(attempt);
+    this.#left = new Set(left);
   }
 
   /** @param row as the store has it; undefined when it has ended */

@@ -268,6 +268,7 @@ export class Cluster implements Others, AsyncDisposable {
     await this.lookAtWorkers();
     const cancelled = await store.listCancelRequested(this.serverId);
     if (cancelled.length > 0) await this.#dispatcher!.reconciliation.lookAt(cancelled);
+    this.#dispatcher!.reconciliation.letGoOfLeft();
     await this.#news.check();
   }
 
