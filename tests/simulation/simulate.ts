@@ -103,7 +103,9 @@ class Simulation {
     const lastMs = Math.max(healedMs, ...this.#scenario.jobs.map(({ atMs }) => atMs));
     await world.run(() => false, lastMs + 1);
     const untilMs = world.nowMs + AFTERMATH_MS;
-    while (!this.#isQuiet() && world.nowMs < untilMs) await world.run(() => false, 1_000);
+    // Once at least: the sandbox of what was taken back a moment ago is on its way out.
+    do await world.run(() => false, 1_000);
+    while (!this.#isQuiet() && world.nowMs < untilMs);
     const records = new Map(this.#runs.flatMap(({ ids }) => [...ids].map((id) => [id, this.#read(id)] as const)));
     const outputs = new Map<string, string>();
     for (const record of records.values()) {
