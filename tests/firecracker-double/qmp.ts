@@ -8,6 +8,7 @@ export class Qmp {
   readonly #stream: Duplex;
   readonly #ready: Promise<void>;
   #waiting: PromiseWithResolvers<Json>[] = [];
+  #isClosed = false;
 
   constructor(stream: Duplex, onEvent: (name: string, data: Json) => void) {
     this.#stream = stream;
@@ -21,12 +22,14 @@ export class Qmp {
         else if ('error' in message) this.#waiting.shift()?.reject(new Error(JSON.stringify(message['error'])));
         else this.#waiting.shift()?.resolve(message['return'] as Json);
       })
-      .on('error', () => undefined)
-      .on('close', () => {
-        greeted.reject(new Error('QEMU ended before it could be spoken to'));
-        for (const one of this.#waiting) one.reject(new Error('QEMU’s monitor is closed'));
-        this.#waiting = [];
-      });
+      .on('error', () => undefined);
+    // Of the stream itself: lines of one that was reset do not end.
+    stream.on('close', () => {
+      this.#isClosed = true;
+      greeted.reject(new Error('QEMU ended before it could be spoken to'));
+      for (const one of this.#waiting) one.reject(closed());
+      this.#waiting = [];
+    });
     this.#ready = greeted.promise.then(async () => void (await this.#send('qmp_capabilities')));
     this.#ready.catch(() => undefined);
   }
@@ -37,9 +40,13 @@ export class Qmp {
   }
 
   #send(command: string, parameters: Json = {}): Promise<Json> {
+    // Nobody would answer.
+    if (this.#isClosed) return Promise.reject(closed());
     const answer = Promise.withResolvers<Json>();
     this.#waiting.push(answer);
     this.#stream.write(`${JSON.stringify({ execute: command, arguments: parameters })}\n`);
     return answer.promise;
   }
 }
+
+const closed = () => new Error('QEMU’s monitor is closed');

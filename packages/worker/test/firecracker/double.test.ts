@@ -42,7 +42,6 @@ async function monitor() {
   });
   const file = join(path, 'file');
   await writeFile(file, 'x');
-  await eventually('the API', async () => (await readdir(path)).includes('api.sock'));
   const ask = async (method: string, url: string, body?: unknown) => {
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
       const sent = request({ socketPath, method, path: url });
@@ -51,6 +50,13 @@ async function monitor() {
     });
     return `${response.statusCode} ${await text(response)}`;
   };
+  // The socket is there a moment before it is listened on.
+  const isAnswered = () =>
+    ask('GET', '/').then(
+      () => true,
+      () => false,
+    );
+  await eventually('the API', isAnswered);
   const owned = scope.move();
   return { path, file, ask, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
