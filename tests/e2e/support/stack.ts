@@ -40,9 +40,12 @@ export const slowSkip: string | false =
     ? 'it says little of the driver: it runs where sandboxes are not emulated, and where COCORE_TEST_WHOLE is set'
     : false;
 
-/** Where another Firecracker is, and what it needs. */
+/** Where another Firecracker is, and what it needs; and what Node need not compile again. */
 const FORWARDED = Object.fromEntries(
-  ['COCORE_FIRECRACKER', 'COCORE_JAILER', 'COCORE_BOOT_DEADLINE_MS', 'COCORE_VMM_OVERHEAD_MIB'].flatMap((name) => {
+  [
+    ...['COCORE_FIRECRACKER', 'COCORE_JAILER', 'COCORE_BOOT_DEADLINE_MS', 'COCORE_VMM_OVERHEAD_MIB'],
+    'NODE_COMPILE_CACHE',
+  ].flatMap((name) => {
     const value = process.env[name];
     return value === undefined ? [] : [[name, value] as const];
   }),
