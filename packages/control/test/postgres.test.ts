@@ -1,11 +1,14 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { after, before, test } from 'node:test';
 import { CocoreError } from '@cocore/protocol';
+import pg from 'pg';
 import { pino } from 'pino';
 import { DEFAULT_LIMITS } from '../src/admission.ts';
 import { DiskFailure } from '../src/disk-failure.ts';
 import { INLINE_OUTPUT_BYTES } from '../src/store/store.ts';
 import { Connection } from '../src/store/postgres/connection.ts';
+import { storeError } from '../src/store/postgres/errors.ts';
 import { migrate, readMigrations, serve } from '../src/store/postgres/migrate.ts';
 import { openPostgresStore } from '../src/store/postgres/postgres-store.ts';
 import { READ_TASK } from '../src/store/verbs/assignments.ts';
@@ -48,6 +51,22 @@ test('a database that cannot be used, the error says why, and never the password
     assert.doesNotMatch(error.message, /geheim|secret/);
   }
 });
+
+test(
+  'a connection that is cut as soon as it is made, it is a failure of the database',
+  { skip: postgresSkip },
+  async () => {
+    const client = new pg.Client({ connectionString: postgres.url() });
+    await client.connect();
+    client.on('error', () => undefined);
+    const cut = once(client, 'error');
+    await postgres.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
+    await cut;
+    const error: unknown = await client.query('SELECT 1').catch((failure: unknown) => failure);
+    assert.match(String(error), /not queryable/);
+    assert.ok(storeError(error) instanceof DiskFailure);
+  },
+);
 
 test(
   'settings by which the database may lose what it acknowledged, they are in the log, and a commit waits for the disk',

@@ -232,10 +232,14 @@ async function withLoad(
     Array.from({ length: servers - 1 }, () => openPostgresStore({ url, now: scene.clock.nowMs })),
   );
   const load = new Load(scene, [scene.store, ...others], seed);
-  await load.begin();
-  await work(load, url);
-  for (const store of others) await store.close();
-  await scene.end();
+  try {
+    await load.begin();
+    await work(load, url);
+  } finally {
+    // Else they look for the database for ever, and the file does not end.
+    for (const store of others) await store.close();
+    await scene.end();
+  }
   await judge(url, load);
   return { load };
 }

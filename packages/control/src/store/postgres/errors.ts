@@ -36,9 +36,9 @@ export function storeError(error: unknown): unknown {
   return isFailure ? new DatabaseFailure((error as Error).message, { cause: error }) : error;
 }
 
-/** While it is connected to. */
+/** While it is connected to, or was cut off at once: `pg` has no code for these. */
 const isOfNetwork = (error: unknown): boolean =>
-  error instanceof Error && ('syscall' in error || /timeout|terminated|SSL/.test(error.message));
+  error instanceof Error && ('syscall' in error || /timeout|terminated|SSL|not queryable/.test(error.message));
 
 /** What an operator is told whose database cannot be used at the start. */
 export function startError(error: unknown, place: string): CocoreError {
