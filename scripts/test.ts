@@ -96,6 +96,8 @@ function counted(name: string, program: string, ...args: string[]): Stage {
 
 interface TestOptions {
   readonly concurrency: number;
+  /** Files that begin first because they take longest: begun late, one would run alone at the end. Named without folder and ending. */
+  readonly longest?: readonly string[];
   readonly leakCheck?: boolean;
   readonly besideOthers?: boolean;
   readonly onDemand?: boolean;
@@ -115,7 +117,7 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
       const before = snapshot();
       const env = { ...process.env, ...options.env };
       const results = new Map<string, FileResult>();
-      const waiting = [...files];
+      const waiting = inOrder(files, options.longest ?? []);
       const take = async () => {
         for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
           const result = await runFile(file, env);
@@ -154,6 +156,15 @@ function tests(name: string, pattern: string, options: TestOptions): Stage {
   };
 }
 
+function inOrder(files: readonly string[], longest: readonly string[]): string[] {
+  const first = longest.map((name) => {
+    const found = files.find((file) => file.endsWith(`/${name}.test.ts`));
+    if (found === undefined) throw new Error(`there is no ${name}.test.ts among ${files.join(', ')}`);
+    return found;
+  });
+  return [...first, ...files.filter((file) => !first.includes(file))];
+}
+
 interface FileResult extends Tally {
   readonly failures: string[];
   /** What its reporter says. */
@@ -190,7 +201,11 @@ async function runFile(file: string, env: NodeJS.ProcessEnv): Promise<FileResult
 /** The whole main job on one driver. */
 function endToEnd(driver: string, options: Partial<TestOptions> = {}): Stage {
   const env = { ...options.env, COCORE_TEST_ISOLATION: driver };
-  return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', { concurrency: 2, leakCheck: true, ...options, env });
+  return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', {
+    ...{ concurrency: 2, leakCheck: true, longest: ['faults'] },
+    ...options,
+    env,
+  });
 }
 
 const STAGES: Stage[] = [
@@ -203,15 +218,23 @@ const STAGES: Stage[] = [
   tests('protocol', 'packages/protocol/test/**/*.test.ts', { concurrency: 1, besideOthers: true }),
   tests('client', 'packages/client/test/**/*.test.ts', { concurrency: 1, besideOthers: true }),
   // They wait as much as they work.
-  tests('control', 'packages/control/test/**/*.test.ts', { concurrency: 3, leakCheck: true }),
-  tests('worker', 'packages/worker/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('control', 'packages/control/test/**/*.test.ts', {
+    concurrency: 3,
+    leakCheck: true,
+    longest: ['store.sqlite'],
+  }),
+  tests('worker', 'packages/worker/test/**/*.test.ts', {
+    concurrency: 2,
+    leakCheck: true,
+    longest: ['firecracker-driver', 'qemu-driver', 'qemu-fast-start', 'firecracker/fast-start', 'firecracker/failures'],
+  }),
   tests('cli', 'packages/cli/test/**/*.test.ts', { concurrency: 2, leakCheck: true }),
   tests('fuzz', 'tests/fuzz/*.test.ts', { concurrency: 1, leakCheck: true }),
   tests('faults', 'tests/faults/*.test.ts', { concurrency: 2, leakCheck: true }),
-  tests('command', 'tests/e2e/command/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('command', 'tests/e2e/command/*.test.ts', { concurrency: 2, leakCheck: true, longest: ['command'] }),
   endToEnd('qemu'),
   endToEnd('gvisor'),
-  tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 2, leakCheck: true }),
+  tests('smoke', 'tests/e2e/smoke/*.test.ts', { concurrency: 2, leakCheck: true, longest: ['drivers', 'blob-store'] }),
   endToEnd('crun', { onDemand: true }),
   tests('runtimes', 'tests/e2e/runtimes/*.test.ts', {
     concurrency: 1,
