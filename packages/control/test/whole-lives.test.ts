@@ -144,6 +144,28 @@ describe('an attempt whose worker tells all of it at once', () => {
     });
   }
 
+  test('output before its acceptance, again and again, another worker has it', async () => {
+    await using server = await TestServer.start();
+    const { worker, id, assign } = await assigned(server);
+    await using scope = new AsyncDisposableStack();
+    scope.use(worker);
+    const { identity } = worker;
+    let told = worker;
+    let { channel } = assign;
+    for (let fault = 1; ; fault += 1) {
+      told.output(channel, 'stdout', 0, 'hello');
+      assert.equal((await told.closed).code, 1008);
+      if (fault === MAX_FAULTS) break;
+      told = scope.use(await ScriptedWorker.connect(server, { identity, inventory: [assign.attemptId] }));
+      channel = told.welcome.resume[0]!.channel;
+    }
+    const other = scope.use(await ScriptedWorker.connect(server));
+    const again = await other.startNext();
+    assert.equal(again.attemptId, assign.attemptId);
+    other.end(again, EXITED);
+    assert.equal((await server.execution(id, '10s')).state, 'success');
+  });
+
   test('a part of its result twice, it is the result once', async () => {
     await using server = await TestServer.start();
     const { worker, id, assign } = await assigned(server);

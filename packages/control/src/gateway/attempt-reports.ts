@@ -421,6 +421,15 @@ export class AttemptReports {
     const { store, dispatcher, log } = this.#parts;
     try {
       const { sessionId } = attempt;
+      if (attempt.state === 'assigned') {
+        // What was never accepted has no end: another may have it, as if this worker had not answered.
+        const result = await store.recordLost(attempt, attempt.workerId, attempt.beat, sessionId);
+        if (result === 'stale' || attempt.over) return;
+        attempt.link?.send(revokeOf(attempt.attemptId));
+        if (result === 'ended') await dispatcher.ended(attempt, 'control');
+        else dispatcher.lost(attempt);
+        return;
+      }
       if (!(await store.endByControl(attempt, 'protocol', attempt.beat, sessionId)) || attempt.over) return;
       attempt.link?.send(revokeOf(attempt.attemptId));
       await dispatcher.ended(attempt, 'control');
