@@ -202,7 +202,8 @@ async function runFile(file: string, env: NodeJS.ProcessEnv): Promise<FileResult
 function endToEnd(driver: string, options: Partial<TestOptions> = {}): Stage {
   const env = { ...options.env, COCORE_TEST_ISOLATION: driver };
   return tests(`e2e-${driver}`, 'tests/e2e/*.test.ts', {
-    ...{ concurrency: 2, leakCheck: true, longest: ['faults'] },
+    // For a third of the time a file waits: for leases, and for functions that sleep.
+    ...{ concurrency: 3, leakCheck: true, longest: ['faults'] },
     ...options,
     env,
   });
