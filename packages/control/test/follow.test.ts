@@ -94,6 +94,25 @@ for (const form of FORMS) {
     }
   });
 
+  test(`${form}: cancelled while nobody has accepted it again, what was written before stays`, async () => {
+    await using server = await TestServer.start();
+    const identity = new Identity();
+    await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
+    await server.deploy('twice');
+    const { id } = await server.run('twice');
+    const lost = await first.startNext();
+    await using events = await EventStream.open(server, id, undefined, form);
+    first.output(lost.channel, 'stdout', 0, 'same');
+    await events.nextOf('output');
+    await using again = await ScriptedWorker.connect(server, { identity });
+    await again.next('AttemptAssign');
+    await server.call('POST', `/v1/executions/${id}/cancel`, { body: { json: {} } });
+    const kinds = (await events.rest()).map(({ event }) => event).filter((event) => event !== 'execution');
+    assert.deepEqual(kinds, ['end']);
+    const { state, output, stdout } = await server.execution(id, '1s');
+    assert.deepEqual([state, output.stdout.bytes, stdout?.data], ['cancelled', 4, 'same']);
+  });
+
   test(`${form}: both streams, one of bytes that are no text, in many pieces and in none, they come as they are`, async () => {
     await using server = await TestServer.start();
     await using worker = await ScriptedWorker.connect(server);

@@ -20,7 +20,7 @@ import {
 import { z } from 'zod';
 import type { Dispatcher } from '../dispatch/dispatcher.ts';
 import type { LiveAttempt } from '../dispatch/live-attempt.ts';
-import { shownAttempt } from '../output/follower.ts';
+import { shownAttempt } from '../shown-attempt.ts';
 import type { CreatedExecution } from '../store/store.ts';
 import { AwaitedEnd } from './awaited-end.ts';
 import { newExecution } from './execution-input.ts';

@@ -1,7 +1,8 @@
 import { CocoreError, EVENT_FRAMES_TYPE, type ExecutionRecord } from '@cocore/protocol';
 import type { FastifyReply } from 'fastify';
 import type { EventHub } from '../events.ts';
-import { type Cursor, followExecution, PIECE_BYTES, shownAttempt } from '../output/follower.ts';
+import { type Cursor, followExecution, PIECE_BYTES } from '../output/follower.ts';
+import { shownAttempt } from '../shown-attempt.ts';
 import type { OutputStore } from '../output/output-store.ts';
 import { EventStream } from './event-stream.ts';
 import { FrameStream } from './frame-stream.ts';

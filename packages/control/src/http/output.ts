@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream';
 import { CocoreError, type ExecutionRecord, OutputQuery, StreamName } from '@cocore/protocol';
-import { shownAttempt } from '../output/follower.ts';
+import { shownAttempt } from '../shown-attempt.ts';
 import { readExecution } from './executions.ts';
 import { follow } from './follow.ts';
 import type { HttpParts } from './parts.ts';

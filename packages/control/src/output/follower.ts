@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { type ExecutionRecord, isTerminal, type StreamName } from '@cocore/protocol';
 import type { EventHub } from '../events.ts';
+import { shownAttempt } from '../shown-attempt.ts';
 import type { OutputStore } from './output-store.ts';
 
 const STREAMS = ['stdout', 'stderr'] as const;
@@ -15,10 +16,6 @@ export interface Cursor {
   readonly stdout: number;
   readonly stderr: number;
 }
-
-/** The attempt whose output stands for the execution's. */
-export const shownAttempt = ({ decidingAttempt, attempts }: ExecutionRecord): string =>
-  decidingAttempt ?? attempts.findLast(({ outcome }) => outcome?.kind !== 'superseded')!.id;
 
 export interface FollowerParts {
   readonly hub: EventHub;

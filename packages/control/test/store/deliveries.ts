@@ -53,6 +53,24 @@ export function deliveries(scene: StoreScene): void {
       );
     });
 
+    test('what a lost attempt wrote, it stays until another is accepted, and when none ever is', async () => {
+      const growth = [{ stream: 'stdout', from: 0, to: 3, inline: Buffer.from('abc') }] as const;
+      const bytes = async (of: { executionId: string }) => (await read(of)).output.stdout.bytes;
+      const [taken, cancelled] = [await running('s3', 'k3'), await running('s4', 'k4')];
+      for (const [sessionId, { attempt, workerId }] of [
+        ['s3', taken],
+        ['s4', cancelled],
+      ] as const) {
+        assert.equal(await scene.store.recordOutput(attempt, sessionId, growth), 'recorded');
+        await scene.store.recordLost(attempt, workerId, null);
+        assert.equal(await bytes(attempt), 3);
+      }
+      await scene.store.requestCancel(scene.projectId, cancelled.attempt.executionId);
+      assert.equal(await bytes(cancelled.attempt), 3);
+      await again(taken.attempt, 's2', 'k2');
+      assert.equal(await bytes(taken.attempt), 0);
+    });
+
     test('an attempt after another that nothing can run, its execution ends', async () => {
       const first = await running();
       await scene.store.recordLost(first.attempt, first.workerId, null);

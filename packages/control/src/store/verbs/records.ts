@@ -19,6 +19,7 @@ import {
   type RetryPolicy,
   type StreamSummary,
 } from '@cocore/protocol';
+import { shownOf } from '../../shown-attempt.ts';
 import { networkOf } from './network.ts';
 
 /** Rows as SQLite gives them, and the records made from them. */
@@ -231,10 +232,10 @@ function artifactsSummary(shown: AttemptRow | undefined): ArtifactsSummary | nul
 /** @param rows all of one execution, in order of its attempts' numbers */
 export function executionRecord(rows: readonly RecordRow[]): ExecutionRecord {
   const row = rows[0]!;
-  const attempts = rows.filter((one) => one.attempt_id !== null);
-  const shown =
-    attempts.find((attempt) => attempt.attempt_id === row.deciding_attempt) ??
-    attempts.findLast(({ outcome }) => outcome !== SUPERSEDED);
+  const told = rows.filter((one) => one.attempt_id !== null);
+  const attempts = told.map(attemptRecord);
+  const shownId = shownOf(row.deciding_attempt, attempts)?.id;
+  const shown = told.find(({ attempt_id }) => attempt_id === shownId);
   const stream = (name: 'stdout' | 'stderr'): StreamSummary =>
     shown === undefined
       ? EMPTY_STREAM
@@ -283,6 +284,6 @@ export function executionRecord(rows: readonly RecordRow[]): ExecutionRecord {
     artifacts: artifactsSummary(shown),
     expired: row.expired_at !== null,
     decidingAttempt: row.deciding_attempt,
-    attempts: attempts.map(attemptRecord),
+    attempts,
   };
 }
