@@ -15,6 +15,24 @@ import { Identity, ScriptedWorker } from './support/scripted-worker.ts';
 import { TestServer } from './support/test-server.ts';
 import { until } from './support/until.ts';
 
+/** An attempt that wrote `same` before its worker lost it and came back, and who follows its execution. */
+async function lostAfterOutput(form: (typeof FORMS)[number]) {
+  await using scope = new AsyncDisposableStack();
+  const server = scope.use(await TestServer.start());
+  const identity = new Identity();
+  const joinToken = await server.joinToken();
+  const first = scope.use(await ScriptedWorker.connect(server, { identity, joinToken }));
+  await server.deploy('twice');
+  const { id } = await server.run('twice');
+  const lost = await first.startNext();
+  const events = scope.use(await EventStream.open(server, id, undefined, form));
+  first.output(lost.channel, 'stdout', 0, 'same');
+  const before = await events.nextOf('output');
+  const again = scope.use(await ScriptedWorker.connect(server, { identity }));
+  const owned = scope.move();
+  return { server, id, events, before, again, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
 for (const form of FORMS) {
   test(`${form}: output while it runs, the follower has each piece before the next is written, and the end comes last`, async () => {
     await using server = await TestServer.start();
@@ -71,17 +89,8 @@ for (const form of FORMS) {
       ['other', ['output 0 same', 'restart', 'output 0 other', 'end']],
       ['sam', ['output 0 same', 'restart', 'output 0 sam', 'end']],
     ] as const) {
-      await using server = await TestServer.start();
-      const identity = new Identity();
-      await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
-      await server.deploy('twice');
-      const { id } = await server.run('twice');
-      const lost = await first.startNext();
-      await using events = await EventStream.open(server, id, undefined, form);
-      first.output(lost.channel, 'stdout', 0, 'same');
-      const before = await events.nextOf('output');
-      // It comes back without what it had.
-      await using again = await ScriptedWorker.connect(server, { identity });
+      await using scene = await lostAfterOutput(form);
+      const { events, before, again } = scene;
       const assign = await again.startNext();
       again.output(assign.channel, 'stdout', 0, second);
       again.end(assign, { kind: 'exited', code: 0 }, { stdout: second });
@@ -95,16 +104,8 @@ for (const form of FORMS) {
   });
 
   test(`${form}: cancelled while nobody has accepted it again, what was written before stays`, async () => {
-    await using server = await TestServer.start();
-    const identity = new Identity();
-    await using first = await ScriptedWorker.connect(server, { identity, joinToken: await server.joinToken() });
-    await server.deploy('twice');
-    const { id } = await server.run('twice');
-    const lost = await first.startNext();
-    await using events = await EventStream.open(server, id, undefined, form);
-    first.output(lost.channel, 'stdout', 0, 'same');
-    await events.nextOf('output');
-    await using again = await ScriptedWorker.connect(server, { identity });
+    await using scene = await lostAfterOutput(form);
+    const { server, id, events, again } = scene;
     await again.next('AttemptAssign');
     await server.call('POST', `/v1/executions/${id}/cancel`, { body: { json: {} } });
     const kinds = (await events.rest()).map(({ event }) => event).filter((event) => event !== 'execution');
